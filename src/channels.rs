@@ -1,0 +1,165 @@
+//! Every channel between planes: its message, its capacity, and what happens when it is full.
+//!
+//! | From → to | Kind | Capacity | When full |
+//! |---|---|---|---|
+//! | supervisor → workers: [`Route`] | `watch`, one a group | 1, the latest | a newer route replaces an unseen one: routes are absolute |
+//! | workers → supervisor: [`WorkerReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the worker's reporter waits; the path of a command never does, since reports are merged before they queue |
+//! | workers → supervisor: [`Vitals`] | atomics, one a worker and backend | - | the latest values |
+//! | prober → supervisor: [`ProbeReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the prober waits |
+//! | supervisor → prober: immediate re-probe | `Notify`, one a backend | 1 | already asked for |
+//! | supervisor → admin: [`GroupStatus`] | `watch`, one a group | 1, the latest | replaced |
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant};
+
+pub use crate::logic::route::{Availability, BackendId, Phase, Route};
+
+/// Capacity of the report channels.
+pub const REPORTS_MAX: usize = 1024;
+
+/// A worker's number within the process.
+pub type WorkerId = usize;
+
+/// What a worker tells the supervisor of its group.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorkerReport {
+    /// A connection that had worked was lost (closed, reset, or killed by us for a protocol error).
+    LinkLost {
+        /// Whose connection.
+        backend: BackendId,
+        /// Epoch in which it was opened.
+        epoch: u64,
+        /// When the loss was seen.
+        at: Instant,
+        /// What was seen, for the log ("closed by the server", "connection reset by peer").
+        cause: String,
+    },
+    /// A connection could not be opened.
+    ConnectFailed {
+        /// To whom.
+        backend: BackendId,
+        /// When.
+        at: Instant,
+        /// Why, for the log.
+        cause: String,
+    },
+    /// A connection was opened and its handshake succeeded.
+    Connected {
+        /// To whom.
+        backend: BackendId,
+        /// When.
+        at: Instant,
+    },
+    /// A reply on live traffic began with a word that means "cannot serve".
+    CannotServe {
+        /// Who answered it.
+        backend: BackendId,
+        /// When.
+        at: Instant,
+        /// LOADING, MASTERDOWN, READONLY, NOREPLICAS, MISCONF, BUSY …
+        word: &'static str,
+    },
+    /// Acknowledges [`Phase::Hold`]: nothing of this worker is in flight any more.
+    Drained {
+        /// Who.
+        worker: WorkerId,
+        /// Which attempt.
+        attempt: u64,
+    },
+    /// Acknowledges [`Phase::Cut`]: this worker writes nothing to the old backend any more.
+    Stopped {
+        /// Who.
+        worker: WorkerId,
+        /// Which attempt.
+        attempt: u64,
+    },
+    /// The worker serves in a new epoch; `judged` adds up what became of all that was in flight.
+    Activated {
+        /// Who.
+        worker: WorkerId,
+        /// The new epoch.
+        epoch: u64,
+        /// The judgement.
+        judged: Judged,
+    },
+}
+
+pub use crate::logic::judged::Judged;
+
+/// What a worker keeps up to date for each backend; plain stores by the worker, read by the supervisor.
+/// Times are microseconds since the process's start, zero meaning "never" or "nothing".
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Vitals {
+    /// When a byte last came from any connection to this backend.
+    pub last_byte_us: AtomicU64,
+    /// Since when a wholly written request has waited with no byte from any connection since; 0: none waits.
+    pub waiting_since_us: AtomicU64,
+    /// The request that the silence began with may legally run long.
+    pub waiting_slow: AtomicBool,
+    /// Replies that came, since the start.
+    pub successes: AtomicU64,
+    /// Requests lost with their connection, connects that failed, and "cannot serve" replies, since the start.
+    pub failures: AtomicU64,
+}
+
+/// One verdict of a probe round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeReport {
+    /// Who was probed.
+    pub backend: BackendId,
+    /// When the round began.
+    pub started_at: Instant,
+    /// When it ended.
+    pub ended_at: Instant,
+    /// What it found.
+    pub verdict: ProbeVerdict,
+    /// It was an immediate re-probe that the supervisor asked for.
+    pub immediate: bool,
+}
+
+pub use crate::logic::health::ProbeVerdict;
+
+/// What the admin plane shows of a group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupStatus {
+    /// The group's name.
+    pub name: String,
+    /// The route in force.
+    pub route: Route,
+    /// Why the active is active, in a sentence.
+    pub reason: String,
+    /// Every backend, in the file's order.
+    pub backends: Vec<BackendStatus>,
+    /// Switches so far: (from, to, reason, count).
+    pub switches: Vec<(String, String, String, u64)>,
+    /// The last switch's detection and switch times.
+    pub last_switch: Option<(Duration, Duration)>,
+    /// Why the heavier backend is not returned to, if one is healthy.
+    pub failback_blocked: Option<String>,
+    /// Time spent so far without an active that serves.
+    pub without_active: Duration,
+}
+
+/// What the admin plane shows of a backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackendStatus {
+    /// Its number.
+    pub id: BackendId,
+    /// Its name.
+    pub name: String,
+    /// Its weight now.
+    pub weight: f64,
+    /// Health checks say it can serve.
+    pub healthy: bool,
+    /// `closed`, `open` or `half-open`.
+    pub circuit: &'static str,
+    /// `master`, `slave` or `unknown`.
+    pub role: String,
+    /// The last verdict, in words.
+    pub last_verdict: String,
+    /// Probe rounds so far: (good, bad).
+    pub probes: (u64, u64),
+    /// The last round's duration.
+    pub probe_duration: Duration,
+}

@@ -1,0 +1,148 @@
+//! Configuration: the file's private shape is parsed into a [`Config`] that cannot be wrong.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::logic::settings::{
+    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
+};
+
+/// Everything that Handover was told, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Threads that serve clients, ≥ 1.
+    pub workers: usize,
+    /// Groups, each with at least one listener and one backend; names are unique.
+    pub groups: Vec<Group>,
+    /// Bounds of the process.
+    pub limits: LimitSettings,
+    /// The operator's side.
+    pub admin: Admin,
+    /// Logging.
+    pub log: Log,
+    /// Where the last active, epochs and breakers survive a restart; `None`: nowhere.
+    pub state_file: Option<PathBuf>,
+}
+
+/// Listeners and the backends behind them: one route, one epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// Unique; `default` unless the file says otherwise.
+    pub name: String,
+    /// Where clients connect.
+    pub listeners: Vec<Listener>,
+    /// In the file's order; names are unique over all groups.
+    pub backends: Vec<Backend>,
+    /// Health checks.
+    pub health: HealthSettings,
+    /// Failure detection on live traffic.
+    pub detector: DetectorSettings,
+    /// Circuit breakers.
+    pub breaker: BreakerSettings,
+    /// Choice of the active.
+    pub failover: FailoverSettings,
+    /// What may be repeated.
+    pub retry: RetrySettings,
+    /// Commands refused or shared by the operator's will.
+    pub commands: CommandLists,
+}
+
+/// Lists of commands from the file (`[commands]`), lower case, `container|subcommand` for subcommands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLists {
+    /// Replaces the contract's list of refused commands when given.
+    pub refuse: Option<BTreeSet<String>>,
+    /// Refused in addition: command names and `@category` names.
+    pub deny: BTreeSet<String>,
+    /// Commands outside the table that may share a lane.
+    pub shared: BTreeSet<String>,
+}
+
+/// An address to listen on or to connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// Host (a name or a literal without brackets) and port.
+    Tcp(String, u16),
+    /// A Unix socket's path.
+    Unix(PathBuf),
+}
+
+/// How sessions of a listener use backend connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionMode {
+    /// Many clients share a few connections.
+    Multiplexed,
+    /// One backend connection for each client.
+    Dedicated,
+}
+
+/// One place where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where.
+    pub bind: Address,
+    /// Permissions of a Unix socket.
+    pub mode: u32,
+    /// Shared or dedicated connections.
+    pub sessions: SessionMode,
+}
+
+/// One independent Redis deployment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Unique; letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// Where.
+    pub address: Address,
+    /// Where it is probed, when not at `address`.
+    pub health_check_address: Option<Address>,
+    /// Database of a session that never selected.
+    pub database: u32,
+    /// The configured identity; `None`: no AUTH is sent.
+    pub credential: Option<Credential>,
+    /// Preference, > 0 and finite.
+    pub weight: f64,
+    /// For connecting and the handshake.
+    pub connect_timeout: Duration,
+}
+
+/// A user and password; `Debug` hides the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// `None`: the default user, AUTH with one argument.
+    pub username: Option<String>,
+    /// Never logged.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// The operator's side (`[admin]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Metrics, `/healthz`, `/readyz`; `None`: off.
+    pub http: Option<Address>,
+}
+
+/// Logging (`[log]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: tracing::Level,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,7 @@
+//! The pure core: every decision, as machines that take events and the time and return what to do.
+//! No sockets, no clock, no `async`, no randomness; `tests/layering.rs` reads these sources and holds it.
+
+pub mod health;
+pub mod judged;
+pub mod route;
+pub mod settings;

@@ -1,0 +1,191 @@
+//! The settings of the pure machines, as plain values that configuration has already checked.
+
+use std::time::Duration;
+
+/// What one health check asks of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProbeMode {
+    /// `PING` answers `+PONG`.
+    Ping,
+    /// `ECHO <nonce>` comes back exactly.
+    Echo,
+    /// `ROLE` says master.
+    Role,
+    /// `SETRANGE <probe key> 0 ""` is accepted: nothing changes, and READONLY, OOM, MISCONF show.
+    Write,
+}
+
+/// When several probes of one round make a healthy verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbePolicy {
+    /// Every probe.
+    All,
+    /// More than half.
+    Majority,
+    /// At least one.
+    Any,
+}
+
+/// Health checks of one group (`[health]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthSettings {
+    /// All of them must agree. Never empty.
+    pub modes: Vec<ProbeMode>,
+    /// Between two rounds on the active.
+    pub interval: Duration,
+    /// For one probe.
+    pub timeout: Duration,
+    /// Share of the interval by which rounds are spread, 0 to 0.5.
+    pub jitter: f64,
+    /// Between two rounds on a standby.
+    pub standby_interval: Duration,
+    /// Between two probes on a fresh connection, which test the accept path.
+    pub accept_interval: Duration,
+    /// Failed rounds in a row that make a backend unhealthy, ≥ 1.
+    pub fall: u32,
+    /// Good rounds in a row that make it healthy again, ≥ 1.
+    pub rise: u32,
+    /// Probes of one round, ≥ 1.
+    pub probes: u32,
+    /// Between two probes of one round.
+    pub probes_delay: Duration,
+    /// How the probes of one round make one verdict.
+    pub policy: ProbePolicy,
+    /// Key of the write probe; it is never created.
+    pub probe_key: String,
+}
+
+/// Failure detection on live traffic (`[detector]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct DetectorSettings {
+    /// Silence with a request waiting that makes a backend unhealthy.
+    pub hang_timeout: Duration,
+    /// Silence after which new commands are kept unsent.
+    pub suspect_after: Duration,
+    /// The same as `hang_timeout` when the waiting request may legally run long.
+    pub slow_timeout: Duration,
+    /// Length of the sliding window of outcomes.
+    pub window: Duration,
+    /// Failures in the window, at least.
+    pub failures_min: u32,
+    /// Failures as a share of all outcomes in the window, at least; 0 to 1.
+    pub failure_rate: f64,
+}
+
+/// Circuit breaker of a backend (`[breaker]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// How long an opened breaker stays open; doubles on each relapse.
+    pub grace: Duration,
+    /// The most that doubling leads to.
+    pub grace_max: Duration,
+}
+
+/// Whether traffic returns to a heavier backend that has recovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failback {
+    /// By itself, after the hold time.
+    Auto,
+    /// When an operator says so.
+    Manual,
+    /// Not while the active works.
+    Never,
+}
+
+/// How many healthy backends the first choice waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitialPolicy {
+    /// One is enough.
+    One,
+    /// More than half.
+    Majority,
+    /// All of them.
+    All,
+}
+
+/// What happens when no backend is healthy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoneHealthy {
+    /// Stay on the last active: probes can be wrong together.
+    LastActive,
+    /// Refuse commands at once.
+    Refuse,
+}
+
+/// Choice of the active (`[failover]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailoverSettings {
+    /// How long a command that no backend can take is held before it is refused as not applied.
+    pub hold: Duration,
+    /// How long a planned switch waits for what is in flight.
+    pub drain: Duration,
+    /// Whether traffic returns to a heavier backend.
+    pub failback: Failback,
+    /// Clean health from the first good probe on before a failback.
+    pub failback_hold: Duration,
+    /// Share by which `failback_hold` is spread, 0 to 0.5.
+    pub failback_jitter: f64,
+    /// Failbacks stop after so many switches in the window.
+    pub switches_max: u32,
+    /// Length of that window.
+    pub switches_window: Duration,
+    /// How many healthy backends the first choice waits for.
+    pub initial: InitialPolicy,
+    /// Rounds without any healthy backend before commands are refused at once; 0 = for ever.
+    pub attempts: u32,
+    /// Between two of those rounds.
+    pub delay: Duration,
+    /// What happens when no backend is healthy.
+    pub none_healthy: NoneHealthy,
+}
+
+/// What may be repeated on the next backend when its reply was lost (`[retry]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetrySettings {
+    /// Commands up to this category are repeated.
+    pub ceiling: RetryCeiling,
+    /// Whether blocked commands are armed again on the new active.
+    pub rearm_blocked: bool,
+    /// Connections tried for one command without a switch.
+    pub attempts: u32,
+    /// Repeats as a share of traffic, beyond those of a switch.
+    pub budget: f64,
+    /// Bounds holding and repeating, counted from a command's arrival.
+    pub deadline: Duration,
+}
+
+/// The highest category that is repeated, safest first (contract, section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RetryCeiling {
+    /// Nothing that was sent is repeated.
+    Never,
+    /// Reads only.
+    ReadOnly,
+    /// Also writes that check a condition.
+    WriteChecked,
+    /// Also writes that leave the same state when applied twice.
+    WriteLastWins,
+    /// Also INCR and the like: may be applied twice.
+    WriteAccumulating,
+    /// Everything, whole transactions included, as redis-py does.
+    Always,
+}
+
+/// Bounds of one process (`[limits]`), all > 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Client connections.
+    pub clients_max: usize,
+    /// Connections that single clients hold to one backend.
+    pub pins_per_backend_max: usize,
+    /// How long a client waits for one of those before an error.
+    pub pin_wait: Duration,
+    /// Commands of one client that wait for a reply.
+    pub inflight_max: usize,
+    /// Bytes of replies waiting for one client.
+    pub output_bytes_max: usize,
+    /// Bytes of held commands in the process.
+    pub held_bytes_max: usize,
+    /// Bytes of one argument or one bulk reply.
+    pub value_bytes_max: usize,
+}

@@ -1,0 +1,3 @@
+//! The process: arguments, configuration, logging, runtimes, exit code.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Sockets: dialling with the handshake, socket options, scratch buffers.

@@ -1,0 +1,1 @@
+//! The data plane: client socket → frame → class → lane or pin → backend → reply.

@@ -1,0 +1,1 @@
+//! Logging and metrics: every name, label and help text.
