@@ -1,0 +1,128 @@
+//! Every line that Handover itself sends to a client as an error. Clients act on the first word, so words are interface.
+
+use std::fmt;
+
+use crate::resp::request::ProtocolError;
+
+/// An error reply of Handover's own (contract, section 4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No backend could serve and nothing of the burst was applied: clients may retry.
+    Loading,
+    /// No backend could serve; other requests of the burst were answered, so a retry of the burst is not safe.
+    Unavailable,
+    /// The command was sent and its reply lost.
+    Uncertain,
+    /// The backend changed between MULTI and EXEC.
+    TransactionMoved,
+    /// MULTI or WATCH was not accepted, or a command was refused in the queue.
+    TransactionRefused,
+    /// A command between a refused MULTI or WATCH and its EXEC.
+    OutsideTransaction,
+    /// The command is refused by the proxy's list.
+    RefusedCommand(String),
+    /// The command is denied by the operator's list.
+    DeniedCommand(String),
+    /// The command cannot be queued in a transaction through a proxy.
+    RefusedInTransaction(String),
+    /// A command that a later version will know.
+    Unsupported(String),
+    /// A cluster command: Handover answers as a server without cluster mode.
+    ClusterDisabled,
+    /// No connection of one's own could be had in time.
+    PinLimit,
+    /// Too many lanes: databases and protocol versions in use at a time.
+    LaneLimit,
+    /// The process serves as many clients as it may.
+    ClientLimit,
+    /// Handover is about to stop.
+    Stopping,
+    /// The connection was lost in the middle of a reply, or the client read too slowly.
+    WrongArity(String),
+    /// EXEC or DISCARD without MULTI.
+    WithoutMulti(&'static str),
+    /// A word that Redis itself would answer with, in its own text.
+    Redis(&'static str),
+    /// A command that a RESP2 subscriber may not use.
+    Subscribed(String),
+    /// Bytes that are no RESP.
+    Protocol(ProtocolError),
+    /// Too many wrong guesses, or a credential where none is configured.
+    WrongPassword,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loading => formatter.write_str("LOADING handover: no backend can serve; the command was not applied"),
+            Self::Unavailable => {
+                formatter.write_str("UNAVAILABLE handover: no backend can serve; the command was not applied")
+            }
+            Self::Uncertain => formatter
+                .write_str("UNCERTAIN handover: the connection to the backend was lost; the command may have been applied"),
+            Self::TransactionMoved => formatter
+                .write_str("EXECABORT Transaction discarded because the active backend changed; nothing was applied"),
+            Self::TransactionRefused => {
+                formatter.write_str("EXECABORT Transaction discarded because of previous errors.")
+            }
+            Self::OutsideTransaction => formatter.write_str(
+                "ERR handover: refused until EXEC or DISCARD, since MULTI or WATCH before it was not accepted",
+            ),
+            Self::RefusedCommand(name) => {
+                write!(formatter, "ERR handover: command '{name}' is refused by the proxy")
+            }
+            Self::DeniedCommand(name) => {
+                write!(formatter, "NOPERM handover: command '{name}' is denied by the proxy's configuration")
+            }
+            Self::RefusedInTransaction(name) => {
+                write!(formatter, "ERR handover: command '{name}' is not allowed inside a transaction")
+            }
+            Self::Unsupported(what) => write!(formatter, "ERR handover: {what} is not supported yet"),
+            Self::ClusterDisabled => formatter.write_str("ERR This instance has cluster support disabled"),
+            Self::PinLimit => {
+                formatter.write_str("ERR handover: no connection of its own is free for this client; the command was not applied")
+            }
+            Self::LaneLimit => {
+                formatter.write_str("ERR handover: too many databases in use at a time; the command was not applied")
+            }
+            Self::ClientLimit => formatter.write_str("ERR max number of clients reached"),
+            Self::Stopping => formatter.write_str("ERR handover: the proxy is stopping"),
+            Self::WrongArity(name) => write!(formatter, "ERR wrong number of arguments for '{name}' command"),
+            Self::WithoutMulti(name) => write!(formatter, "ERR {name} without MULTI"),
+            Self::Redis(text) => formatter.write_str(text),
+            Self::Subscribed(name) => write!(
+                formatter,
+                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+            ),
+            Self::Protocol(error) => write_protocol_error(formatter, *error),
+            Self::WrongPassword => formatter.write_str("WRONGPASS invalid username-password pair or user is disabled."),
+        }
+    }
+}
+
+/// The texts of Redis, so that a client's own diagnosis fits.
+fn write_protocol_error(formatter: &mut fmt::Formatter<'_>, error: ProtocolError) -> fmt::Result {
+    formatter.write_str("ERR Protocol error: ")?;
+    match error {
+        ProtocolError::ArgumentCount => formatter.write_str("invalid multibulk length"),
+        ProtocolError::BulkLength => formatter.write_str("invalid bulk length"),
+        ProtocolError::ValueTooLarge => formatter.write_str("handover: a value above the limit of the proxy"),
+        ProtocolError::ExpectedBulk(found) => write!(formatter, "expected '$', got '{}'", printable(found)),
+        ProtocolError::Terminator => formatter.write_str("expected CRLF"),
+        ProtocolError::HeaderTooLong => formatter.write_str("too big mbulk count string"),
+        ProtocolError::InlineTooLong => formatter.write_str("too big inline request"),
+        ProtocolError::UnbalancedQuotes => formatter.write_str("unbalanced quotes in request"),
+        ProtocolError::UnexpectedType(found) => write!(formatter, "expected '*', got '{}'", printable(found)),
+        ProtocolError::TlsHello => formatter.write_str("TLS on a plain port"),
+    }
+}
+
+const fn printable(byte: u8) -> char {
+    if byte.is_ascii_graphic() { byte as char } else { '?' }
+}
+
+/// A command's name for an error text: escaped, and at most 128 bytes of it.
+#[must_use]
+pub fn quoted_name(name: &[u8]) -> String {
+    name[..name.len().min(128)].escape_ascii().to_string()
+}

@@ -1,0 +1,140 @@
+//! An arena whose keys carry a generation: a key of something that is gone finds nothing, even when its place is taken.
+
+use std::marker::PhantomData;
+
+/// The key of a `T` in an [`Arena`].
+pub struct Key<T> {
+    index: u32,
+    generation: u32,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> Key<T> {
+    /// The place, unique among what is alive; reused after a removal.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+// Derives would ask the same of `T`, which a key does not hold.
+impl<T> Clone for Key<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Key<T> {}
+impl<T> PartialEq for Key<T> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.index, self.generation) == (other.index, other.generation)
+    }
+}
+impl<T> Eq for Key<T> {}
+impl<T> std::hash::Hash for Key<T> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.index, self.generation).hash(state);
+    }
+}
+impl<T> std::fmt::Debug for Key<T> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}v{}", self.index, self.generation)
+    }
+}
+
+struct Place<T> {
+    generation: u32,
+    value: Option<T>,
+}
+
+/// Owns values and hands out keys.
+pub struct Arena<T> {
+    places: Vec<Place<T>>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Arena<T> {
+    fn default() -> Self {
+        Self { places: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Arena<T> {
+    /// Takes a value in.
+    pub fn insert(&mut self, value: T) -> Key<T> {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place { generation: 0, value: None });
+            u32::try_from(self.places.len() - 1).expect("an arena holds fewer than 2^32 values")
+        });
+        let place = &mut self.places[index as usize];
+        place.value = Some(value);
+        Key { index, generation: place.generation, kind: PhantomData }
+    }
+
+    /// Gives a value back; its key finds nothing from now on.
+    pub fn remove(&mut self, key: Key<T>) -> Option<T> {
+        let place = self.places.get_mut(key.index())?;
+        if place.generation != key.generation {
+            return None;
+        }
+        let value = place.value.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(key.index);
+        Some(value)
+    }
+
+    /// Looks a value up.
+    #[must_use]
+    pub fn get(&self, key: Key<T>) -> Option<&T> {
+        let place = self.places.get(key.index())?;
+        if place.generation == key.generation { place.value.as_ref() } else { None }
+    }
+
+    /// Looks a value up to change it.
+    #[must_use]
+    pub fn get_mut(&mut self, key: Key<T>) -> Option<&mut T> {
+        let place = self.places.get_mut(key.index())?;
+        if place.generation == key.generation { place.value.as_mut() } else { None }
+    }
+
+    /// How many values there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All values with their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (Key<T>, &T)> {
+        self.places.iter().enumerate().filter_map(|(index, place)| {
+            let key = Key { index: index as u32, generation: place.generation, kind: PhantomData };
+            place.value.as_ref().map(|value| (key, value))
+        })
+    }
+
+    /// The keys of all values, for loops that change the arena.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key<T>> {
+        self.iter().map(|(key, _)| key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_something_gone_finds_nothing() {
+        let mut arena = Arena::default();
+        let first = arena.insert("first");
+        assert_eq!(arena.remove(first), Some("first"));
+        let second = arena.insert("second");
+        assert_eq!(second.index(), first.index());
+        assert_eq!((arena.get(first), arena.get(second)), (None, Some(&"second")));
+        assert_eq!((arena.remove(first), arena.len()), (None, 1));
+    }
+}

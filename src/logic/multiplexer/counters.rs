@@ -1,0 +1,62 @@
+//! What a multiplexer counts: plain numbers, published by the shell from time to time.
+
+use std::time::Duration;
+
+use super::session::CloseReason;
+
+/// Bounds of the latency buckets, in microseconds; the last bucket has none.
+pub const LATENCY_BOUNDS_US: [u64; 16] =
+    [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000];
+
+/// Counts since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Clients that connected.
+    pub clients_accepted: u64,
+    /// Clients that left, by [`CloseReason::index`].
+    pub clients_closed: [u64; CloseReason::ALL.len()],
+    /// Requests put on a lane.
+    pub shared: u64,
+    /// Requests put on a connection of the client's own.
+    pub pinned: u64,
+    /// Requests that Handover answered itself.
+    pub answered: u64,
+    /// Errors of Handover's own.
+    pub refused: u64,
+    /// Error replies of backends that were passed on.
+    pub errors: u64,
+    /// Requests that went to another connection without having been sent.
+    pub moved: u64,
+    /// Requests sent a second time.
+    pub repeated: u64,
+    /// Blocked commands that wait again.
+    pub rearmed: u64,
+    /// Requests answered with "outcome unknown".
+    pub uncertain: u64,
+    /// Requests answered as not applied.
+    pub not_applied: u64,
+    /// Transactions ended by a switch.
+    pub aborted: u64,
+    /// Requests whose client had gone.
+    pub gone: u64,
+    /// Clients whose bytes were no RESP.
+    pub protocol_errors: u64,
+    /// Connections closed because their replies went out of step.
+    pub mismatches: u64,
+    /// Pub/sub messages delivered.
+    pub messages: u64,
+    /// Replies by the time they took, by [`LATENCY_BOUNDS_US`].
+    pub latency: [u64; LATENCY_BOUNDS_US.len() + 1],
+    /// The sum of those times, in microseconds.
+    pub latency_sum_us: u64,
+}
+
+impl Counters {
+    /// Counts the replies of one run.
+    pub(super) fn count_latency(&mut self, took: Duration, commands: u32) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = LATENCY_BOUNDS_US.partition_point(|&bound| bound < micros);
+        self.latency[bucket] += u64::from(commands);
+        self.latency_sum_us = self.latency_sum_us.saturating_add(micros.saturating_mul(u64::from(commands)));
+    }
+}

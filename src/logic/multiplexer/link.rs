@@ -1,0 +1,412 @@
+//! A backend connection: what was written and not yet answered, and whose replies are due in which order.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::SessionKey;
+use crate::logic::route::BackendId;
+use crate::resp::encode::Protocol;
+use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
+
+/// What commands on a connection have in common: connections with equal profiles can stand in for each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Profile {
+    /// Whose rights: the backend's configured identity is number 0.
+    pub identity: u16,
+    /// The database selected; `None`: the one of the backend's URL.
+    pub database: Option<u32>,
+    /// RESP version.
+    pub protocol: Protocol,
+}
+
+/// What a connection is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Shared by many clients.
+    Lane,
+    /// A lane kept open to the backend that would be next.
+    Standby,
+    /// One client's own; `None` while it goes through the fence or lies in the pool.
+    Pin(Option<SessionKey>),
+    /// Carries one client's subscriptions.
+    Subscription(SessionKey),
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Being opened; nothing can be written.
+    Dialling,
+    /// Usable.
+    Ready,
+}
+
+/// Requests of one client that were put on a connection together, and whose replies are due.
+#[derive(Debug)]
+pub struct Run {
+    /// Whose they are; `None`: Handover's own.
+    pub session: Option<SessionKey>,
+    /// How many requests.
+    pub commands: u32,
+    /// How many of them were answered.
+    pub answered: u32,
+    /// How many of the first replies go nowhere, since the client has them already.
+    pub dropped: u32,
+    /// Bytes of the requests.
+    pub bytes: usize,
+    /// Connections on which they were tried before.
+    pub attempts: u32,
+    /// When they were put on the first of them.
+    pub at: Instant,
+    /// What happens with the replies.
+    pub kind: RunKind,
+}
+
+/// What happens with the replies of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RunKind {
+    /// They go to the client as they came.
+    Forward,
+    /// A repeated conditional write: "nothing changed" becomes "uncertain".
+    Conditional,
+    /// They go to the client and change its session's state.
+    Inspect(Inspect),
+    /// A blocking command; may take its time.
+    Blocking {
+        /// When its own time ends; `None`: never.
+        deadline: Option<Instant>,
+    },
+    /// No request: a reply that Handover made, waiting its turn.
+    Local(Bytes),
+    /// Handover's own `ECHO`: the reply must be exactly this.
+    Echo(Bytes),
+    /// Handover's own request, whose reply nobody needs.
+    Ignored,
+    /// Subscriptions: each confirmation is one reply.
+    Confirm {
+        /// They stand for subscriptions that the client has long had confirmed.
+        restoring: bool,
+    },
+}
+
+/// Replies that change the state of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inspect {
+    /// `SELECT` on a pin.
+    Select(u32),
+    /// `HELLO` on a pin.
+    Hello(Protocol),
+    /// `MULTI`.
+    Multi,
+    /// `WATCH`.
+    Watch,
+    /// `UNWATCH`.
+    Unwatch,
+    /// `DISCARD`.
+    Discard,
+    /// `EXEC`.
+    Exec,
+    /// `MONITOR`.
+    Monitor,
+}
+
+impl Run {
+    /// Whether replies can be passed on without a look at each.
+    const fn is_plain(&self) -> bool {
+        matches!(self.kind, RunKind::Forward) && self.dropped == 0
+    }
+
+    /// Requests without a reply.
+    #[must_use]
+    pub const fn unanswered(&self) -> u32 {
+        self.commands - self.answered
+    }
+}
+
+/// What was found at the start of bytes that a backend sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// So many bytes are so many replies for the front run, to be passed on as they are.
+    Batch {
+        /// Bytes of the replies.
+        bytes: usize,
+        /// How many replies.
+        replies: u32,
+    },
+    /// So many bytes are one reply or push that wants a look.
+    Single {
+        /// Bytes of the reply.
+        bytes: usize,
+        /// What it is.
+        kind: ReplyKind,
+    },
+    /// More bytes are needed; so many were looked at.
+    Partial {
+        /// Bytes that need no second look.
+        scanned: usize,
+    },
+    /// Not RESP.
+    Invalid(&'static str),
+}
+
+/// One backend connection.
+#[derive(Debug)]
+pub struct Link {
+    /// To whom.
+    pub backend: BackendId,
+    /// Opened, or put to use, in this epoch.
+    pub epoch: u64,
+    /// What for.
+    pub role: Role,
+    /// For which sessions.
+    pub profile: Profile,
+    /// Being opened, or usable.
+    pub state: LinkState,
+    /// The server's number of this connection, when it told it.
+    pub client_id: Option<i64>,
+    /// Since when a wholly written request has waited with nothing read since.
+    pub waiting_since: Option<Instant>,
+    /// The client whose full output keeps us from reading, and since when.
+    pub paused: Option<(SessionKey, Instant)>,
+    /// When Handover's own ECHO was last sent, and how many commands went since.
+    pub sentinel: (Instant, u32),
+    /// Already on the list of connections with something to write.
+    pub flushing: bool,
+    /// The reply in progress is passed on piece by piece.
+    pub streaming: bool,
+    ring: VecDeque<Run>,
+    /// Bytes from the front run's first on: written or not, they are kept until answered.
+    retained: BytesMut,
+    written: usize,
+    commands_unanswered: usize,
+    scanner: ReplyScanner,
+    stash: BytesMut,
+    scanned: usize,
+}
+
+impl Link {
+    /// A connection that is about to be opened.
+    #[must_use]
+    pub fn new(backend: BackendId, epoch: u64, role: Role, profile: Profile, now: Instant) -> Self {
+        Self {
+            backend,
+            epoch,
+            role,
+            profile,
+            state: LinkState::Dialling,
+            client_id: None,
+            waiting_since: None,
+            paused: None,
+            sentinel: (now, 0),
+            flushing: false,
+            streaming: false,
+            ring: VecDeque::new(),
+            retained: BytesMut::new(),
+            written: 0,
+            commands_unanswered: 0,
+            scanner: ReplyScanner::new(),
+            stash: BytesMut::new(),
+            scanned: 0,
+        }
+    }
+
+    /// Requests without a reply, Handover's own included.
+    #[must_use]
+    pub const fn unanswered(&self) -> usize {
+        self.commands_unanswered
+    }
+
+    /// Nothing is due.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// What is due, in order.
+    #[must_use]
+    pub const fn runs(&self) -> &VecDeque<Run> {
+        &self.ring
+    }
+
+    /// The run whose reply comes next.
+    #[must_use]
+    pub fn front(&self) -> Option<&Run> {
+        self.ring.front()
+    }
+
+    /// Bytes not yet handed to the kernel.
+    #[must_use]
+    pub fn unwritten(&self) -> &[u8] {
+        &self.retained[self.written..]
+    }
+
+    /// Bytes kept until they are answered.
+    #[must_use]
+    pub fn retained(&self) -> &[u8] {
+        &self.retained
+    }
+
+    /// How many of the retained bytes the kernel has.
+    #[must_use]
+    pub const fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Puts requests behind those that are due.
+    pub fn push(&mut self, run: Run, request_bytes: &[u8]) {
+        self.retained.extend_from_slice(request_bytes);
+        self.commands_unanswered += run.commands as usize;
+        if run.is_plain() && self.merge(&run) {
+            return;
+        }
+        self.ring.push_back(run);
+    }
+
+    /// Puts a reply of Handover's own behind the replies that are due.
+    pub fn push_local(&mut self, session: SessionKey, reply: Bytes, at: Instant) {
+        let kind = RunKind::Local(reply);
+        self.ring.push_back(Run { session: Some(session), commands: 1, answered: 0, dropped: 0, bytes: 0, attempts: 0, at, kind });
+    }
+
+    /// Adds to the last run when it is the same client's and still wholly unwritten.
+    fn merge(&mut self, run: &Run) -> bool {
+        let bytes_before = self.retained.len() - run.bytes;
+        let Some(last) = self.ring.back_mut() else { return false };
+        let unwritten = bytes_before - last.bytes >= self.written;
+        if !(last.is_plain() && last.session == run.session && last.answered == 0 && unwritten) {
+            return false;
+        }
+        last.commands += run.commands;
+        last.bytes += run.bytes;
+        true
+    }
+
+    /// The kernel took so many bytes more.
+    pub fn advance_written(&mut self, bytes: usize, now: Instant) {
+        self.written += bytes;
+        debug_assert!(self.written <= self.retained.len());
+        if self.waiting_since.is_none() && self.front_is_written() {
+            self.waiting_since = Some(now);
+        }
+    }
+
+    /// The next request to be answered is wholly written, and is not one that may block.
+    fn front_is_written(&self) -> bool {
+        self.ring.front().is_some_and(|run| {
+            !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
+        })
+    }
+
+    /// Bytes came.
+    pub fn heard(&mut self, now: Instant) {
+        self.waiting_since = self.front_is_written().then_some(now);
+    }
+
+    /// Joins what was left of the last bytes with the new ones; `None` when nothing was left.
+    pub fn unstash(&mut self, bytes: &[u8]) -> Option<BytesMut> {
+        if self.stash.is_empty() {
+            return None;
+        }
+        self.stash.extend_from_slice(bytes);
+        Some(std::mem::take(&mut self.stash))
+    }
+
+    /// Bytes at the start of the input that were looked at last time.
+    #[must_use]
+    pub const fn scanned(&self) -> usize {
+        self.scanned
+    }
+
+    /// Keeps the start of a reply for the next bytes.
+    pub fn keep(&mut self, rest: &[u8], scanned: usize) {
+        debug_assert!(self.stash.is_empty());
+        self.stash.extend_from_slice(rest);
+        self.scanned = scanned;
+    }
+
+    /// Looks at `input`, of which the first `scanned` bytes were looked at before.
+    pub fn take(&mut self, input: &[u8], scanned: usize) -> Taken {
+        let plain = self.ring.front().filter(|run| run.is_plain()).map(Run::unanswered);
+        let Some(due) = plain.filter(|_| self.written > 0) else {
+            return self.take_single(input, scanned);
+        };
+        let (mut end, mut looked_at, mut replies) = (0, scanned, 0);
+        while replies < due && looked_at < input.len() {
+            if self.scanner.at_start() && matches!(input[looked_at], b'-' | b'>' | b'|') {
+                return if replies > 0 { Taken::Batch { bytes: end, replies } } else { self.take_single(input, scanned) };
+            }
+            match self.scanner.scan(&input[looked_at..]) {
+                ReplyScan::Complete { bytes, .. } => {
+                    looked_at += bytes;
+                    end = looked_at;
+                    replies += 1;
+                }
+                ReplyScan::Incomplete { bytes } => {
+                    if replies == 0 {
+                        return Taken::Partial { scanned: looked_at + bytes };
+                    }
+                    // The next look starts at this reply's first byte.
+                    self.scanner = ReplyScanner::new();
+                    break;
+                }
+                ReplyScan::Invalid(reason) => return Taken::Invalid(reason),
+            }
+        }
+        if replies == 0 { Taken::Partial { scanned: looked_at } } else { Taken::Batch { bytes: end, replies } }
+    }
+
+    fn take_single(&mut self, input: &[u8], scanned: usize) -> Taken {
+        match self.scanner.scan(&input[scanned..]) {
+            ReplyScan::Complete { bytes, kind } => Taken::Single { bytes: scanned + bytes, kind },
+            ReplyScan::Incomplete { bytes } => Taken::Partial { scanned: scanned + bytes },
+            ReplyScan::Invalid(reason) => Taken::Invalid(reason),
+        }
+    }
+
+    /// The front run got so many replies; returns it when that was all.
+    pub fn answer(&mut self, replies: u32) -> Option<Run> {
+        self.scanned = 0;
+        self.streaming = false;
+        self.commands_unanswered -= replies as usize;
+        let run = self.ring.front_mut()?;
+        run.answered += replies;
+        if run.unanswered() > 0 {
+            return None;
+        }
+        let run = self.ring.pop_front()?;
+        self.retained.advance(run.bytes);
+        self.written = self.written.saturating_sub(run.bytes);
+        Some(run)
+    }
+
+    /// The next local reply whose turn has come.
+    pub fn pop_local(&mut self) -> Option<Run> {
+        let is_local = matches!(self.ring.front()?.kind, RunKind::Local(_));
+        if is_local { self.ring.pop_front() } else { None }
+    }
+
+    /// A pushed frame or a reply that was dealt with without a run.
+    pub const fn forget_scanned(&mut self) {
+        self.scanned = 0;
+    }
+
+    /// Takes everything that is due out, with the bytes that were kept and how many of them were written.
+    pub fn take_all(&mut self) -> (VecDeque<Run>, Bytes, usize) {
+        let runs = std::mem::take(&mut self.ring);
+        (runs, std::mem::take(&mut self.retained).freeze(), self.written)
+    }
+
+    /// Memory held for this connection, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.retained.capacity() + self.stash.capacity() + self.ring.capacity() * size_of::<Run>()
+    }
+
+    /// How long nothing was heard although a request waits.
+    #[must_use]
+    pub fn silence(&self, now: Instant) -> Option<Duration> {
+        self.waiting_since.map(|since| now.saturating_duration_since(since))
+    }
+}

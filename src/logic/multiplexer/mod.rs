@@ -1,0 +1,686 @@
+//! The data path's machine: every client of one worker and group, the few backend connections that they share,
+//! and what becomes of what is in flight when the route changes.
+//!
+//! It takes bytes and events and gives bytes and [`Output`]s; it owns no socket. In the order of a command's way:
+//! `requests` (a client's bytes → frames → a lane), `special` (what needs a pin, or is answered here),
+//! `replies` (a backend's bytes → the client's output), `judgement` (a lost connection), `switch` (the route),
+//! `pins`, `subscriptions`.
+
+mod answers;
+mod counters;
+mod judgement;
+mod link;
+mod pins;
+mod replies;
+mod requests;
+mod session;
+mod special;
+mod subscriptions;
+mod switch;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+pub use counters::Counters;
+pub use link::{Link, LinkState, Profile, Role};
+pub use session::{CloseReason, Session};
+
+use self::link::{Run, RunKind};
+use self::session::{Transaction, Wait};
+use super::arena::{Arena, Key};
+use super::budget::Budget;
+use super::health::ServerIdentity;
+use super::judged::Judged;
+use super::route::{BackendId, Phase, Route};
+use super::settings::{DetectorSettings, FailoverSettings, LimitSettings, RetrySettings};
+use crate::command::policy::Policy;
+use crate::resp::encode;
+
+/// The key of a client's session.
+pub type SessionKey = Key<Session>;
+/// The key of a backend connection.
+pub type LinkKey = Key<Link>;
+
+/// What a multiplexer works by. Limits are this worker's share of the process's.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Holding.
+    pub failover: FailoverSettings,
+    /// Repeating.
+    pub retry: RetrySettings,
+    /// Bounds.
+    pub limits: LimitSettings,
+    /// Suspicion.
+    pub detector: DetectorSettings,
+    /// What operators refuse, deny and share.
+    pub policy: Policy,
+    /// Numbers of clients start here …
+    pub client_id_first: u64,
+    /// … and go on in steps of this, so that workers never give the same one.
+    pub client_id_step: u64,
+    /// Pins and subscription connections opened per second.
+    pub connects_per_second: f64,
+    /// The database that every backend's URL names, when it is the same for all.
+    pub database: Option<u32>,
+    /// Seeds nonces and jitter.
+    pub seed: u64,
+}
+
+/// Where a client comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address, for CLIENT INFO.
+    pub address: String,
+    /// The address that it connected to.
+    pub local_address: String,
+    /// CLIENT SETNAME.
+    pub name: Bytes,
+    /// CLIENT SETINFO LIB-NAME.
+    pub library_name: Bytes,
+    /// CLIENT SETINFO LIB-VER.
+    pub library_version: Bytes,
+    /// When it connected.
+    pub connected_at: Option<Instant>,
+    /// When it last sent something.
+    pub active_at: Option<Instant>,
+    /// Its last command's name.
+    pub last_command: &'static str,
+    /// Every command on a connection of its own.
+    pub dedicated: bool,
+}
+
+/// What the shell must do. Bytes to write are not among it: see [`Multiplexer::next_link_to_write`] and
+/// [`Multiplexer::next_session_to_write`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Open a connection and answer with [`Multiplexer::on_dialled`].
+    Dial(Dial),
+    /// Close a connection; `reset` so that nothing written there is carried out any more, as far as that can be had.
+    CloseLink {
+        /// Which.
+        link: LinkKey,
+        /// With RST rather than FIN.
+        reset: bool,
+    },
+    /// Close a client's connection; what it had to read has been written, or never will be.
+    CloseSession {
+        /// Which.
+        session: SessionKey,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// Read from this client again.
+    Resume(SessionKey),
+    /// Read from this backend connection again.
+    ResumeLink(LinkKey),
+    /// Tell the supervisor.
+    Report(Report),
+    /// Collect CLIENT LIST over all workers and answer with [`Multiplexer::on_client_list`].
+    ListClients(SessionKey),
+    /// Send `CLIENT UNBLOCK` for a blocked command to a backend, on a control connection.
+    Unblock {
+        /// To whom.
+        backend: BackendId,
+        /// The server's number of the blocked connection.
+        client_id: i64,
+    },
+}
+
+/// A connection to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dial {
+    /// For this link.
+    pub link: LinkKey,
+    /// To whom.
+    pub backend: BackendId,
+    /// What to ask for in the handshake.
+    pub profile: Profile,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// What opening a connection came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DialOutcome {
+    /// It works.
+    Ready {
+        /// `CLIENT ID`, where the server tells it.
+        client_id: Option<i64>,
+        /// What the server calls itself, where it tells it.
+        server: Option<ServerIdentity>,
+    },
+    /// The server refused the database or the protocol, in these words (an error reply's bytes).
+    Refused(Bytes),
+    /// It could not be opened.
+    Failed(String),
+}
+
+/// What the supervisor is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// A connection that had worked was lost.
+    LinkLost {
+        /// Whose.
+        backend: BackendId,
+        /// Of which epoch.
+        epoch: u64,
+        /// What was seen.
+        cause: String,
+    },
+    /// A connection could not be opened.
+    ConnectFailed {
+        /// To whom.
+        backend: BackendId,
+        /// Why.
+        cause: String,
+    },
+    /// A connection was opened.
+    Connected(BackendId),
+    /// A reply on live traffic began with a word that means "cannot serve".
+    CannotServe {
+        /// Who.
+        backend: BackendId,
+        /// Which word.
+        word: &'static str,
+    },
+    /// Nothing is in flight any more, in this attempt at a planned switch.
+    Drained(u64),
+    /// Nothing is written to the old backend any more, in this attempt at a forced switch.
+    Stopped(u64),
+    /// Commands flow in a new epoch.
+    Activated {
+        /// Which.
+        epoch: u64,
+        /// What became of what was in flight.
+        judged: Judged,
+    },
+}
+
+/// What is known of a backend from its connections.
+#[derive(Clone, Debug, Default)]
+pub struct BackendRecord {
+    /// When a byte last came from it.
+    pub heard_at: Option<Instant>,
+    /// A slow-moving mean of the time that replies take.
+    pub reply_time: Duration,
+    /// Replies that came.
+    pub successes: u64,
+    /// Requests lost with their connection, connects that failed, "cannot serve" replies.
+    pub failures: u64,
+    /// What it called itself last.
+    pub server: Option<ServerIdentity>,
+    /// Databases from this number on do not exist, in the server's words.
+    pub database_refused: Option<(u32, Bytes)>,
+    /// RESP3 is not spoken there, in the server's words.
+    pub resp3_refused: Option<Bytes>,
+}
+
+/// A shared connection for one profile, or the attempt to have one.
+#[derive(Debug)]
+struct Lane {
+    profile: Profile,
+    link: Option<LinkKey>,
+    /// Attempts in a row that failed.
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+/// The machine. See the module's documentation.
+pub struct Multiplexer {
+    settings: Settings,
+    route: Route,
+    sessions: Arena<Session>,
+    links: Arena<Link>,
+    lanes: Vec<Lane>,
+    standbys: Vec<Lane>,
+    /// Pins that nobody holds, washed by the fence.
+    pool: Vec<LinkKey>,
+    /// Sessions that hold a pin.
+    pinned: Vec<SessionKey>,
+    /// Sessions that wait for something else than their own replies, longest first.
+    waiting: Vec<SessionKey>,
+    /// Sessions whose last reply came, to be looked at once the bytes at hand are dealt with.
+    settled: Vec<SessionKey>,
+    outputs: VecDeque<Output>,
+    links_to_write: Vec<LinkKey>,
+    sessions_to_write: Vec<SessionKey>,
+    backends: Vec<BackendRecord>,
+    /// Requests of clients without a reply.
+    in_flight: usize,
+    judged: Judged,
+    drained: Option<u64>,
+    /// A lane was full, and sessions wait until it has room.
+    crowded: bool,
+    counters: Counters,
+    budget: Budget,
+    connects: Budget,
+    random: u64,
+    next_client_id: u64,
+    spare: Vec<BytesMut>,
+}
+
+/// Bytes that one connection keeps before clients are no longer read for it.
+const LANE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one client's input that are held before it is no longer read.
+const INPUT_BYTES_MAX: usize = 1024 * 1024;
+/// A reply longer than this is passed on piece by piece.
+const STREAM_BYTES: usize = 64 * 1024;
+/// A request longer than this takes a connection of its own, so that nobody waits behind it.
+const LARGE_REQUEST_BYTES: usize = 64 * 1024;
+/// Buffers kept for the next client that has something to say.
+const SPARE_BUFFERS_MAX: usize = 64;
+/// A buffer larger than this is given back.
+const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Profiles that have a lane at a time.
+const LANES_MAX: usize = 256;
+
+impl Multiplexer {
+    /// A multiplexer without clients.
+    #[must_use]
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        let budget = Budget::new(10.0, 10.0, now);
+        let connects = Budget::new(settings.connects_per_second, settings.connects_per_second * 0.4, now);
+        Self {
+            random: settings.seed | 1,
+            next_client_id: settings.client_id_first,
+            settings,
+            route: Route::unknown(),
+            sessions: Arena::default(),
+            links: Arena::default(),
+            lanes: Vec::new(),
+            standbys: Vec::new(),
+            pool: Vec::new(),
+            pinned: Vec::new(),
+            waiting: Vec::new(),
+            settled: Vec::new(),
+            outputs: VecDeque::new(),
+            links_to_write: Vec::new(),
+            sessions_to_write: Vec::new(),
+            backends: Vec::new(),
+            in_flight: 0,
+            judged: Judged::default(),
+            drained: None,
+            crowded: false,
+            counters: Counters::default(),
+            budget,
+            connects,
+            spare: Vec::new(),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// A client connected.
+    pub fn on_client(&mut self, mut peer: Peer, now: Instant) -> SessionKey {
+        peer.connected_at = Some(now);
+        peer.active_at = Some(now);
+        let id = self.next_client_id;
+        self.next_client_id += self.settings.client_id_step;
+        self.counters.clients_accepted += 1;
+        let value_bytes_max = self.settings.limits.value_bytes_max;
+        self.sessions.insert(Session::new(id, peer, value_bytes_max))
+    }
+
+    /// How many clients there are.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The route in force.
+    #[must_use]
+    pub const fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// Counts, for metrics.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Requests of clients without a reply.
+    #[must_use]
+    pub const fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// What is known of a backend.
+    #[must_use]
+    pub fn backend(&self, backend: BackendId) -> Option<&BackendRecord> {
+        self.backends.get(usize::from(backend.0))
+    }
+
+    fn record(&mut self, backend: BackendId) -> &mut BackendRecord {
+        let index = usize::from(backend.0);
+        if self.backends.len() <= index {
+            self.backends.resize_with(index + 1, BackendRecord::default);
+        }
+        &mut self.backends[index]
+    }
+
+    /// Whether bytes of this client are wanted.
+    #[must_use]
+    pub fn wants_client_bytes(&self, key: SessionKey) -> bool {
+        self.sessions.get(key).is_some_and(|session| !session.paused && !session.half_closed && session.ending.is_none())
+    }
+
+    /// Whether bytes of this backend connection are wanted.
+    #[must_use]
+    pub fn wants_link_bytes(&self, key: LinkKey) -> bool {
+        self.links.get(key).is_some_and(|link| link.paused.is_none())
+    }
+
+    /// The next client that has something to be written.
+    pub fn next_session_to_write(&mut self) -> Option<SessionKey> {
+        let key = self.sessions_to_write.pop()?;
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.flushing = false;
+        }
+        Some(key)
+    }
+
+    /// Bytes for a client.
+    #[must_use]
+    pub fn client_output(&self, key: SessionKey) -> &[u8] {
+        self.sessions.get(key).map_or(&[], |session| &session.output)
+    }
+
+    /// The kernel took bytes for a client.
+    pub fn on_client_written(&mut self, key: SessionKey, bytes: usize, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.output.advance(bytes);
+        if session.output.is_empty() {
+            let buffer = std::mem::take(&mut session.output);
+            recycle(&mut self.spare, buffer);
+        }
+        self.relieve(key, now);
+        self.finish_if_done(key);
+    }
+
+    /// The next backend connection that has something to be written.
+    pub fn next_link_to_write(&mut self) -> Option<LinkKey> {
+        let key = self.links_to_write.pop()?;
+        if let Some(link) = self.links.get_mut(key) {
+            link.flushing = false;
+        }
+        Some(key)
+    }
+
+    /// Bytes for a backend connection; nothing while the backend is suspected of having stopped, so that it
+    /// executes as little as possible of what clients will be told was not applied.
+    #[must_use]
+    pub fn link_output(&self, key: LinkKey, now: Instant) -> &[u8] {
+        match self.links.get(key) {
+            Some(link) if link.state == LinkState::Ready && !self.is_suspect(link.backend, now) => link.unwritten(),
+            _ => &[],
+        }
+    }
+
+    /// The kernel took bytes for a backend connection.
+    pub fn on_link_written(&mut self, key: LinkKey, bytes: usize, now: Instant) {
+        if let Some(link) = self.links.get_mut(key) {
+            link.advance_written(bytes, now);
+        }
+    }
+
+    /// The client closed its sending half: what it asked for is still answered.
+    pub fn on_client_end(&mut self, key: SessionKey, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.half_closed = true;
+        if session.is_subscriber() {
+            self.end(key, CloseReason::ClientClosed);
+        } else {
+            self.advance_session(key, now);
+        }
+        self.finish_if_done(key);
+    }
+
+    /// The client is gone.
+    pub fn on_client_lost(&mut self, key: SessionKey, reason: CloseReason) {
+        self.remove_session(key, reason);
+    }
+
+    /// Ends every session once what is due was delivered; for a drain. Idle ones end at once.
+    pub fn end_all(&mut self, reason: CloseReason) {
+        for key in self.sessions.keys() {
+            self.end(key, reason);
+        }
+    }
+
+    /// Ends a session after what it has to read was written: nothing more of its input is looked at.
+    fn end(&mut self, key: SessionKey, reason: CloseReason) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.ending.get_or_insert(reason);
+            session.input = BytesMut::new();
+        }
+        self.finish_if_done(key);
+    }
+
+    /// Closes the client's connection if everything due to it was written.
+    fn finish_if_done(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        if !session.is_quiet() {
+            return;
+        }
+        let reason = match session.ending {
+            Some(reason) => reason,
+            None if session.half_closed && session.wait.is_none() => CloseReason::ClientClosed,
+            None => return,
+        };
+        self.remove_session(key, reason);
+    }
+
+    /// Forgets a session and closes its connection. Replies still due to it go nowhere.
+    fn remove_session(&mut self, key: SessionKey, reason: CloseReason) {
+        let Some(session) = self.sessions.remove(key) else { return };
+        self.counters.clients_closed[reason.index()] += 1;
+        self.release_own_links(&session);
+        recycle(&mut self.spare, session.output);
+        self.outputs.push_back(Output::CloseSession { session: key, reason });
+        self.unpause_link(session.link, key);
+        self.check_drained();
+    }
+
+    /// The link that was not read because of this client's full output is read again.
+    fn unpause_link(&mut self, link_key: Option<LinkKey>, key: SessionKey) {
+        if let Some(link_key) = link_key
+            && let Some(link) = self.links.get_mut(link_key)
+            && link.paused.is_some_and(|(paused_for, _)| paused_for == key)
+        {
+            link.paused = None;
+            self.outputs.push_back(Output::ResumeLink(link_key));
+        }
+    }
+
+    /// Reads from a client, and from the link that waited for it, again once enough was written.
+    fn relieve(&mut self, key: SessionKey, now: Instant) {
+        let limits = &self.settings.limits;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let below_half = session.output.len() <= limits.output_bytes_max / 2;
+        if below_half {
+            let links = [session.link, session.subscription_link()];
+            links.into_iter().for_each(|link| self.unpause_link(link, key));
+        }
+        self.update_reading(key);
+        if below_half {
+            self.advance_session(key, now);
+        }
+    }
+
+    /// Stops or resumes reading a client, by what it has waiting.
+    fn update_reading(&mut self, key: SessionKey) {
+        let limits = &self.settings.limits;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        // A request that is still arriving may be larger than the limit of what is held.
+        let input_max = INPUT_BYTES_MAX.max(session.scanner.bytes_announced() + 1);
+        let full = session.due as usize >= limits.inflight_max
+            || session.output.len() >= limits.output_bytes_max
+            || session.input.len() >= input_max;
+        let relieved = (session.due as usize) <= limits.inflight_max / 2
+            && session.output.len() <= limits.output_bytes_max / 2
+            && session.input.len() <= input_max / 2;
+        if full {
+            session.paused = true;
+        } else if session.paused && relieved {
+            session.paused = false;
+            self.outputs.push_back(Output::Resume(key));
+        }
+    }
+
+    /// Puts a session among those that have something to be written.
+    fn mark_to_write(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && !session.flushing
+            && !session.output.is_empty()
+        {
+            session.flushing = true;
+            self.sessions_to_write.push(key);
+        }
+    }
+
+    fn mark_link_to_write(&mut self, key: LinkKey) {
+        if let Some(link) = self.links.get_mut(key)
+            && !link.flushing
+            && !link.unwritten().is_empty()
+        {
+            link.flushing = true;
+            self.links_to_write.push(key);
+        }
+    }
+
+    /// A reply of Handover's own, in its turn.
+    fn answer(&mut self, key: SessionKey, write: impl FnOnce(&mut BytesMut), now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        match session.link.filter(|_| session.due > 0) {
+            None => {
+                borrow_buffer(&mut self.spare, &mut session.output);
+                write(&mut session.output);
+                self.mark_to_write(key);
+            }
+            Some(link) => {
+                let mut reply = BytesMut::new();
+                write(&mut reply);
+                session.due += 1;
+                if let Some(link) = self.links.get_mut(link) {
+                    link.push_local(key, reply.freeze(), now);
+                }
+            }
+        }
+    }
+
+    /// An error reply of Handover's own, in its turn.
+    fn refuse(&mut self, key: SessionKey, refusal: &crate::command::refusal::Refusal, now: Instant) {
+        self.counters.refused += 1;
+        self.answer(key, |out| encode::error(out, &refusal.to_string()), now);
+    }
+
+    /// Puts requests of a session on a connection.
+    fn send(&mut self, link: LinkKey, key: SessionKey, request: &[u8], commands: u32, kind: RunKind, now: Instant) {
+        let bytes = request.len();
+        let run = Run { session: Some(key), commands, answered: 0, dropped: 0, bytes, attempts: 0, at: now, kind };
+        self.send_run(link, key, run, request);
+    }
+
+    fn send_run(&mut self, link_key: LinkKey, key: SessionKey, run: Run, request: &[u8]) {
+        let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(key)) else { return };
+        if session.due == 0 {
+            session.burst_answered = false;
+        }
+        session.due += run.commands;
+        session.link = Some(link_key);
+        self.in_flight += run.commands as usize;
+        link.sentinel.1 = link.sentinel.1.saturating_add(run.commands);
+        link.push(run, request);
+        self.mark_link_to_write(link_key);
+    }
+
+    /// Puts a request of Handover's own on a connection.
+    fn send_own(&mut self, link_key: LinkKey, kind: RunKind, request: &[u8], now: Instant) {
+        let Some(link) = self.links.get_mut(link_key) else { return };
+        let bytes = request.len();
+        link.push(Run { session: None, commands: 1, answered: 0, dropped: 0, bytes, attempts: 0, at: now, kind }, request);
+        self.mark_link_to_write(link_key);
+    }
+
+    /// Makes a session wait; its input stays as it is.
+    fn wait(&mut self, key: SessionKey, what: Wait, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        match &mut session.wait {
+            Some((waiting_for, _)) => *waiting_for = what,
+            None => session.wait = Some((what, now)),
+        }
+        if !matches!(what, Wait::Due | Wait::Confirmation | Wait::Answer) && !session.listed {
+            session.listed = true;
+            self.waiting.push(key);
+        }
+    }
+
+    /// Looks again at every session that waits for something else than its own replies.
+    fn advance_waiting(&mut self, now: Instant) {
+        let waiting = std::mem::take(&mut self.waiting);
+        for key in waiting {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.listed = false;
+                self.advance_session(key, now);
+            }
+        }
+    }
+
+    /// Looks again at the sessions whose last reply came.
+    fn advance_settled(&mut self, now: Instant) {
+        while let Some(key) = self.settled.pop() {
+            self.advance_session(key, now);
+            self.finish_if_done(key);
+        }
+    }
+
+    /// A number that nobody can guess from the outside; xorshift64*.
+    const fn next_random(&mut self) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Whether a backend has been silent for so long that writing more to it makes no sense.
+    fn is_suspect(&self, backend: BackendId, now: Instant) -> bool {
+        let Some(record) = self.backend(backend) else { return false };
+        let patience = self.settings.detector.suspect_after.max(record.reply_time * 20);
+        let Some(heard_at) = record.heard_at else { return false };
+        now.saturating_duration_since(heard_at) > patience
+            && self.links.iter().any(|(_, link)| {
+                link.backend == backend && link.silence(now).is_some_and(|silence| silence > patience)
+            })
+    }
+
+    /// Whether the route lets commands flow.
+    fn is_serving(&self) -> bool {
+        matches!(self.route.phase, Phase::Serve) && self.route.active.is_some()
+    }
+}
+
+/// Gives an empty buffer from those kept, when there is none yet.
+fn borrow_buffer(spare: &mut Vec<BytesMut>, buffer: &mut BytesMut) {
+    if buffer.capacity() == 0
+        && let Some(kept) = spare.pop()
+    {
+        *buffer = kept;
+    }
+}
+
+/// Keeps an empty buffer for the next one who needs it.
+fn recycle(spare: &mut Vec<BytesMut>, mut buffer: BytesMut) {
+    let capacity = buffer.capacity();
+    if spare.len() < SPARE_BUFFERS_MAX && (1..=SPARE_BUFFER_BYTES_MAX).contains(&capacity) {
+        buffer.clear();
+        spare.push(buffer);
+    }
+}

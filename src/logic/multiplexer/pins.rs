@@ -1,0 +1,171 @@
+//! Connections of a client's own: taken from the pool or opened, washed by the fence, given back or closed.
+
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use super::link::{Link, LinkState, Profile, Role, RunKind};
+use super::session::{Pin, Session, Transaction, Wait};
+use super::{Dial, LinkKey, Multiplexer, Output, SessionKey};
+use crate::logic::route::BackendId;
+use crate::resp::encode;
+
+/// How long a pin without state is kept, so that a mixed pipeline does not pay a round trip for each change.
+const PIN_IDLE_MAX: Duration = Duration::from_millis(50);
+/// Pins that nobody holds, kept for the next who needs one.
+const POOL_MAX: usize = 16;
+
+impl Multiplexer {
+    /// The session's own connection; takes one when it has none, and makes it wait while there is none.
+    pub(super) fn own_link(&mut self, key: SessionKey, now: Instant) -> Option<LinkKey> {
+        let session = self.sessions.get_mut(key)?;
+        if session.pin.is_none() {
+            if session.due > 0 {
+                self.wait(key, Wait::Due, now);
+                return None;
+            }
+            let dedicated = session.peer.dedicated;
+            session.pin = Some(Pin { link: None, dedicated, tainted: false, monitoring: false, idle_since: None });
+            self.pinned.push(key);
+        }
+        self.pin_link(key, now)
+    }
+
+    /// The connection of a session that is pinned; makes it wait while there is none.
+    pub(super) fn pin_link(&mut self, key: SessionKey, now: Instant) -> Option<LinkKey> {
+        if !self.is_serving() {
+            self.wait(key, Wait::Lane, now);
+            return None;
+        }
+        let session = self.sessions.get_mut(key)?;
+        let profile = session.profile;
+        let pin = session.pin.as_mut()?;
+        pin.idle_since = None;
+        if pin.link.is_none() {
+            pin.link = self.take_pin(key, profile, now);
+        }
+        let link_key = self.sessions.get_mut(key)?.pin.as_mut()?;
+        match link_key.link {
+            Some(link) if self.links.get(link).is_some_and(|link| link.state == LinkState::Ready) => Some(link),
+            _ => {
+                self.wait(key, Wait::Pin, now);
+                None
+            }
+        }
+    }
+
+    /// A pin from the pool, or one that is being opened; none when there are too many.
+    fn take_pin(&mut self, key: SessionKey, profile: Profile, now: Instant) -> Option<LinkKey> {
+        let active = self.route.active?;
+        let pooled = self.pool.iter().position(|&link| self.links.get(link).is_some_and(|link| link.profile == profile));
+        if let Some(position) = pooled {
+            let link_key = self.pool.swap_remove(position);
+            self.links.get_mut(link_key)?.role = Role::Pin(Some(key));
+            return Some(link_key);
+        }
+        let own = self.links.iter().filter(|(_, link)| matches!(link.role, Role::Pin(_))).count();
+        if own >= self.settings.limits.pins_per_backend_max {
+            // One that nobody holds makes room for one that fits.
+            let Some(spare) = self.pool.pop() else { return None };
+            self.close_link(spare, false);
+        }
+        if !self.connects.spend(now) {
+            return None;
+        }
+        Some(self.dial(active, profile, Role::Pin(Some(key)), now))
+    }
+
+    /// Begins to open a connection.
+    pub(super) fn dial(&mut self, backend: BackendId, profile: Profile, role: Role, now: Instant) -> LinkKey {
+        let link = self.links.insert(Link::new(backend, self.route.epoch, role, profile, now));
+        self.outputs.push_back(Output::Dial(Dial { link, backend, profile, role }));
+        link
+    }
+
+    /// Forgets a connection on which nothing is due to anybody, and has it closed.
+    pub(super) fn close_link(&mut self, key: LinkKey, reset: bool) {
+        if self.links.remove(key).is_some() {
+            self.outputs.push_back(Output::CloseLink { link: key, reset });
+        }
+    }
+
+    /// Gives pins back that hold nothing any more.
+    pub(super) fn release_idle_pins(&mut self, now: Instant) {
+        let pinned = std::mem::take(&mut self.pinned);
+        for key in pinned {
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            let holds = session.due > 0 || !session.pending.is_empty() || session.wait.is_some() || session.holds_transaction();
+            let Some(pin) = session.pin.as_mut() else { continue };
+            let idle_since = *pin.idle_since.get_or_insert(now);
+            if holds || pin.dedicated || pin.monitoring {
+                pin.idle_since = None;
+            } else if now.saturating_duration_since(idle_since) >= PIN_IDLE_MAX {
+                self.release_pin(key, now);
+                continue;
+            }
+            self.pinned.push(key);
+        }
+    }
+
+    fn release_pin(&mut self, key: SessionKey, now: Instant) {
+        let Some(pin) = self.sessions.get_mut(key).and_then(|session| session.pin.take()) else { return };
+        let Some(link_key) = pin.link else { return };
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.link = None;
+        }
+        self.wash_pin(link_key, pin.tainted, now);
+    }
+
+    /// Sends a pin through the fence, or closes it when it holds what the fence cannot wash off.
+    fn wash_pin(&mut self, link_key: LinkKey, tainted: bool, now: Instant) {
+        let Some(link) = self.links.get_mut(link_key) else { return };
+        if tainted || link.state != LinkState::Ready || link.epoch != self.route.epoch || self.pool.len() >= POOL_MAX {
+            return self.close_link(link_key, false);
+        }
+        link.role = Role::Pin(None);
+        self.send_echo(link_key, now);
+    }
+
+    /// Sends `ECHO <nonce>`: the reply must be exactly the nonce, else the connection is out of step.
+    pub(super) fn send_echo(&mut self, link_key: LinkKey, now: Instant) {
+        let nonce = format!("handover:{:016x}", self.next_random());
+        let (mut request, mut expected) = (BytesMut::new(), BytesMut::new());
+        encode::request(&mut request, &["ECHO", &nonce]);
+        encode::bulk(&mut expected, nonce.as_bytes());
+        if let Some(link) = self.links.get_mut(link_key) {
+            link.sentinel = (now, 0);
+        }
+        self.send_own(link_key, RunKind::Echo(expected.freeze()), &request, now);
+    }
+
+    /// The fence was passed: the pin may serve the next client.
+    pub(super) fn pool_pin(&mut self, link_key: LinkKey, now: Instant) {
+        self.pool.push(link_key);
+        self.advance_waiting(now);
+    }
+
+    /// What becomes of a session's own connections when it is gone.
+    pub(super) fn release_own_links(&mut self, session: &Session) {
+        if let Some(link) = session.pin.and_then(|pin| pin.link) {
+            self.orphan(link, session.due);
+        }
+        if let Some(subscriptions) = &session.subscriptions {
+            for link in subscriptions.links() {
+                self.close_link(link, false);
+            }
+        }
+    }
+
+    /// A pin whose client is gone is closed: what it was doing is cut as with Redis itself.
+    fn orphan(&mut self, link: LinkKey, due: u32) {
+        self.in_flight = self.in_flight.saturating_sub(due as usize);
+        self.close_link(link, false);
+    }
+}
+
+impl Session {
+    /// A transaction or WATCH is under way on the pin.
+    const fn holds_transaction(&self) -> bool {
+        matches!(self.transaction, Transaction::Watching | Transaction::Queuing { .. })
+    }
+}

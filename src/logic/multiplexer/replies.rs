@@ -1,0 +1,426 @@
+//! A backend's bytes on their way: each reply finds its client, in the order in which the requests went.
+
+use std::time::Instant;
+
+use super::link::{Inspect, Link, Role, Run, RunKind, Taken};
+use super::session::{BrokenEnd, Pending, Transaction};
+use super::{LANE_BYTES_MAX, LinkKey, Multiplexer, STREAM_BYTES, SessionKey, borrow_buffer};
+use crate::command::refusal::Refusal;
+use crate::command::retry;
+use crate::resp::encode::{self, Protocol};
+use crate::resp::reply::{self, ReplyKind, ReplyScan, ReplyScanner};
+
+impl Multiplexer {
+    /// A backend sent bytes.
+    pub fn on_link_bytes(&mut self, key: LinkKey, bytes: &[u8], now: Instant) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let backend = link.backend;
+        let joined = link.unstash(bytes);
+        let scanned = link.scanned();
+        self.hear(backend, now);
+        let input = joined.as_deref().unwrap_or(bytes);
+        if let Some((rest, scanned)) = self.take_replies(key, input, scanned, now) {
+            self.keep_partial(key, rest, scanned);
+        }
+        self.after_replies(key, now);
+    }
+
+    /// A byte came from a backend: whatever was kept from it because of its silence may go.
+    fn hear(&mut self, backend: super::BackendId, now: Instant) {
+        let was_suspect = self.is_suspect(backend, now);
+        self.record(backend).heard_at = Some(now);
+        if was_suspect {
+            for key in self.links.keys() {
+                self.mark_link_to_write(key);
+            }
+        }
+    }
+
+    /// Deals with every whole reply; returns what is left, unless the connection had to be closed.
+    fn take_replies<'a>(
+        &mut self,
+        key: LinkKey,
+        input: &'a [u8],
+        mut scanned: usize,
+        now: Instant,
+    ) -> Option<(&'a [u8], usize)> {
+        let mut rest = input;
+        while !rest.is_empty() {
+            match self.links.get_mut(key)?.take(rest, scanned) {
+                Taken::Batch { bytes, replies } => {
+                    self.deliver(key, &rest[..bytes], replies, now);
+                    rest = &rest[bytes..];
+                }
+                Taken::Single { bytes, kind } => {
+                    self.take_single(key, &rest[..bytes], kind, now);
+                    rest = &rest[bytes..];
+                }
+                Taken::Partial { scanned } => return Some((rest, scanned)),
+                Taken::Invalid(reason) => {
+                    self.lose_link(key, reason, now);
+                    return None;
+                }
+            }
+            scanned = 0;
+        }
+        Some((rest, 0))
+    }
+
+    /// Keeps the start of a reply; of a long one passes on what is there.
+    fn keep_partial(&mut self, key: LinkKey, rest: &[u8], scanned: usize) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let can_stream = link.front().is_some_and(|run| {
+            run.session.is_some() && matches!(run.kind, RunKind::Forward | RunKind::Blocking { .. })
+        });
+        let kept = match can_stream && (link.streaming || rest.len() > STREAM_BYTES) {
+            true => {
+                link.streaming = true;
+                let session = link.front().and_then(|run| run.session);
+                if let Some(session) = session {
+                    self.append_output(session, &rest[..scanned]);
+                }
+                (&rest[scanned..], 0)
+            }
+            false => (rest, scanned),
+        };
+        if let Some(link) = self.links.get_mut(key) {
+            link.keep(kept.0, kept.1);
+        }
+    }
+
+    /// What follows from replies having come: room in the lane, sessions whose last reply it was, a drain.
+    fn after_replies(&mut self, key: LinkKey, now: Instant) {
+        let mut roomy = false;
+        if let Some(link) = self.links.get_mut(key) {
+            link.heard(now);
+            roomy = link.retained().len() <= LANE_BYTES_MAX / 2;
+        }
+        self.advance_settled(now);
+        if self.crowded && roomy {
+            self.crowded = false;
+            self.advance_waiting(now);
+        }
+        self.check_drained();
+    }
+
+    fn append_output(&mut self, key: SessionKey, bytes: &[u8]) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        borrow_buffer(&mut self.spare, &mut session.output);
+        session.output.extend_from_slice(bytes);
+        self.mark_to_write(key);
+    }
+
+    /// Passes whole replies on to the client whose requests are at the front.
+    fn deliver(&mut self, key: LinkKey, replies: &[u8], count: u32, now: Instant) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(front) = link.front() else { return };
+        let (session_key, started_at) = (front.session, front.at);
+        let finished = link.answer(count);
+        let backend = link.backend;
+        self.record(backend).successes += u64::from(count);
+        if let Some(session_key) = session_key {
+            self.settle_due(session_key, count);
+            self.append_output(session_key, replies);
+            self.hold_back(key, session_key, now);
+        }
+        if let Some(run) = finished {
+            self.finish_run(key, &run, started_at, now);
+        }
+    }
+
+    /// So many requests of a session were answered.
+    pub(super) fn settle_due(&mut self, key: SessionKey, count: u32) {
+        self.in_flight = self.in_flight.saturating_sub(count as usize);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.due -= count;
+        session.burst_answered = true;
+        if session.due == 0 {
+            self.settled.push(key);
+        } else if session.paused {
+            self.update_reading(key);
+        }
+    }
+
+    /// Stops reading a link whose client does not read.
+    fn hold_back(&mut self, link_key: LinkKey, key: SessionKey, now: Instant) {
+        let output_bytes_max = self.settings.limits.output_bytes_max;
+        if self.sessions.get(key).is_some_and(|session| session.output.len() > output_bytes_max)
+            && let Some(link) = self.links.get_mut(link_key)
+        {
+            link.paused.get_or_insert((key, now));
+            self.update_reading(key);
+        }
+    }
+
+    fn finish_run(&mut self, key: LinkKey, run: &Run, started_at: Instant, now: Instant) {
+        let took = now.saturating_duration_since(started_at);
+        self.counters.count_latency(took, run.commands);
+        if let Some(link) = self.links.get(key) {
+            let backend = link.backend;
+            if !matches!(run.kind, RunKind::Blocking { .. }) {
+                let record = self.record(backend);
+                record.reply_time = (record.reply_time * 15 + took) / 16;
+            }
+        }
+        self.deliver_locals(key);
+    }
+
+    /// Delivers Handover's own replies whose turn has come.
+    pub(super) fn deliver_locals(&mut self, key: LinkKey) {
+        while let Some(run) = self.links.get_mut(key).and_then(Link::pop_local) {
+            if let (Some(session_key), RunKind::Local(reply)) = (run.session, run.kind)
+                && let Some(session) = self.sessions.get_mut(session_key)
+            {
+                session.due -= 1;
+                if session.due == 0 {
+                    self.settled.push(session_key);
+                }
+                self.append_output(session_key, &reply);
+            }
+        }
+    }
+
+    /// One reply or push that wants a look.
+    fn take_single(&mut self, key: LinkKey, frame: &[u8], kind: ReplyKind, now: Instant) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.forget_scanned();
+        if let Role::Subscription(session) = link.role {
+            return self.on_subscription_frame(key, session, frame, kind, now);
+        }
+        if kind == ReplyKind::Push {
+            return self.on_push(key, frame);
+        }
+        let is_written = link.written() > 0;
+        let Some(front) = link.front().filter(|_| is_written) else {
+            return self.on_unasked(key, frame, now);
+        };
+        match front.kind.clone() {
+            RunKind::Local(_) => self.on_unasked(key, frame, now),
+            RunKind::Echo(expected) => self.on_echo(key, frame == &expected[..], frame, now),
+            RunKind::Ignored | RunKind::Confirm { .. } => {
+                self.finish_own(key, now);
+            }
+            RunKind::Forward if kind == ReplyKind::Error => self.on_error(key, frame, now),
+            RunKind::Forward => self.deliver(key, frame, 1, now),
+            RunKind::Conditional if retry::condition_failed(frame) => self.deliver_uncertain(key, now),
+            RunKind::Conditional => self.deliver(key, frame, 1, now),
+            RunKind::Blocking { deadline } => self.on_unblocked(key, frame, deadline, now),
+            RunKind::Inspect(inspect) => {
+                let session = front.session;
+                if let Some(session) = session {
+                    self.inspect(session, &inspect, frame, kind);
+                }
+                self.deliver(key, frame, 1, now);
+            }
+        }
+    }
+
+    /// A push on a lane or pin: only a pin's client can have asked for it.
+    fn on_push(&mut self, key: LinkKey, frame: &[u8]) {
+        if let Some(Role::Pin(Some(session))) = self.links.get(key).map(|link| link.role) {
+            self.append_output(session, frame);
+        }
+    }
+
+    /// A reply that nobody asked for: a monitoring client's line, or a connection that is out of step.
+    fn on_unasked(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
+        if let Some(Role::Pin(Some(session_key))) = self.links.get(key).map(|link| link.role)
+            && self.sessions.get(session_key).and_then(|session| session.pin).is_some_and(|pin| pin.monitoring)
+        {
+            return self.append_output(session_key, frame);
+        }
+        self.counters.mismatches += 1;
+        self.lose_link(key, "a reply that nobody asked for", now);
+    }
+
+    /// A request of Handover's own was answered.
+    fn finish_own(&mut self, key: LinkKey, now: Instant) {
+        if let Some(link) = self.links.get_mut(key)
+            && let Some(run) = link.answer(1)
+        {
+            self.finish_run(key, &run, run.at, now);
+        }
+    }
+
+    /// The reply to Handover's own ECHO.
+    fn on_echo(&mut self, key: LinkKey, is_exact: bool, frame: &[u8], now: Instant) {
+        self.finish_own(key, now);
+        let Some(role) = self.links.get(key).map(|link| link.role) else { return };
+        match (role, is_exact) {
+            (Role::Pin(None), true) => self.pool_pin(key, now),
+            (_, true) => {}
+            (Role::Lane | Role::Standby, false) if is_undecided(frame) => self.lose_link(key, "the sentinel was refused", now),
+            (_, false) => {
+                self.counters.mismatches += 1;
+                self.lose_link(key, "a reply out of step", now);
+            }
+        }
+    }
+
+    /// An error reply: most are the client's own; some say that the backend cannot serve.
+    fn on_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
+        self.counters.errors += 1;
+        let Some(word) = cannot_serve(reply::first_word(frame)) else {
+            return self.deliver(key, frame, 1, now);
+        };
+        let Some(link) = self.links.get(key) else { return };
+        let backend = link.backend;
+        self.record(backend).failures += 1;
+        self.outputs.push_back(super::Output::Report(super::Report::CannotServe { backend, word }));
+        if !self.withhold(key, frame, now) {
+            self.deliver(key, frame, 1, now);
+        }
+    }
+
+    /// Keeps a reply that means "not applied" back until the backend has been judged, when the client waits for it alone.
+    fn withhold(&mut self, key: LinkKey, frame: &[u8], now: Instant) -> bool {
+        let acquittals = self.route.acquittals;
+        let Some(link) = self.links.get_mut(key) else { return false };
+        let Some(front) = link.front().filter(|run| run.unanswered() == 1) else { return false };
+        let Some(session_key) = front.session else { return false };
+        let request = link.front_frame();
+        if self.sessions.get(session_key).is_none_or(|session| session.due != 1 || session.half_closed)
+            || self.is_whole_or_scripted(&request)
+        {
+            return false;
+        }
+        let started_at = front_started_at(self.links.get(key), now);
+        let Some(link) = self.links.get_mut(key) else { return false };
+        let finished = link.answer(1);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(session) = self.sessions.get_mut(session_key) {
+            session.due = 0;
+            let reply = bytes::Bytes::copy_from_slice(frame);
+            session.pending.push_front(Pending::Withheld { frame: request, reply, acquittals });
+        }
+        self.wait(session_key, super::session::Wait::Verdict, now);
+        if let Some(run) = finished {
+            self.finish_run(key, &run, started_at, now);
+        }
+        true
+    }
+
+    /// Part of a transaction, or a script: "not applied" cannot be said of it as a whole.
+    fn is_whole_or_scripted(&self, request: &[u8]) -> bool {
+        use crate::command::table::{Class, Pinned};
+        let name = crate::resp::arguments::Arguments::new(request).next().unwrap_or_default();
+        let class = self.settings.policy.apply(request, name).class;
+        matches!(class, Class::Pinned(Pinned::Exec | Pinned::Script))
+    }
+
+    /// A withheld reply: passed on when the backend was acquitted, its request moved when the route changed; else waits.
+    pub(super) fn settle_withheld(&mut self, key: SessionKey, now: Instant) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return false };
+        let Some(Pending::Withheld { frame, reply, acquittals }) = session.pending.front().cloned() else { return true };
+        if acquittals != self.route.acquittals {
+            session.pending.pop_front();
+            self.answer(key, |out| out.extend_from_slice(&reply), now);
+            return true;
+        }
+        if session.withheld_epoch != self.route.epoch {
+            session.pending.pop_front();
+            self.judged.moved += 1;
+            self.counters.moved += 1;
+            let epoch = session.withheld_epoch;
+            session.pending.push_front(Pending::Send {
+                frame,
+                kind: RunKind::Forward,
+                sent: false,
+                read_only: false,
+                attempts: 0,
+                arrived: now,
+                epoch,
+            });
+            return true;
+        }
+        self.wait(key, super::session::Wait::Verdict, now);
+        false
+    }
+
+    /// A repeated write said "nothing changed": the first try may have been the one that did.
+    fn deliver_uncertain(&mut self, key: LinkKey, now: Instant) {
+        self.count_refusal(&Refusal::Uncertain);
+        let mut reply = bytes::BytesMut::new();
+        encode::error(&mut reply, &Refusal::Uncertain.to_string());
+        self.deliver(key, &reply, 1, now);
+    }
+
+    /// A blocking command was answered. A nil before its time came from the unblocking of a planned switch:
+    /// the command waits again on the new active.
+    fn on_unblocked(&mut self, key: LinkKey, frame: &[u8], deadline: Option<Instant>, now: Instant) {
+        let is_nil = matches!(frame, b"$-1\r\n" | b"*-1\r\n" | b"_\r\n");
+        let time_left = deadline.is_none_or(|deadline| deadline > now);
+        if is_nil && time_left && self.is_holding() && self.rearm_front(key, now) {
+            return;
+        }
+        self.deliver(key, frame, 1, now);
+    }
+
+    /// Follows what a reply says about the state of a session on its pin.
+    fn inspect(&mut self, key: SessionKey, inspect: &Inspect, frame: &[u8], kind: ReplyKind) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let is_ok = kind != ReplyKind::Error;
+        match (inspect, is_ok) {
+            (Inspect::Select(database), true) => session.profile.database = Some(*database),
+            (Inspect::Hello(protocol), true) => session.profile.protocol = *protocol,
+            (Inspect::Multi, true) => {
+                let watching = session.transaction == Transaction::Watching;
+                session.transaction = Transaction::Queuing { watching, queued: 0, selected: None };
+            }
+            (Inspect::Multi, false) => {
+                session.transaction = Transaction::Broken { queuing: true, end: BrokenEnd::Refused };
+            }
+            (Inspect::Watch, true) => session.transaction = Transaction::Watching,
+            (Inspect::Watch, false) => {
+                session.transaction = Transaction::Broken { queuing: false, end: BrokenEnd::Refused };
+            }
+            (Inspect::Unwatch | Inspect::Discard, true) => session.transaction = Transaction::None,
+            (Inspect::Exec, _) => {
+                if let Transaction::Queuing { selected: Some((index, database)), .. } = session.transaction
+                    && element(frame, index).is_some_and(|element| element.starts_with(b"+OK"))
+                {
+                    session.profile.database = Some(database);
+                }
+                session.transaction = Transaction::None;
+            }
+            (Inspect::Monitor, true) => {
+                if let Some(pin) = session.pin.as_mut() {
+                    pin.monitoring = true;
+                }
+            }
+            (Inspect::Select(_) | Inspect::Hello(_) | Inspect::Unwatch | Inspect::Discard | Inspect::Monitor, false) => {}
+        }
+    }
+}
+
+fn front_started_at(link: Option<&Link>, now: Instant) -> Instant {
+    link.and_then(Link::front).map_or(now, |run| run.at)
+}
+
+/// Replies in the sentinel's place that say nothing about the order of replies.
+fn is_undecided(frame: &[u8]) -> bool {
+    matches!(reply::first_word(frame), b"BUSY" | b"NOAUTH" | b"NOPERM" | b"LOADING")
+}
+
+/// The first words that mean "not applied, and I cannot serve" (contract, section 6).
+fn cannot_serve(word: &[u8]) -> Option<&'static str> {
+    ["LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS", "MISCONF", "BUSY", "CLUSTERDOWN", "TRYAGAIN"]
+        .into_iter()
+        .find(|known| known.as_bytes() == word)
+}
+
+/// One element of an array reply.
+fn element(reply: &[u8], index: u32) -> Option<&[u8]> {
+    let mut rest = &reply[memchr::memchr(b'\n', reply)? + 1..];
+    let mut scanner = ReplyScanner::new();
+    for _ in 0..index {
+        let ReplyScan::Complete { bytes, .. } = scanner.scan(rest) else { return None };
+        rest = &rest[bytes..];
+    }
+    Some(rest)
+}
+
+/// A nil as a blocked command of this protocol would answer it.
+pub(super) const fn is_resp3(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Resp3)
+}

@@ -1,0 +1,357 @@
+//! A client's bytes on their way: frames are found, classified, and whole runs of them put on a lane.
+
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+
+use super::link::{Run, RunKind};
+use super::session::{CloseReason, Pending, Transaction, Wait};
+use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey};
+use crate::command::classify::Classified;
+use crate::command::refusal::Refusal;
+use crate::command::table::{Class, Pinned};
+use crate::resp::request::{Frame, ProtocolError, RequestScanner, Scan};
+use crate::resp::{encode, inline};
+
+/// What became of one request that is not simply shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It, and so many bytes behind it, were dealt with.
+    Done {
+        /// Bytes consumed, its own included.
+        bytes: usize,
+    },
+    /// It stays in the input until what the session waits for has come.
+    Wait,
+}
+
+/// A whole request and what stands behind it in the input.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    /// The multibulk frame.
+    pub frame: &'a [u8],
+    /// Its first argument.
+    pub name: &'a [u8],
+    /// What it is.
+    pub classified: Classified,
+    /// The input from its first byte on, as it came.
+    pub input: &'a [u8],
+    /// Bytes that it takes of `input`.
+    pub bytes: usize,
+}
+
+impl Multiplexer {
+    /// A client sent bytes.
+    pub fn on_client_bytes(&mut self, key: SessionKey, bytes: &[u8], now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.ending.is_some() {
+            return;
+        }
+        session.peer.active_at = Some(now);
+        if session.input.is_empty() && session.wait.is_none() && session.pending.is_empty() {
+            let consumed = self.take_requests(key, bytes, now);
+            if let Some(session) = self.sessions.get_mut(key)
+                && session.ending.is_none()
+            {
+                session.input.extend_from_slice(&bytes[consumed..]);
+            }
+        } else {
+            session.input.extend_from_slice(bytes);
+            if session.wait.is_none() {
+                self.pump(key, now);
+            }
+        }
+        self.update_reading(key);
+    }
+
+    /// Looks again at a session that may have waited for what has happened now.
+    pub(super) fn advance_session(&mut self, key: SessionKey, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let before = session.wait;
+        match before {
+            Some((Wait::Answer | Wait::Confirmation, _)) => return,
+            Some((Wait::Due, _)) if session.due > 0 => return,
+            None if session.input.is_empty() && session.pending.is_empty() => return,
+            _ => session.wait = None,
+        }
+        let held_before = (session.pending.len(), session.input.len());
+        self.pump(key, now);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        // What waits on waits since it began to.
+        if let (Some(wait), Some((was_for, since))) = (&mut session.wait, before)
+            && was_for != Wait::Due
+            && held_before == (session.pending.len(), session.input.len())
+        {
+            wait.1 = since;
+        }
+        self.update_reading(key);
+    }
+
+    /// Carries out what is pending, then what was read, until something must be waited for.
+    fn pump(&mut self, key: SessionKey, now: Instant) {
+        if !self.send_pending(key, now) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.input.is_empty() || session.ending.is_some() {
+            return;
+        }
+        let mut input = std::mem::take(&mut session.input);
+        let consumed = self.take_requests(key, &input, now);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.ending.is_none() && consumed < input.len() {
+            input.advance(consumed);
+            session.input = input;
+        }
+    }
+
+    /// Sends again, or answers, what was judged at a fault; false when something of it must wait.
+    fn send_pending(&mut self, key: SessionKey, now: Instant) -> bool {
+        loop {
+            let Some(session) = self.sessions.get_mut(key) else { return false };
+            match session.pending.front() {
+                None => return true,
+                Some(Pending::Withheld { .. }) => {
+                    if !self.settle_withheld(key, now) {
+                        return false;
+                    }
+                }
+                Some(Pending::Answer(_)) => {
+                    if let Some(Pending::Answer(reply)) = session.pending.pop_front() {
+                        self.answer(key, |out| out.extend_from_slice(&reply), now);
+                    }
+                }
+                Some(Pending::Send { .. }) => {
+                    let Some(link) = self.target_link(key, now) else { return false };
+                    self.send_pending_request(key, link, now);
+                }
+            }
+        }
+    }
+
+    fn send_pending_request(&mut self, key: SessionKey, link: LinkKey, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(Pending::Send { frame, kind, sent, read_only, attempts, arrived, epoch }) = session.pending.pop_front()
+        else {
+            return;
+        };
+        if sent {
+            // The switch's own repeats are free; others have a budget, lest a flapping connection multiplies the load.
+            let is_allowed = attempts <= self.settings.retry.attempts
+                && now.saturating_duration_since(arrived) <= self.settings.retry.deadline
+                && (epoch != self.route.epoch || self.budget.spend(now));
+            if !is_allowed {
+                let refusal = if read_only { Refusal::Unavailable } else { Refusal::Uncertain };
+                return self.refuse(key, &refusal, now);
+            }
+            self.counters.repeated += 1;
+        }
+        let bytes = frame.len();
+        let run = Run { session: Some(key), commands: 1, answered: 0, dropped: 0, bytes, attempts, at: arrived, kind };
+        self.send_run(link, key, run, &frame);
+    }
+
+    /// Finds the requests in `bytes` and carries them out; returns how many bytes were consumed.
+    fn take_requests(&mut self, key: SessionKey, bytes: &[u8], now: Instant) -> usize {
+        let (mut position, mut batch_start, mut batch_commands) = (0, 0, 0);
+        while let Some(session) = self.sessions.get_mut(key).filter(|session| session.takes_requests()) {
+            let input = &bytes[position..];
+            if session.due as usize + batch_commands as usize >= self.settings.limits.inflight_max && batch_commands > 0 {
+                break;
+            }
+            let is_plain = session.is_plain();
+            let step = match session.scanner.scan(input) {
+                Scan::Incomplete => break,
+                Scan::Nothing { bytes } => Step::Done { bytes },
+                Scan::Frame(frame) => {
+                    let request = self.request(input, frame);
+                    if is_plain && request.is_shared() {
+                        if batch_commands == 0 && self.lane_link(key, now).is_none() {
+                            return position;
+                        }
+                        batch_commands += 1;
+                        position += frame.bytes;
+                        continue;
+                    }
+                    self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
+                    batch_commands = 0;
+                    self.take_special(key, request, now)
+                }
+                Scan::Inline { line_bytes, bytes: request_bytes } => {
+                    self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
+                    batch_commands = 0;
+                    self.take_inline(key, &input[..line_bytes], input, request_bytes, now)
+                }
+                Scan::Invalid(error) => {
+                    self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
+                    self.end_for_protocol_error(key, error, now);
+                    return bytes.len();
+                }
+            };
+            if batch_commands > 0 {
+                self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
+                batch_commands = 0;
+            }
+            match step {
+                Step::Wait => return position,
+                Step::Done { bytes } => position += bytes,
+            }
+            batch_start = position;
+        }
+        self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
+        position
+    }
+
+    fn request<'a>(&self, input: &'a [u8], frame: Frame) -> Request<'a> {
+        let name = frame.name(input);
+        let classified = self.settings.policy.apply(&input[..frame.bytes], name);
+        Request { frame: &input[..frame.bytes], name, classified, input, bytes: frame.bytes }
+    }
+
+    /// Puts a run of whole shared requests on the session's lane.
+    fn send_batch(&mut self, key: SessionKey, requests: &[u8], commands: u32, now: Instant) {
+        if commands == 0 {
+            return;
+        }
+        // The lane was there when the batch began, and nothing has happened since.
+        if let Some(link) = self.lane_link(key, now) {
+            self.counters.shared += u64::from(commands);
+            self.send(link, key, requests, commands, RunKind::Forward, now);
+        }
+    }
+
+    fn take_inline(&mut self, key: SessionKey, line: &[u8], input: &[u8], bytes: usize, now: Instant) -> Step {
+        let Some(words) = inline::split(line) else {
+            self.end_for_protocol_error(key, ProtocolError::UnbalancedQuotes, now);
+            return Step::Done { bytes };
+        };
+        let Some(name) = words.first() else { return Step::Done { bytes } };
+        // `GET / HTTP/1.1` is a valid Redis command; nobody means it.
+        if words.len() > 2 && words.last().is_some_and(|word| word.starts_with(b"HTTP/")) {
+            self.end_for_foreign_protocol(key);
+            return Step::Done { bytes };
+        }
+        let mut frame = BytesMut::new();
+        encode::request(&mut frame, &words);
+        let classified = self.settings.policy.apply(&frame, name);
+        let request = Request { frame: &frame, name, classified, input, bytes };
+        let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
+        if !(is_plain && request.is_shared()) {
+            return self.take_special(key, request, now);
+        }
+        let Some(link) = self.lane_link(key, now) else { return Step::Wait };
+        self.counters.shared += 1;
+        self.send(link, key, &frame, 1, RunKind::Forward, now);
+        Step::Done { bytes }
+    }
+
+    fn end_for_protocol_error(&mut self, key: SessionKey, error: ProtocolError, now: Instant) {
+        if error == ProtocolError::TlsHello {
+            return self.end_for_foreign_protocol(key);
+        }
+        self.counters.protocol_errors += 1;
+        self.refuse(key, &Refusal::Protocol(error), now);
+        self.end(key, CloseReason::ProtocolError);
+    }
+
+    /// Somebody speaks HTTP or TLS to us: closed without a reply, as a browser must not be able to reach Redis.
+    pub(super) fn end_for_foreign_protocol(&mut self, key: SessionKey) {
+        self.counters.protocol_errors += 1;
+        self.remove_session(key, CloseReason::ForeignProtocol);
+    }
+
+    /// The connection that the session's next request goes to; makes it wait when there is none.
+    pub(super) fn target_link(&mut self, key: SessionKey, now: Instant) -> Option<LinkKey> {
+        match self.sessions.get(key)?.pin {
+            Some(_) => self.pin_link(key, now),
+            None => self.lane_link(key, now),
+        }
+    }
+
+    /// The session's lane; makes it wait when there is none, when it is full, or when replies are due elsewhere.
+    pub(super) fn lane_link(&mut self, key: SessionKey, now: Instant) -> Option<LinkKey> {
+        let (profile, due_on) = {
+            let session = self.sessions.get(key)?;
+            (session.profile, session.link.filter(|_| session.due > 0))
+        };
+        let Some(link_key) = self.lane(profile, now) else {
+            self.wait(key, Wait::Lane, now);
+            return None;
+        };
+        if due_on.is_some_and(|due_on| due_on != link_key) {
+            self.wait(key, Wait::Due, now);
+            return None;
+        }
+        let is_full = self.links.get(link_key).is_some_and(|link| link.retained().len() >= LANE_BYTES_MAX);
+        if is_full {
+            self.crowded = true;
+            self.wait(key, Wait::Lane, now);
+            return None;
+        }
+        Some(link_key)
+    }
+
+    /// A usable lane of the active for this profile; begins to open one when there is none.
+    pub(super) fn lane(&mut self, profile: super::Profile, now: Instant) -> Option<LinkKey> {
+        if !self.is_serving() {
+            return None;
+        }
+        let Some(lane) = self.lanes.iter().find(|lane| lane.profile == profile) else {
+            self.open_lane(profile, now);
+            return None;
+        };
+        let Some(link_key) = lane.link else {
+            if lane.retry_at.is_none_or(|at| at <= now) {
+                self.open_lane(profile, now);
+            }
+            return None;
+        };
+        let link = self.links.get(link_key)?;
+        (link.state == LinkState::Ready).then_some(link_key)
+    }
+}
+
+impl Request<'_> {
+    /// It may travel with the requests of other clients.
+    pub(super) fn is_shared(&self) -> bool {
+        self.classified.class == Class::Shared && self.bytes <= LARGE_REQUEST_BYTES
+    }
+}
+
+impl super::Session {
+    /// Its next request may be looked at.
+    fn takes_requests(&self) -> bool {
+        self.ending.is_none() && self.wait.is_none()
+    }
+
+    /// Shared commands go to a lane: nothing that the session holds says otherwise.
+    pub(super) fn is_plain(&self) -> bool {
+        self.pin.is_none()
+            && self.transaction == Transaction::None
+            && !self.peer.dedicated
+            && !(self.is_subscriber() && self.profile.protocol == encode::Protocol::Resp2)
+    }
+}
+
+/// A transaction that stands whole at the start of `input`, all of whose commands may be shared: its bytes and commands.
+pub(super) fn whole_transaction(
+    input: &[u8],
+    apply: impl Fn(&[u8], &[u8]) -> Classified,
+) -> Option<(usize, u32)> {
+    let mut scanner = RequestScanner::new(LARGE_REQUEST_BYTES);
+    let (mut position, mut commands) = (0, 0);
+    while position < LARGE_REQUEST_BYTES.min(INPUT_BYTES_MAX) {
+        let rest = &input[position..];
+        let Scan::Frame(frame) = scanner.scan(rest) else { return None };
+        let class = apply(&rest[..frame.bytes], frame.name(rest)).class;
+        position += frame.bytes;
+        commands += 1;
+        match class {
+            Class::Pinned(Pinned::Multi) if commands == 1 => {}
+            Class::Pinned(Pinned::Exec) => return (position <= LARGE_REQUEST_BYTES).then_some((position, commands)),
+            Class::Shared => {}
+            _ => return None,
+        }
+    }
+    None
+}

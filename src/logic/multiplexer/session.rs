@@ -1,0 +1,264 @@
+//! One client's session: its input, its output, where its replies are due, and the state that it holds.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use super::link::{Profile, RunKind};
+use super::subscriptions::Subscriptions;
+use super::{LinkKey, Peer};
+use crate::resp::request::RequestScanner;
+
+/// Why a client's connection ended. A session does not fail, it ends, with a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The client closed it.
+    ClientClosed,
+    /// The client reset it, or it broke.
+    ClientLost,
+    /// `QUIT`.
+    Quit,
+    /// Bytes that are no RESP.
+    ProtocolError,
+    /// An HTTP verb or a TLS hello: somebody else's protocol.
+    ForeignProtocol,
+    /// It did not read its replies while others waited behind them.
+    SlowReader,
+    /// A reply was cut off in the middle, so that the next could not be told apart.
+    ReplyCut,
+    /// It shared a connection whose replies went out of step.
+    OutOfStep,
+    /// The process serves as many as it may.
+    LimitReached,
+    /// Handover stops.
+    Stopping,
+    /// A bug of ours, contained.
+    Panic,
+}
+
+impl CloseReason {
+    /// Every reason, in the order of [`CloseReason::index`].
+    pub const ALL: [Self; 11] = [
+        Self::ClientClosed,
+        Self::ClientLost,
+        Self::Quit,
+        Self::ProtocolError,
+        Self::ForeignProtocol,
+        Self::SlowReader,
+        Self::ReplyCut,
+        Self::OutOfStep,
+        Self::LimitReached,
+        Self::Stopping,
+        Self::Panic,
+    ];
+
+    /// Its place in [`CloseReason::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in logs and metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client_closed",
+            Self::ClientLost => "client_lost",
+            Self::Quit => "quit",
+            Self::ProtocolError => "protocol_error",
+            Self::ForeignProtocol => "foreign_protocol",
+            Self::SlowReader => "slow_reader",
+            Self::ReplyCut => "reply_cut",
+            Self::OutOfStep => "out_of_step",
+            Self::LimitReached => "limit_reached",
+            Self::Stopping => "stopping",
+            Self::Panic => "panic",
+        }
+    }
+}
+
+/// What a session waits for before its next request can be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The replies that are due.
+    Due,
+    /// A lane: none is open, none has room, or a switch is under way.
+    Lane,
+    /// A connection of its own.
+    Pin,
+    /// The verdict on a backend that said it cannot serve.
+    Verdict,
+    /// An answer that the shell collects (CLIENT LIST).
+    Answer,
+    /// The confirmations of its subscriptions.
+    Confirmation,
+}
+
+/// Where a session stands in a transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transaction {
+    /// In none.
+    #[default]
+    None,
+    /// WATCH was answered on the pin.
+    Watching,
+    /// MULTI was answered on the pin.
+    Queuing {
+        /// WATCH came before.
+        watching: bool,
+        /// Commands queued so far.
+        queued: u32,
+        /// A queued SELECT: its place among the queued commands, and its database.
+        selected: Option<(u32, u32)>,
+    },
+    /// Carried on without a backend, because it cannot succeed any more.
+    Broken {
+        /// After MULTI.
+        queuing: bool,
+        /// How it ends.
+        end: BrokenEnd,
+    },
+}
+
+/// How a broken transaction ends at EXEC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokenEnd {
+    /// With a nil, as if a watched key had changed: the client's own loop runs again.
+    Nil,
+    /// With EXECABORT: the backend changed.
+    Moved,
+    /// With EXECABORT: a command was refused, and everything up to EXEC is.
+    Refused,
+}
+
+/// A connection of the session's own.
+#[derive(Clone, Copy, Debug)]
+pub struct Pin {
+    /// The connection; `None` while it is being opened again.
+    pub link: Option<LinkKey>,
+    /// Kept for the session's life.
+    pub dedicated: bool,
+    /// It held something that the fence cannot wash off: closed at its release.
+    pub tainted: bool,
+    /// MONITOR streams on it.
+    pub monitoring: bool,
+    /// Since when nothing is due or held on it.
+    pub idle_since: Option<Instant>,
+}
+
+/// A request that was judged at a fault, before everything that was read later.
+#[derive(Clone, Debug)]
+pub enum Pending {
+    /// Its reply is known.
+    Answer(Bytes),
+    /// It goes to the next connection.
+    Send {
+        /// The request.
+        frame: Bytes,
+        /// What its reply does.
+        kind: RunKind,
+        /// It was sent before, so that it may have been applied.
+        sent: bool,
+        /// It changes nothing, so that "not applied" is true of it whatever happened.
+        read_only: bool,
+        /// Connections on which it was tried.
+        attempts: u32,
+        /// When it was put on the first of them.
+        arrived: Instant,
+        /// The epoch of the connection that was lost.
+        epoch: u64,
+    },
+    /// Its reply said that the backend cannot serve; passed on if a re-probe says otherwise.
+    Withheld {
+        /// The request.
+        frame: Bytes,
+        /// The reply.
+        reply: Bytes,
+        /// `Route::acquittals` when it came.
+        acquittals: u64,
+    },
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session {
+    /// CLIENT ID.
+    pub id: u64,
+    /// The client's address and since when it is here.
+    pub peer: Box<Peer>,
+    /// Database, protocol and identity of its commands.
+    pub profile: Profile,
+    /// Finds the requests in its input.
+    pub scanner: RequestScanner,
+    /// Bytes that were read and not yet carried out.
+    pub input: BytesMut,
+    /// Bytes to be written to the client.
+    pub output: BytesMut,
+    /// Requests whose replies are due on `link`.
+    pub due: u32,
+    /// Where they are due.
+    pub link: Option<LinkKey>,
+    /// Requests that were judged at a fault.
+    pub pending: VecDeque<Pending>,
+    /// What it waits for, and since when.
+    pub wait: Option<(Wait, Instant)>,
+    /// A reply of the burst since nothing was due said "applied" or "uncertain".
+    pub burst_answered: bool,
+    /// MULTI and WATCH.
+    pub transaction: Transaction,
+    /// A connection of its own.
+    pub pin: Option<Pin>,
+    /// Its subscriptions, once it had any.
+    pub subscriptions: Option<Box<Subscriptions>>,
+    /// The client will send nothing more.
+    pub half_closed: bool,
+    /// Ends as soon as what is due was delivered.
+    pub ending: Option<CloseReason>,
+    /// Reading is stopped until it is resumed by [`super::Output::Resume`].
+    pub paused: bool,
+    /// Already on the list of sessions with something to write.
+    pub flushing: bool,
+    /// Already on the list of sessions that wait.
+    pub listed: bool,
+}
+
+impl Session {
+    /// A fresh session.
+    #[must_use]
+    pub fn new(id: u64, peer: Peer, value_bytes_max: usize) -> Self {
+        Self {
+            id,
+            peer: Box::new(peer),
+            profile: Profile::default(),
+            scanner: RequestScanner::new(value_bytes_max),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            due: 0,
+            link: None,
+            pending: VecDeque::new(),
+            wait: None,
+            burst_answered: false,
+            transaction: Transaction::None,
+            pin: None,
+            subscriptions: None,
+            half_closed: false,
+            ending: None,
+            paused: false,
+            flushing: false,
+            listed: false,
+        }
+    }
+
+    /// Whether its replies take the form that RESP2 subscribers get.
+    #[must_use]
+    pub fn is_subscriber(&self) -> bool {
+        self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.count() > 0)
+    }
+
+    /// Nothing is due, held or to be written.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.due == 0 && self.pending.is_empty() && self.output.is_empty()
+    }
+}

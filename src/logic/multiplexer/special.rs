@@ -1,0 +1,301 @@
+//! Requests that are not simply shared: those that need a connection of the client's own, transactions,
+//! and what is refused. What Handover answers itself stands in `answers`.
+
+use std::time::Instant;
+
+use super::link::{Inspect, RunKind};
+use super::requests::{Request, Step, whole_transaction};
+use super::session::{BrokenEnd, Transaction, Wait};
+use super::{LinkKey, Multiplexer, SessionKey};
+use crate::command::blocking::{self, BlockTimeout};
+use crate::command::refusal::{Refusal, quoted_name};
+use crate::command::table::{Answered, Class, Pinned};
+use crate::resp::arguments::Arguments;
+use crate::resp::encode::{self, Protocol};
+
+impl Multiplexer {
+    /// Carries out one request that is not simply shared.
+    pub(super) fn take_special(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
+        if let Some(command) = request.classified.command {
+            session.peer.last_command = command.name;
+        }
+        let transaction = session.transaction;
+        let subscribed = session.is_subscriber() && session.profile.protocol == Protocol::Resp2;
+        match (transaction, request.classified.class) {
+            (_, Class::Closed) => {
+                self.end_for_foreign_protocol(key);
+                Step::Done { bytes: request.bytes }
+            }
+            (Transaction::Queuing { .. }, _) => self.take_queued(key, request, now),
+            (Transaction::Broken { queuing, end }, _) => self.take_in_broken(key, request, queuing, end, now),
+            (_, class) if subscribed => self.take_subscribed(key, request, class, now),
+            (_, class) => self.take_by_class(key, request, class, now),
+        }
+    }
+
+    fn take_by_class(&mut self, key: SessionKey, request: Request<'_>, class: Class, now: Instant) -> Step {
+        match class {
+            Class::Refused | Class::Closed => self.refuse_command(key, request, now),
+            Class::Answered(answered) => self.take_answered(key, answered, request, now),
+            Class::Pinned(pinned) => self.take_pinned(key, pinned, request, now),
+            Class::Shared if self.sessions.get(key).is_some_and(super::Session::is_plain) && request.is_shared() => {
+                let Some(link) = self.lane_link(key, now) else { return Step::Wait };
+                self.counters.shared += 1;
+                self.send(link, key, request.frame, 1, RunKind::Forward, now);
+                Step::Done { bytes: request.bytes }
+            }
+            Class::Shared => self.forward_on_pin(key, request, RunKind::Forward, now),
+        }
+    }
+
+    /// Says that a command is refused, and by whom.
+    pub(super) fn refuse_command(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let name = self.command_name(request);
+        let refusal = match self.settings.policy.is_denied(request.classified, request.name) {
+            true => Refusal::DeniedCommand(name),
+            false => Refusal::RefusedCommand(name),
+        };
+        self.refuse(key, &refusal, now);
+        Step::Done { bytes: request.bytes }
+    }
+
+    fn command_name(&self, request: Request<'_>) -> String {
+        request.classified.command.map_or_else(|| quoted_name(request.name), |command| command.name.to_owned())
+    }
+
+    /// Puts a request on the session's own connection.
+    fn forward_on_pin(&mut self, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) -> Step {
+        let Some(link) = self.own_link(key, now) else { return Step::Wait };
+        self.counters.pinned += 1;
+        self.send(link, key, request.frame, 1, kind, now);
+        Step::Done { bytes: request.bytes }
+    }
+
+    /// The same, and nothing more is looked at until its reply has come.
+    pub(super) fn forward_and_wait(&mut self, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) -> Step {
+        let step = self.forward_on_pin(key, request, kind, now);
+        if step != Step::Wait {
+            self.wait(key, Wait::Due, now);
+        }
+        step
+    }
+
+    /// What the pin holds cannot be washed off: it is closed at its release.
+    pub(super) fn taint(&mut self, key: SessionKey) {
+        if let Some(pin) = self.sessions.get_mut(key).and_then(|session| session.pin.as_mut()) {
+            pin.tainted = true;
+        }
+    }
+
+    fn take_pinned(&mut self, key: SessionKey, pinned: Pinned, request: Request<'_>, now: Instant) -> Step {
+        let has_one_argument = Arguments::new(request.frame).remaining() == 1;
+        match pinned {
+            Pinned::Multi if !has_one_argument => self.refuse_arity(key, request, now),
+            Pinned::Multi => self.take_multi(key, request, now),
+            Pinned::Watch if has_one_argument => self.refuse_arity(key, request, now),
+            Pinned::Watch => self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Watch), now),
+            Pinned::Unwatch if self.is_watching(key) => {
+                self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Unwatch), now)
+            }
+            Pinned::Unwatch => self.answer_ok(key, request, now),
+            Pinned::Exec | Pinned::Discard => {
+                let name = if pinned == Pinned::Exec { "EXEC" } else { "DISCARD" };
+                self.refuse(key, &Refusal::WithoutMulti(name), now);
+                Step::Done { bytes: request.bytes }
+            }
+            Pinned::Script => self.forward_on_pin(key, request, RunKind::Forward, now),
+            Pinned::Blocking => self.take_blocking(key, request, now),
+            Pinned::Wait | Pinned::Tracking if self.is_dedicated(key) => {
+                self.forward_tainted(key, request, RunKind::Forward, now)
+            }
+            Pinned::Wait | Pinned::Tracking => {
+                let name = self.command_name(request).replace('|', " ").to_uppercase();
+                self.refuse(key, &Refusal::Unsupported(format!("{name} on a multiplexed listener")), now);
+                Step::Done { bytes: request.bytes }
+            }
+            Pinned::Monitor => self.forward_tainted(key, request, RunKind::Inspect(Inspect::Monitor), now),
+            Pinned::FieldSets | Pinned::Admin => self.forward_tainted(key, request, RunKind::Forward, now),
+        }
+    }
+
+    fn forward_tainted(&mut self, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) -> Step {
+        let step = self.forward_and_wait(key, request, kind, now);
+        if step != Step::Wait {
+            self.taint(key);
+        }
+        step
+    }
+
+    fn refuse_arity(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        self.refuse(key, &Refusal::WrongArity(self.command_name(request)), now);
+        Step::Done { bytes: request.bytes }
+    }
+
+    fn answer_ok(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        self.answer(key, |out| encode::simple(out, "OK"), now);
+        Step::Done { bytes: request.bytes }
+    }
+
+    fn is_watching(&self, key: SessionKey) -> bool {
+        self.sessions.get(key).is_some_and(|session| session.transaction == Transaction::Watching)
+    }
+
+    fn is_dedicated(&self, key: SessionKey) -> bool {
+        self.sessions.get(key).is_some_and(|session| session.peer.dedicated)
+    }
+
+    /// A transaction that arrived whole travels on the lane as one contiguous group; one in pieces takes a pin.
+    fn take_multi(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
+        let whole = is_plain.then(|| whole_transaction(request.input, |frame, name| self.settings.policy.apply(frame, name)));
+        let Some((bytes, commands)) = whole.flatten() else {
+            return self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Multi), now);
+        };
+        let Some(link) = self.lane_link(key, now) else { return Step::Wait };
+        self.counters.shared += u64::from(commands);
+        self.send(link, key, &request.input[..bytes], commands, RunKind::Forward, now);
+        Step::Done { bytes }
+    }
+
+    fn take_blocking(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let timeout = request
+            .classified
+            .command
+            .and_then(|command| blocking::timeout(command, Arguments::new(request.frame)));
+        let deadline = match timeout {
+            Some(BlockTimeout::For(time)) => now.checked_add(time),
+            Some(BlockTimeout::Forever) | None => None,
+        };
+        self.forward_and_wait(key, request, RunKind::Blocking { deadline }, now)
+    }
+
+    /// Between MULTI and EXEC everything goes to the pin, but for what breaks the framing of EXEC's array there.
+    fn take_queued(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let Class::Answered(answered) = request.classified.class else {
+            return match request.classified.class {
+                Class::Pinned(Pinned::Exec) => {
+                    self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Exec), now)
+                }
+                Class::Pinned(Pinned::Discard) => {
+                    self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Discard), now)
+                }
+                Class::Refused | Class::Pinned(Pinned::Monitor | Pinned::Wait | Pinned::Tracking) => {
+                    self.refuse_queued(key, request, now)
+                }
+                Class::Pinned(Pinned::Admin | Pinned::FieldSets) => self.queue(key, request, true, None, now),
+                _ => self.queue(key, request, false, None, now),
+            };
+        };
+        match answered {
+            Answered::Quit | Answered::Reset => self.take_answered(key, answered, request, now),
+            Answered::Select => self.queue(key, request, true, parse_database(request), now),
+            Answered::Hello
+            | Answered::Auth
+            | Answered::Subscribe
+            | Answered::Unsubscribe
+            | Answered::PSubscribe
+            | Answered::PUnsubscribe
+            | Answered::SSubscribe
+            | Answered::SUnsubscribe
+            | Answered::ClientReply => self.refuse_queued(key, request, now),
+            Answered::Ping | Answered::AclWhoami | Answered::Cluster => self.queue(key, request, false, None, now),
+            _ => self.queue(key, request, true, None, now),
+        }
+    }
+
+    /// Sends a command to be queued.
+    fn queue(&mut self, key: SessionKey, request: Request<'_>, taints: bool, database: Option<u32>, now: Instant) -> Step {
+        let step = self.forward_on_pin(key, request, RunKind::Forward, now);
+        if step == Step::Wait {
+            return step;
+        }
+        if taints {
+            self.taint(key);
+        }
+        if let Some(session) = self.sessions.get_mut(key)
+            && let Transaction::Queuing { queued, selected, .. } = &mut session.transaction
+        {
+            if let Some(database) = database {
+                *selected = Some((*queued, database));
+            }
+            *queued += 1;
+        }
+        step
+    }
+
+    /// Refuses a command in the queue: the transaction cannot succeed any more, so the backend's is dropped now.
+    fn refuse_queued(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let Some(link) = self.own_link(key, now) else { return Step::Wait };
+        let name = self.command_name(request);
+        self.refuse(key, &Refusal::RefusedInTransaction(name), now);
+        self.drop_transaction(link, now);
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.transaction = Transaction::Broken { queuing: true, end: BrokenEnd::Refused };
+        }
+        Step::Done { bytes: request.bytes }
+    }
+
+    fn drop_transaction(&mut self, link: LinkKey, now: Instant) {
+        self.send_own(link, RunKind::Ignored, b"*1\r\n$7\r\nDISCARD\r\n", now);
+    }
+
+    /// Carries a transaction on that cannot succeed any more, without a backend.
+    fn take_in_broken(&mut self, key: SessionKey, request: Request<'_>, queuing: bool, end: BrokenEnd, now: Instant) -> Step {
+        let refused = end == BrokenEnd::Refused;
+        let class = request.classified.class;
+        match class {
+            Class::Answered(answered @ (Answered::Quit | Answered::Reset)) => {
+                self.take_answered(key, answered, request, now)
+            }
+            Class::Pinned(Pinned::Discard) if queuing || refused => self.leave_transaction(key, request, now),
+            Class::Pinned(Pinned::Unwatch) if !queuing => self.leave_transaction(key, request, now),
+            Class::Pinned(Pinned::Exec) if queuing || refused => {
+                self.end_broken(key, end, now);
+                Step::Done { bytes: request.bytes }
+            }
+            Class::Pinned(Pinned::Multi) if !queuing && !refused => {
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.transaction = Transaction::Broken { queuing: true, end };
+                }
+                self.answer_ok(key, request, now)
+            }
+            _ if refused => {
+                self.refuse(key, &Refusal::OutsideTransaction, now);
+                Step::Done { bytes: request.bytes }
+            }
+            _ if queuing => {
+                self.answer(key, |out| encode::simple(out, "QUEUED"), now);
+                Step::Done { bytes: request.bytes }
+            }
+            _ => self.take_by_class(key, request, class, now),
+        }
+    }
+
+    fn leave_transaction(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.transaction = Transaction::None;
+        }
+        self.answer_ok(key, request, now)
+    }
+
+    fn end_broken(&mut self, key: SessionKey, end: BrokenEnd, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.transaction = Transaction::None;
+        let protocol = session.profile.protocol;
+        match end {
+            BrokenEnd::Nil => self.answer(key, |out| encode::null_array(out, protocol), now),
+            BrokenEnd::Moved => self.refuse(key, &Refusal::TransactionMoved, now),
+            BrokenEnd::Refused => self.refuse(key, &Refusal::TransactionRefused, now),
+        }
+    }
+}
+
+/// The database of a `SELECT n`, when it is a number.
+pub(super) fn parse_database(request: Request<'_>) -> Option<u32> {
+    let mut arguments = Arguments::new(request.frame);
+    if arguments.remaining() != 2 {
+        return None;
+    }
+    std::str::from_utf8(arguments.nth(1)?).ok()?.parse().ok()
+}
