@@ -104,15 +104,16 @@ def class_of(row):
 
 # ---------------------------------------------------------------- rules: retry category
 
-CHECKED = set("""setnx hsetnx msetnx copy restore rename renamenx move smove xgroup|create del unlink srem zrem hdel
+CHECKED = set("""setnx hsetnx msetnx copy restore restore-asking rename renamenx move smove xgroup|create del unlink srem zrem hdel
     delex delifeq""".split())
 # The table of the contract, and what is a named command in another dress: the P and H forms of EXPIRE, HMSET of HSET,
 # GEOADD of ZADD, MSETEX of MSET, HSETEX of HSET.
 LAST_WINS = set("""set mset setex psetex hset hmset sadd zadd expire expireat pexpire pexpireat persist setrange lset
     xtrim getex sort sinterstore sunionstore sdiffstore zinterstore zunionstore zdiffstore zrangestore geosearchstore
-    georadius georadiusbymember hexpire hexpireat hpexpire hpexpireat hpersist hgetex hsetex msetex geoadd
-    himport|set""".split())
-ACCUMULATING = {"publish", "spublish"}
+    georadius georadiusbymember hexpire hexpireat hpexpire hpexpireat hpersist hgetex hsetex msetex
+    geoadd""".split())
+# No write flag, but a repeat is seen: a message comes twice, a page of a cursor is skipped.
+ACCUMULATING = {"publish", "spublish", "ft.cursor|read", "ft.cursor|del"}
 NEVER = {"eval", "evalsha", "fcall", "exec", "wait", "waitaof"}
 # Administration that only looks.
 ADMIN_READS = set("""role lastsave acl acl|cat acl|genpass acl|help acl|list acl|users acl|getuser acl|dryrun
@@ -120,7 +121,7 @@ ADMIN_READS = set("""role lastsave acl acl|cat acl|genpass acl|help acl|list acl
     commandlog|len commandlog|help latency latency|doctor latency|graph latency|histogram latency|history
     latency|latest latency|help memory memory|doctor memory|help memory|malloc-stats memory|stats memory|usage
     module|list module|help hotkeys hotkeys|get hotkeys|help backup backup|list backup|status backup|help
-    command pubsub""".split())
+    ft.config ft.config|get ft.config|help command pubsub""".split())
 # Not flagged as administration, but it is.
 SERVER_ADMIN = {"script|flush", "script|kill", "function|kill", "script|debug", "memory|purge", "acl|log"}
 CONNECTION = {"multi", "discard", "watch", "unwatch", "monitor", "himport", "himport|prepare", "himport|discard",
@@ -160,7 +161,8 @@ SLOW = {"keys", "sort", "sort_ro", "flushall", "flushdb"}
 
 def slow_of(row):
     name, flags = row["name"], row["flags"].split(",")
-    return (name in SLOW or name.endswith("store") or "." in name or "module" in flags or "admin" in flags
+    stores = name.endswith("store") and name != "restore"
+    return (name in SLOW or stores or "." in name or "module" in flags or "admin" in flags
             or row["class"] in {"pinned:admin", "pinned:script"})
 
 

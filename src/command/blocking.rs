@@ -22,7 +22,8 @@ pub enum BlockTimeout {
 #[must_use]
 pub fn timeout(command: &Command, arguments: Arguments<'_>) -> Option<BlockTimeout> {
     let (position, unit) = place(command, arguments)?;
-    let word = std::str::from_utf8(arguments.skip(position).next()?).ok()?;
+    let mut arguments = arguments;
+    let word = std::str::from_utf8(arguments.nth(position)?).ok()?;
     let duration = match unit {
         Unit::Seconds => seconds(word.parse().ok()?)?,
         Unit::Milliseconds => Duration::from_millis(word.parse().ok()?),

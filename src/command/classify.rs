@@ -202,7 +202,7 @@ mod tests {
         for line in ["KEYS *", "EVAL x 0", "FLUSHALL", "SORT k", "SUNIONSTORE d k", "CONFIG GET *", "VADD k", "FOO"] {
             assert!(classified(line).is_slow(), "{line}");
         }
-        for line in ["GET k", "SET k v", "MGET k", "PING", "BLPOP k 0", "XADD k * f v"] {
+        for line in ["GET k", "SET k v", "MGET k", "PING", "RESTORE k 0 x", "BLPOP k 0", "XADD k * f v"] {
             assert!(!classified(line).is_slow(), "{line}");
         }
     }

@@ -36,12 +36,14 @@ impl Policy {
         if refuse.is_none() && deny.is_empty() && shared.is_empty() {
             return Ok(Self::default());
         }
-        let by_default = |command: &Command| refuse.is_none() && command.class == Class::Refused;
         let mut lists = Lists {
-            refused: table::all().iter().map(by_default).collect(),
+            refused: vec![false; table::all().len()].into(),
             refused_unknown: BTreeSet::new(),
             shared_unknown: BTreeSet::new(),
         };
+        if refuse.is_none() {
+            lists.refuse_all(table::all().iter().filter(|command| command.class == Class::Refused));
+        }
         for entry in refuse.into_iter().flatten().chain(deny) {
             lists.refuse(&entry.to_ascii_lowercase())?;
         }
@@ -70,10 +72,6 @@ impl Lists {
             self.refuse_all(members);
         } else if let Some(command) = table::find_full(entry) {
             self.refuse_all(std::iter::once(command).chain(command.subcommands()));
-            // A container refused as a whole is refused with the subcommands that only its server knows.
-            if command.is_container() {
-                self.refused_unknown.insert(entry.to_owned());
-            }
         } else {
             self.refused_unknown.insert(entry.to_owned());
         }
@@ -83,6 +81,10 @@ impl Lists {
     fn refuse_all(&mut self, commands: impl Iterator<Item = &'static Command>) {
         for command in commands {
             self.refused[usize::from(command.id)] = true;
+            // A container refused as a whole is refused with the subcommands that only its server knows.
+            if command.is_container() {
+                self.refused_unknown.insert(command.name.to_owned());
+            }
         }
     }
 
@@ -120,7 +122,7 @@ impl Lists {
         if among(&self.refused_unknown) {
             Class::Refused
         } else if class == Class::Refused {
-            // Its container is refused by the table, but no longer by the operator.
+            // Its container is refused by the table, but not by the operator.
             UNREFUSED
         } else if among(&self.shared_unknown) {
             Class::Shared
@@ -168,7 +170,9 @@ mod tests {
     #[test]
     fn deny_adds_to_what_is_refused() {
         let policy = denying(&["KEYS", "config|set", "object", "ft.search", "foo|bar"]);
-        for line in ["keys *", "CONFIG SET a b", "OBJECT", "OBJECT FREQ k", "OBJECT FOO k", "Foo Bar", "SHUTDOWN"] {
+        for line in
+            ["keys *", "CONFIG SET a b", "OBJECT", "OBJECT FREQ k", "OBJECT FOO k", "Foo Bar", "SHUTDOWN", "MODULE FOO"]
+        {
             assert_eq!(class(&policy, line), Class::Refused, "{line}");
         }
         assert_eq!(class(&policy, "CONFIG GET a"), Class::Pinned(Pinned::Admin));
