@@ -6,6 +6,7 @@
 pub mod blocking;
 pub mod classify;
 pub mod policy;
+pub mod refusal;
 pub mod retry;
 pub mod table;
 mod table_data;

@@ -35,9 +35,7 @@ pub enum Refusal {
     LaneLimit,
     /// The process serves as many clients as it may.
     ClientLimit,
-    /// Handover is about to stop.
-    Stopping,
-    /// The connection was lost in the middle of a reply, or the client read too slowly.
+    /// A number of arguments that the command cannot have.
     WrongArity(String),
     /// EXEC or DISCARD without MULTI.
     WithoutMulti(&'static str),
@@ -47,8 +45,14 @@ pub enum Refusal {
     Subscribed(String),
     /// Bytes that are no RESP.
     Protocol(ProtocolError),
-    /// Too many wrong guesses, or a credential where none is configured.
+    /// A user that does not exist: clients need no password yet.
     WrongPassword,
+    /// An option that HELLO does not know.
+    HelloSyntax(String),
+    /// An attribute that CLIENT SETINFO does not know.
+    UnknownAttribute(String),
+    /// A value that CLIENT SETINFO does not take.
+    InvalidAttribute(String),
 }
 
 impl fmt::Display for Refusal {
@@ -86,7 +90,6 @@ impl fmt::Display for Refusal {
                 formatter.write_str("ERR handover: too many databases in use at a time; the command was not applied")
             }
             Self::ClientLimit => formatter.write_str("ERR max number of clients reached"),
-            Self::Stopping => formatter.write_str("ERR handover: the proxy is stopping"),
             Self::WrongArity(name) => write!(formatter, "ERR wrong number of arguments for '{name}' command"),
             Self::WithoutMulti(name) => write!(formatter, "ERR {name} without MULTI"),
             Self::Redis(text) => formatter.write_str(text),
@@ -95,6 +98,11 @@ impl fmt::Display for Refusal {
                 "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
             ),
             Self::Protocol(error) => write_protocol_error(formatter, *error),
+            Self::HelloSyntax(option) => write!(formatter, "ERR Syntax error in HELLO option '{option}'"),
+            Self::UnknownAttribute(name) => write!(formatter, "ERR Unrecognized option '{name}'"),
+            Self::InvalidAttribute(name) => {
+                write!(formatter, "ERR {name} cannot contain spaces, newlines or special characters.")
+            }
             Self::WrongPassword => formatter.write_str("WRONGPASS invalid username-password pair or user is disabled."),
         }
     }

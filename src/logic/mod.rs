@@ -1,7 +1,10 @@
 //! The pure core: every decision, as machines that take events and the time and return what to do.
 //! No sockets, no clock, no `async`, no randomness; `tests/layering.rs` reads these sources and holds it.
 
+pub mod arena;
+pub mod budget;
 pub mod health;
 pub mod judged;
+pub mod multiplexer;
 pub mod route;
 pub mod settings;

@@ -75,6 +75,19 @@ pub fn array(out: &mut BytesMut, elements: usize) {
     header(out, b'*', elements);
 }
 
+/// The header of a RESP3 set.
+pub fn set(out: &mut BytesMut, elements: usize) {
+    header(out, b'~', elements);
+}
+
+/// Text for people, as RESP3 has it.
+pub fn verbatim(out: &mut BytesMut, text: &str) {
+    header(out, b'=', text.len() + 4);
+    out.put_slice(b"txt:");
+    out.put_slice(text.as_bytes());
+    out.put_slice(b"\r\n");
+}
+
 /// The header of a map: in RESP2 an array of twice as many elements.
 pub fn map(out: &mut BytesMut, protocol: Protocol, pairs: usize) {
     match protocol {

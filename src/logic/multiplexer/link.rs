@@ -9,6 +9,7 @@ use super::SessionKey;
 use crate::logic::route::BackendId;
 use crate::resp::encode::Protocol;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
+use crate::resp::request::{RequestScanner, Scan};
 
 /// What commands on a connection have in common: connections with equal profiles can stand in for each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -234,6 +235,22 @@ impl Link {
     #[must_use]
     pub fn front(&self) -> Option<&Run> {
         self.ring.front()
+    }
+
+    /// The first request without a reply.
+    #[must_use]
+    pub fn front_frame(&self) -> Bytes {
+        let Some(run) = self.ring.front() else { return Bytes::new() };
+        let mut scanner = RequestScanner::new(usize::MAX >> 1);
+        let mut rest = &self.retained[..run.bytes];
+        for _ in 0..run.answered {
+            let Scan::Frame(frame) = scanner.scan(rest) else { return Bytes::new() };
+            rest = &rest[frame.bytes..];
+        }
+        match scanner.scan(rest) {
+            Scan::Frame(frame) => Bytes::copy_from_slice(&rest[..frame.bytes]),
+            _ => Bytes::new(),
+        }
     }
 
     /// Bytes not yet handed to the kernel.

@@ -17,8 +17,6 @@ mod session;
 mod special;
 mod subscriptions;
 mod switch;
-#[cfg(test)]
-mod tests;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -30,7 +28,9 @@ pub use link::{Link, LinkState, Profile, Role};
 pub use session::{CloseReason, Session};
 
 use self::link::{Run, RunKind};
-use self::session::{Transaction, Wait};
+use self::session::Wait;
+pub use self::subscriptions::Kind as SubscriptionKind;
+pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
 use super::budget::Budget;
 use super::health::ServerIdentity;
@@ -38,6 +38,7 @@ use super::judged::Judged;
 use super::route::{BackendId, Phase, Route};
 use super::settings::{DetectorSettings, FailoverSettings, LimitSettings, RetrySettings};
 use crate::command::policy::Policy;
+use crate::command::refusal::Refusal;
 use crate::resp::encode;
 
 /// The key of a client's session.
@@ -153,8 +154,10 @@ pub enum DialOutcome {
         /// What the server calls itself, where it tells it.
         server: Option<ServerIdentity>,
     },
-    /// The server refused the database or the protocol, in these words (an error reply's bytes).
-    Refused(Bytes),
+    /// The server does not have the database, in these words (an error reply's bytes).
+    RefusedDatabase(Bytes),
+    /// The server does not speak RESP3, in these words.
+    RefusedProtocol(Bytes),
     /// It could not be opened.
     Failed(String),
 }
@@ -577,9 +580,18 @@ impl Multiplexer {
     }
 
     /// An error reply of Handover's own, in its turn.
-    fn refuse(&mut self, key: SessionKey, refusal: &crate::command::refusal::Refusal, now: Instant) {
-        self.counters.refused += 1;
+    fn refuse(&mut self, key: SessionKey, refusal: &Refusal, now: Instant) {
+        self.count_refusal(refusal);
         self.answer(key, |out| encode::error(out, &refusal.to_string()), now);
+    }
+
+    fn count_refusal(&mut self, refusal: &Refusal) {
+        self.counters.refused += 1;
+        match refusal {
+            Refusal::Uncertain => self.counters.uncertain += 1,
+            Refusal::Loading | Refusal::Unavailable | Refusal::PinLimit => self.counters.not_applied += 1,
+            _ => {}
+        }
     }
 
     /// Puts requests of a session on a connection.

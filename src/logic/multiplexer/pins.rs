@@ -25,7 +25,7 @@ impl Multiplexer {
                 return None;
             }
             let dedicated = session.peer.dedicated;
-            session.pin = Some(Pin { link: None, dedicated, tainted: false, monitoring: false, idle_since: None });
+            session.pin = Some(Pin { link: None, dedicated, tainted: false, monitoring: false, renew: false, idle_since: None });
             self.pinned.push(key);
         }
         self.pin_link(key, now)
@@ -39,19 +39,30 @@ impl Multiplexer {
         }
         let session = self.sessions.get_mut(key)?;
         let profile = session.profile;
+        let is_settled = session.due == 0;
         let pin = session.pin.as_mut()?;
         pin.idle_since = None;
-        if pin.link.is_none() {
-            pin.link = self.take_pin(key, profile, now);
-        }
-        let link_key = self.sessions.get_mut(key)?.pin.as_mut()?;
-        match link_key.link {
-            Some(link) if self.links.get(link).is_some_and(|link| link.state == LinkState::Ready) => Some(link),
-            _ => {
-                self.wait(key, Wait::Pin, now);
-                None
+        if pin.renew {
+            if !is_settled {
+                self.wait(key, Wait::Due, now);
+                return None;
             }
+            (pin.renew, pin.tainted) = (false, false);
+            if let Some(old) = pin.link.take() {
+                self.close_link(old, false);
+            }
+            return self.pin_link(key, now);
         }
+        let link = match pin.link {
+            Some(link) => Some(link),
+            None => self.take_pin(key, profile, now),
+        };
+        self.sessions.get_mut(key)?.pin.as_mut()?.link = link;
+        let ready = link.filter(|&link| self.links.get(link).is_some_and(|link| link.state == LinkState::Ready));
+        if ready.is_none() {
+            self.wait(key, Wait::Pin, now);
+        }
+        ready
     }
 
     /// A pin from the pool, or one that is being opened; none when there are too many.

@@ -103,7 +103,7 @@ impl Multiplexer {
         self.check_drained();
     }
 
-    fn append_output(&mut self, key: SessionKey, bytes: &[u8]) {
+    pub(super) fn append_output(&mut self, key: SessionKey, bytes: &[u8]) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         borrow_buffer(&mut self.spare, &mut session.output);
         session.output.extend_from_slice(bytes);
@@ -153,6 +153,9 @@ impl Multiplexer {
     }
 
     fn finish_run(&mut self, key: LinkKey, run: &Run, started_at: Instant, now: Instant) {
+        if let Some(session_key) = run.session {
+            self.deliver_deferred(session_key);
+        }
         let took = now.saturating_duration_since(started_at);
         self.counters.count_latency(took, run.commands);
         if let Some(link) = self.links.get(key) {
@@ -274,7 +277,7 @@ impl Multiplexer {
 
     /// Keeps a reply that means "not applied" back until the backend has been judged, when the client waits for it alone.
     fn withhold(&mut self, key: LinkKey, frame: &[u8], now: Instant) -> bool {
-        let acquittals = self.route.acquittals;
+        let (acquittals, epoch) = (self.route.acquittals, self.route.epoch);
         let Some(link) = self.links.get_mut(key) else { return false };
         let Some(front) = link.front().filter(|run| run.unanswered() == 1) else { return false };
         let Some(session_key) = front.session else { return false };
@@ -291,7 +294,7 @@ impl Multiplexer {
         if let Some(session) = self.sessions.get_mut(session_key) {
             session.due = 0;
             let reply = bytes::Bytes::copy_from_slice(frame);
-            session.pending.push_front(Pending::Withheld { frame: request, reply, acquittals });
+            session.pending.push_front(Pending::Withheld { frame: request, reply, acquittals, epoch });
         }
         self.wait(session_key, super::session::Wait::Verdict, now);
         if let Some(run) = finished {
@@ -311,19 +314,19 @@ impl Multiplexer {
     /// A withheld reply: passed on when the backend was acquitted, its request moved when the route changed; else waits.
     pub(super) fn settle_withheld(&mut self, key: SessionKey, now: Instant) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return false };
-        let Some(Pending::Withheld { frame, reply, acquittals }) = session.pending.front().cloned() else { return true };
+        let Some(Pending::Withheld { frame, reply, acquittals, epoch }) = session.pending.front().cloned() else { return true };
         if acquittals != self.route.acquittals {
             session.pending.pop_front();
             self.answer(key, |out| out.extend_from_slice(&reply), now);
             return true;
         }
-        if session.withheld_epoch != self.route.epoch {
+        if epoch != self.route.epoch {
             session.pending.pop_front();
             self.judged.moved += 1;
             self.counters.moved += 1;
-            let epoch = session.withheld_epoch;
             session.pending.push_front(Pending::Send {
                 frame,
+                commands: 1,
                 kind: RunKind::Forward,
                 sent: false,
                 read_only: false,

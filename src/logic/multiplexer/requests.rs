@@ -131,7 +131,7 @@ impl Multiplexer {
 
     fn send_pending_request(&mut self, key: SessionKey, link: LinkKey, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(Pending::Send { frame, kind, sent, read_only, attempts, arrived, epoch }) = session.pending.pop_front()
+        let Some(Pending::Send { frame, commands, kind, sent, read_only, attempts, arrived, epoch }) = session.pending.pop_front()
         else {
             return;
         };
@@ -142,12 +142,15 @@ impl Multiplexer {
                 && (epoch != self.route.epoch || self.budget.spend(now));
             if !is_allowed {
                 let refusal = if read_only { Refusal::Unavailable } else { Refusal::Uncertain };
-                return self.refuse(key, &refusal, now);
+                for _ in 0..commands {
+                    self.refuse(key, &refusal, now);
+                }
+                return;
             }
-            self.counters.repeated += 1;
+            self.counters.repeated += u64::from(commands);
         }
         let bytes = frame.len();
-        let run = Run { session: Some(key), commands: 1, answered: 0, dropped: 0, bytes, attempts, at: arrived, kind };
+        let run = Run { session: Some(key), commands, answered: 0, dropped: 0, bytes, attempts, at: arrived, kind };
         self.send_run(link, key, run, &frame);
     }
 

@@ -143,6 +143,8 @@ pub struct Pin {
     pub tainted: bool,
     /// MONITOR streams on it.
     pub monitoring: bool,
+    /// RESET came: closed as soon as nothing is due, and opened again if it is needed.
+    pub renew: bool,
     /// Since when nothing is due or held on it.
     pub idle_since: Option<Instant>,
 }
@@ -156,6 +158,8 @@ pub enum Pending {
     Send {
         /// The request.
         frame: Bytes,
+        /// How many replies it gets: more than one for a whole transaction.
+        commands: u32,
         /// What its reply does.
         kind: RunKind,
         /// It was sent before, so that it may have been applied.
@@ -177,6 +181,8 @@ pub enum Pending {
         reply: Bytes,
         /// `Route::acquittals` when it came.
         acquittals: u64,
+        /// The epoch in which it came.
+        epoch: u64,
     },
 }
 

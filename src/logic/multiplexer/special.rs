@@ -52,9 +52,10 @@ impl Multiplexer {
     /// Says that a command is refused, and by whom.
     pub(super) fn refuse_command(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
         let name = self.command_name(request);
-        let refusal = match self.settings.policy.is_denied(request.classified, request.name) {
-            true => Refusal::DeniedCommand(name),
-            false => Refusal::RefusedCommand(name),
+        let is_refused_by_default = request.classified.command.is_some_and(|command| command.class == Class::Refused);
+        let refusal = match is_refused_by_default {
+            true => Refusal::RefusedCommand(name),
+            false => Refusal::DeniedCommand(name),
         };
         self.refuse(key, &refusal, now);
         Step::Done { bytes: request.bytes }

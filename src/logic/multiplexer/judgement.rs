@@ -1,0 +1,496 @@
+//! What becomes of requests whose connection is lost: moved, repeated, armed again, or answered "outcome unknown".
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use super::link::{Inspect, Link, Role, Run, RunKind};
+use super::replies::is_resp3;
+use super::session::{BrokenEnd, CloseReason, Pending, Session, Transaction};
+use super::{LinkKey, Multiplexer, Output, Report, SessionKey};
+use crate::command::blocking;
+use crate::command::classify::Classified;
+use crate::command::refusal::Refusal;
+use crate::command::retry::{self, Category, Retry};
+use crate::command::table::{Class, Pinned};
+use crate::logic::settings::RetryCeiling;
+use crate::resp::arguments::Arguments;
+use crate::resp::encode;
+use crate::resp::request::{RequestScanner, Scan};
+
+/// One request, or one whole transaction, without a reply.
+#[derive(Debug)]
+struct Unanswered {
+    /// Its bytes.
+    frame: Bytes,
+    /// How many replies are due for it.
+    commands: u32,
+    /// Its last byte was handed to the kernel, so that it may have been applied.
+    sent: bool,
+    /// A transaction of which some replies had come.
+    begun: bool,
+    kind: RunKind,
+    retry: Retry,
+    attempts: u32,
+    at: Instant,
+}
+
+/// What is due to a session from the lost connection, in order.
+#[derive(Debug)]
+enum Due {
+    Request(Unanswered),
+    Local(Bytes),
+}
+
+impl Multiplexer {
+    /// A backend connection was closed or broke.
+    pub fn on_link_lost(&mut self, key: LinkKey, cause: &str, now: Instant) {
+        self.drop_link(key, cause, now);
+        self.advance_settled(now);
+        self.check_drained();
+    }
+
+    /// Ends a connection because of what came from it.
+    pub(super) fn lose_link(&mut self, key: LinkKey, cause: &str, now: Instant) {
+        if self.links.get(key).is_some() {
+            self.outputs.push_back(Output::CloseLink { link: key, reset: true });
+            self.drop_link(key, cause, now);
+        }
+    }
+
+    fn drop_link(&mut self, key: LinkKey, cause: &str, now: Instant) {
+        let Some(link) = self.links.get(key) else { return };
+        let (backend, epoch) = (link.backend, link.epoch);
+        let lost = self.judge_link(key, now);
+        self.record(backend).failures += lost;
+        self.outputs.push_back(Output::Report(Report::LinkLost { backend, epoch, cause: cause.to_owned() }));
+    }
+
+    /// Forgets a connection and judges what was due on it; returns how many requests of clients that was.
+    pub(super) fn judge_link(&mut self, key: LinkKey, now: Instant) -> u64 {
+        let Some(mut link) = self.links.remove(key) else { return 0 };
+        self.forget_link(key);
+        if let Role::Subscription(session) = link.role {
+            self.on_subscription_lost(session, key, &mut link, now);
+            return 0;
+        }
+        let cut = link.streaming.then(|| link.front().and_then(|run| run.session)).flatten();
+        let epoch = link.epoch;
+        let owner = if let Role::Pin(owner) = link.role { owner } else { None };
+        let (mut order, mut due) = self.collect_due(&mut link);
+        if let Some(owner) = owner
+            && !due.contains_key(&owner)
+        {
+            order.push(owner);
+            due.insert(owner, Vec::new());
+        }
+        let mut lost = 0;
+        for session_key in order {
+            let items = due.remove(&session_key).unwrap_or_default();
+            lost += items.iter().map(|item| u64::from(item.requests())).sum::<u64>();
+            self.judge_session(session_key, items, cut == Some(session_key), epoch, now);
+        }
+        lost
+    }
+
+    /// Takes a connection out of every list.
+    fn forget_link(&mut self, key: LinkKey) {
+        for lane in self.lanes.iter_mut().chain(&mut self.standbys) {
+            if lane.link == Some(key) {
+                lane.link = None;
+            }
+        }
+        self.pool.retain(|&pooled| pooled != key);
+    }
+
+    /// What is due on a lost connection, by session, and the sessions in the order of their first request.
+    fn collect_due(&mut self, link: &mut Link) -> (Vec<SessionKey>, HashMap<SessionKey, Vec<Due>>) {
+        let (runs, retained, written) = link.take_all();
+        let (mut order, mut due) = (Vec::new(), HashMap::<SessionKey, Vec<Due>>::new());
+        let mut offset = 0;
+        for run in runs {
+            let requests = retained.slice(offset..offset + run.bytes);
+            let written_here = written.saturating_sub(offset).min(run.bytes);
+            offset += run.bytes;
+            let Some(session_key) = run.session else { continue };
+            let is_local = matches!(run.kind, RunKind::Local(_));
+            if self.sessions.get(session_key).is_none() {
+                let gone = if is_local { 0 } else { u64::from(run.unanswered()) };
+                self.in_flight = self.in_flight.saturating_sub(gone as usize);
+                self.judged.gone += gone;
+                self.counters.gone += gone;
+                continue;
+            }
+            let items = due.entry(session_key).or_insert_with(|| {
+                order.push(session_key);
+                Vec::new()
+            });
+            match run.kind {
+                RunKind::Local(reply) => items.push(Due::Local(reply)),
+                _ => self.split_run(&run, &requests, written_here, items),
+            }
+        }
+        (order, due)
+    }
+
+    /// Splits a run into its unanswered requests; a whole transaction stays one.
+    fn split_run(&self, run: &Run, requests: &Bytes, written: usize, items: &mut Vec<Due>) {
+        let mut scanner = RequestScanner::new(usize::MAX >> 1);
+        let (mut position, mut index) = (0, 0);
+        // The transaction in progress: where it starts, its first command's index, and its members' judgement.
+        let mut transaction: Option<(usize, u32, Option<Retry>)> = None;
+        while position < requests.len() {
+            let Scan::Frame(frame) = scanner.scan(&requests[position..]) else { break };
+            let bytes = &requests[position..position + frame.bytes];
+            let classified = self.settings.policy.apply(bytes, frame.name(&requests[position..]));
+            let end = position + frame.bytes;
+            let retry = judge_frame(classified, bytes);
+            let mut unit = Some((position, index, retry, 1));
+            if matches!(run.kind, RunKind::Forward) && run.commands > 1 {
+                match (classified.class, &mut transaction) {
+                    (Class::Pinned(Pinned::Multi), None) => {
+                        transaction = Some((position, index, None));
+                        unit = None;
+                    }
+                    (Class::Pinned(Pinned::Exec), Some((start, first, members))) => {
+                        unit = Some((*start, *first, members.unwrap_or(READ), index - *first + 1));
+                        transaction = None;
+                    }
+                    (_, Some((_, _, members))) => {
+                        *members = Some(members.map_or(retry, |sum| join(sum, retry)));
+                        unit = None;
+                    }
+                    (_, None) => {}
+                }
+            }
+            if let Some((start, first, retry, commands)) = unit
+                && index >= run.answered
+            {
+                let answered = run.answered.saturating_sub(first).min(commands);
+                items.push(Due::Request(Unanswered {
+                    frame: requests.slice(start..end),
+                    commands: commands - answered,
+                    sent: end <= written,
+                    begun: answered > 0,
+                    kind: run.kind.clone(),
+                    retry,
+                    attempts: run.attempts,
+                    at: run.at,
+                }));
+            }
+            position = end;
+            index += 1;
+        }
+    }
+
+    /// Judges what was due to one session, and lets it go on.
+    fn judge_session(&mut self, key: SessionKey, items: Vec<Due>, is_cut: bool, epoch: u64, now: Instant) {
+        let requests: u32 = items.iter().map(Due::requests).sum();
+        self.in_flight = self.in_flight.saturating_sub(requests as usize);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.due = 0;
+        session.link = None;
+        if let Some(pin) = session.pin.as_mut() {
+            pin.link = None;
+            pin.tainted = false;
+        }
+        if is_cut {
+            self.count_uncertain(u64::from(requests));
+            return self.remove_session(key, CloseReason::ReplyCut);
+        }
+        let is_leaving = session.half_closed || session.ending.is_some();
+        let may_repeat = !is_leaving && self.may_repeat(&items);
+        let pending: Vec<Pending> =
+            items.into_iter().flat_map(|item| self.judge_due(key, item, may_repeat, is_leaving, epoch, now)).collect();
+        self.break_transaction(key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        for item in pending.into_iter().rev() {
+            session.pending.push_front(item);
+        }
+        self.advance_session(key, now);
+        self.finish_if_done(key);
+    }
+
+    /// Whether what was sent may be repeated: one request by its category; several, or a transaction, only if all
+    /// of them are reads, or all are writes whose replies do not depend on what was there before.
+    fn may_repeat(&self, items: &[Due]) -> bool {
+        let sent: Vec<&Unanswered> = items.iter().filter_map(Due::sent_by_category).collect();
+        let ceiling = self.settings.retry.ceiling;
+        if ceiling == RetryCeiling::Always {
+            return true;
+        }
+        let all = |test: fn(&Unanswered) -> bool| sent.iter().all(|&item| test(item));
+        let is_one = sent.len() == 1 && sent[0].commands == 1 && !sent[0].begun;
+        (is_one || all(|item| item.retry.category <= Category::ReadOnly) || all(|item| item.retry.blind))
+            && all(|item| !item.begun)
+            && sent.iter().all(|item| is_permitted(ceiling, item.retry.category))
+    }
+
+    /// What becomes of one thing that was due.
+    fn judge_due(
+        &mut self,
+        key: SessionKey,
+        item: Due,
+        may_repeat: bool,
+        is_leaving: bool,
+        epoch: u64,
+        now: Instant,
+    ) -> Vec<Pending> {
+        let request = match item {
+            Due::Local(reply) => return vec![Pending::Answer(reply)],
+            Due::Request(request) => request,
+        };
+        let transaction = self.sessions.get(key).map_or(Transaction::None, |session| session.transaction);
+        if let Transaction::Queuing { watching, .. } = transaction {
+            return self.judge_queued(key, &request, watching);
+        }
+        match &request.kind {
+            RunKind::Inspect(Inspect::Unwatch) => vec![answer(|out| encode::simple(out, "OK"))],
+            RunKind::Inspect(Inspect::Multi) if transaction == Transaction::Watching => {
+                self.set_transaction(key, Transaction::Broken { queuing: true, end: BrokenEnd::Nil });
+                vec![answer(|out| encode::simple(out, "OK"))]
+            }
+            _ if is_leaving => self.refuse_due(&request),
+            RunKind::Inspect(_) => self.move_on(request, false, epoch),
+            RunKind::Blocking { deadline } if self.settings.retry.rearm_blocked => {
+                let deadline = *deadline;
+                vec![self.rearm(key, &request.frame, deadline, request.at, epoch, now)]
+            }
+            _ if !request.sent => self.move_on(request, false, epoch),
+            _ if request.begun => self.abandon_begun(&request),
+            _ if may_repeat => self.move_on(request, true, epoch),
+            _ => self.refuse_due(&request),
+        }
+    }
+
+    /// A request goes to the next connection: for the first time, or once more.
+    fn move_on(&mut self, request: Unanswered, sent: bool, epoch: u64) -> Vec<Pending> {
+        let commands = u64::from(request.commands);
+        if request.begun {
+            return self.abandon_begun(&request);
+        }
+        if sent {
+            self.judged.repeated += commands;
+        } else {
+            self.judged.moved += commands;
+            self.counters.moved += commands;
+        }
+        let is_conditional = sent
+            && request.retry.category == Category::WriteChecked
+            && self.settings.retry.ceiling != RetryCeiling::Always
+            && request.commands == 1;
+        let kind = if is_conditional { RunKind::Conditional } else { request.kind };
+        vec![Pending::Send {
+            frame: request.frame,
+            commands: request.commands,
+            kind,
+            sent,
+            read_only: request.retry.category <= Category::ReadOnly,
+            attempts: request.attempts + u32::from(sent),
+            arrived: request.at,
+            epoch,
+        }]
+    }
+
+    /// A request whose outcome nobody knows, or that cannot be moved since its client is leaving.
+    fn refuse_due(&mut self, request: &Unanswered) -> Vec<Pending> {
+        let commands = u64::from(request.commands);
+        if !request.sent {
+            self.judged.not_applied += commands;
+            self.counters.not_applied += commands;
+            return vec![refusal(&Refusal::Unavailable); request.commands as usize];
+        }
+        self.count_uncertain(commands);
+        if request.commands == 1 {
+            return vec![refusal(&Refusal::Uncertain)];
+        }
+        // A transaction: its queue was surely accepted, what EXEC did is unknown.
+        let mut replies = vec![answer(|out| encode::simple(out, "OK"))];
+        replies.resize(request.commands as usize - 1, answer(|out| encode::simple(out, "QUEUED")));
+        replies.push(refusal(&Refusal::Uncertain));
+        replies
+    }
+
+    /// A transaction of which the first replies had come: it cannot be moved.
+    fn abandon_begun(&mut self, request: &Unanswered) -> Vec<Pending> {
+        let mut replies = vec![answer(|out| encode::simple(out, "QUEUED")); request.commands as usize - 1];
+        if request.sent {
+            self.count_uncertain(u64::from(request.commands));
+            replies.push(refusal(&Refusal::Uncertain));
+        } else {
+            self.judged.aborted += u64::from(request.commands);
+            self.counters.aborted += 1;
+            replies.push(refusal(&Refusal::TransactionMoved));
+        }
+        replies
+    }
+
+    /// Something due between MULTI and EXEC on a pin.
+    fn judge_queued(&mut self, key: SessionKey, request: &Unanswered, watching: bool) -> Vec<Pending> {
+        let protocol = self.sessions.get(key).map(|session| session.profile.protocol).unwrap_or_default();
+        match request.kind {
+            RunKind::Inspect(Inspect::Exec) if request.sent => {
+                self.set_transaction(key, Transaction::None);
+                self.count_uncertain(1);
+                vec![refusal(&Refusal::Uncertain)]
+            }
+            RunKind::Inspect(Inspect::Exec) => {
+                self.set_transaction(key, Transaction::None);
+                self.judged.aborted += 1;
+                self.counters.aborted += 1;
+                match watching {
+                    true => vec![answer(|out| encode::null_array(out, protocol))],
+                    false => vec![refusal(&Refusal::TransactionMoved)],
+                }
+            }
+            RunKind::Inspect(Inspect::Discard) => {
+                self.set_transaction(key, Transaction::None);
+                self.judged.aborted += 1;
+                vec![answer(|out| encode::simple(out, "OK"))]
+            }
+            _ => {
+                self.judged.aborted += 1;
+                vec![answer(|out| encode::simple(out, "QUEUED"))]
+            }
+        }
+    }
+
+    fn set_transaction(&mut self, key: SessionKey, transaction: Transaction) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.transaction = transaction;
+        }
+    }
+
+    /// The pin of a transaction or WATCH is gone: it goes on without a backend and cannot succeed.
+    pub(super) fn break_transaction(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let broken = match session.transaction {
+            Transaction::Watching => Transaction::Broken { queuing: false, end: BrokenEnd::Nil },
+            Transaction::Queuing { watching, .. } => {
+                let end = if watching { BrokenEnd::Nil } else { BrokenEnd::Moved };
+                Transaction::Broken { queuing: true, end }
+            }
+            Transaction::None | Transaction::Broken { .. } => return,
+        };
+        session.transaction = broken;
+        self.counters.aborted += 1;
+        session.drop_idle_pin();
+    }
+
+    /// A blocked command waits again, with the time that is left.
+    fn rearm(
+        &mut self,
+        key: SessionKey,
+        frame: &Bytes,
+        deadline: Option<Instant>,
+        at: Instant,
+        epoch: u64,
+        now: Instant,
+    ) -> Pending {
+        self.judged.rearmed += 1;
+        self.counters.rearmed += 1;
+        let name = Arguments::new(frame).next().unwrap_or_default();
+        let command = self.settings.policy.apply(frame, name).command;
+        let time_left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let frame = match (time_left, command) {
+            (Some(time_left), Some(command)) if time_left.is_zero() => {
+                let protocol = self.sessions.get(key).map(|session| session.profile.protocol).unwrap_or_default();
+                return Pending::Answer(Bytes::from_static(blocking::nil_reply(command, is_resp3(protocol))));
+            }
+            (Some(time_left), Some(command)) => Bytes::from(blocking::with_timeout(command, frame, time_left)),
+            _ => frame.clone(),
+        };
+        let kind = RunKind::Blocking { deadline };
+        Pending::Send { frame, commands: 1, kind, sent: false, read_only: false, attempts: 0, arrived: at, epoch }
+    }
+
+    /// The blocked command at the front of a pin was unblocked for a planned switch: it waits again on the new active.
+    pub(super) fn rearm_front(&mut self, key: LinkKey, now: Instant) -> bool {
+        let Some(link) = self.links.get_mut(key) else { return false };
+        let frame = link.front_frame();
+        let epoch = link.epoch;
+        let Some(Run { session: Some(session_key), kind: RunKind::Blocking { deadline }, at, .. }) = link.answer(1) else {
+            return false;
+        };
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let pending = self.rearm(session_key, &frame, deadline, at, epoch, now);
+        if let Some(session) = self.sessions.get_mut(session_key) {
+            session.due -= 1;
+            session.pending.push_front(pending);
+            if session.due == 0 {
+                self.settled.push(session_key);
+            }
+        }
+        true
+    }
+
+    fn count_uncertain(&mut self, commands: u64) {
+        self.judged.uncertain += commands;
+        self.counters.uncertain += commands;
+    }
+}
+
+impl Due {
+    const fn requests(&self) -> u32 {
+        match self {
+            Self::Request(request) => request.commands,
+            Self::Local(_) => 0,
+        }
+    }
+
+    /// A request that was sent and whose repeat is a matter of its category.
+    fn sent_by_category(&self) -> Option<&Unanswered> {
+        match self {
+            Self::Request(request) if request.sent => match request.kind {
+                RunKind::Forward | RunKind::Conditional => Some(request),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl Session {
+    /// Forgets a pin that has no connection, unless the session keeps one for life.
+    pub(super) fn drop_idle_pin(&mut self) {
+        if self.pin.is_some_and(|pin| pin.link.is_none() && !pin.dedicated) {
+            self.pin = None;
+        }
+    }
+}
+
+/// A transaction without commands changes nothing.
+const READ: Retry = Retry { category: Category::ReadOnly, blind: true };
+
+fn judge_frame(classified: Classified, frame: &[u8]) -> Retry {
+    classified.command.map_or(Retry::UNKNOWN, |command| retry::judge(command, Arguments::new(frame)))
+}
+
+/// Two requests as one: as unsafe as the worse of them.
+fn join(first: Retry, second: Retry) -> Retry {
+    Retry { category: first.category.max(second.category), blind: first.blind && second.blind }
+}
+
+/// Whether the ceiling allows a repeat of this category.
+const fn is_permitted(ceiling: RetryCeiling, category: Category) -> bool {
+    let highest = match ceiling {
+        RetryCeiling::Never => return false,
+        RetryCeiling::ReadOnly => Category::ReadOnly,
+        RetryCeiling::WriteChecked => Category::WriteChecked,
+        RetryCeiling::WriteLastWins => Category::WriteLastWins,
+        RetryCeiling::WriteAccumulating => Category::WriteAccumulating,
+        RetryCeiling::Always => Category::Never,
+    };
+    category as u8 <= highest as u8
+}
+
+fn answer(write: impl FnOnce(&mut BytesMut)) -> Pending {
+    let mut reply = BytesMut::new();
+    write(&mut reply);
+    Pending::Answer(reply.freeze())
+}
+
+fn refusal(refusal: &Refusal) -> Pending {
+    answer(|out| encode::error(out, &refusal.to_string()))
+}

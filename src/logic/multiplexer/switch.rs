@@ -1,0 +1,524 @@
+//! The route: what a switch does to connections and sessions; and what time does to those who wait.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::link::{Inspect, LinkState, Profile, Role, RunKind};
+use super::session::{BrokenEnd, CloseReason, Pending, Transaction, Wait};
+use super::{BackendId, DialOutcome, LANES_MAX, Lane, LinkKey, Multiplexer, Output, Report, SessionKey};
+use crate::command::refusal::Refusal;
+use crate::command::table::{Answered, Class, Pinned};
+use crate::logic::judged::Judged;
+use crate::logic::route::{Availability, Phase, Route};
+use crate::resp::arguments::Arguments;
+use crate::resp::request::Scan;
+
+/// A reader that lets others wait behind its replies for so long is closed.
+const SLOW_READER_MAX: Duration = Duration::from_secs(1);
+/// A lane that carried something proves its order at least so often.
+const SENTINEL_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two attempts to open a lane: the first, and the most that doubling leads to.
+const REDIAL_DELAY: Duration = Duration::from_millis(10);
+const REDIAL_DELAY_MAX: Duration = Duration::from_secs(1);
+/// Before the end of a planned switch's drain, blocked commands that could not be unblocked are left to the cut.
+const BLOCKED_GRACE: Duration = Duration::from_millis(100);
+
+/// What the supervisor reads of one backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VitalSigns {
+    /// When a byte last came.
+    pub heard_at: Option<Instant>,
+    /// Since when a wholly written request has waited.
+    pub waiting_since: Option<Instant>,
+    /// That request may legally run long.
+    pub waiting_slow: bool,
+    /// Replies so far.
+    pub successes: u64,
+    /// Failures so far.
+    pub failures: u64,
+}
+
+impl Multiplexer {
+    /// The supervisor published a route. Sockets must have been read empty before.
+    pub fn on_route(&mut self, route: Route, now: Instant) {
+        let old = std::mem::replace(&mut self.route, route);
+        if let (Phase::Hold { .. }, false) = (old.phase, self.is_holding()) {
+            self.restart_hold_clock(now);
+        }
+        if self.route.epoch != old.epoch {
+            self.activate(&old, now);
+        } else {
+            match self.route.phase {
+                Phase::Cut { attempt, .. } => self.cut(attempt, now),
+                Phase::Hold { .. } => self.check_drained(),
+                Phase::Serve => self.advance_waiting(now),
+            }
+        }
+        self.advance_settled(now);
+    }
+
+    /// A planned switch is under way.
+    pub(super) const fn is_holding(&self) -> bool {
+        matches!(self.route.phase, Phase::Hold { .. })
+    }
+
+    /// The clock of held commands stood still during a planned switch.
+    fn restart_hold_clock(&mut self, now: Instant) {
+        for &key in &self.waiting {
+            if let Some((_, since)) = self.sessions.get_mut(key).and_then(|session| session.wait.as_mut()) {
+                *since = now;
+            }
+        }
+    }
+
+    /// Stops writing to the active, judges what is unanswered there, and says so.
+    fn cut(&mut self, attempt: u64, now: Instant) {
+        self.abandon_links(now);
+        self.outputs.push_back(Output::Report(Report::Stopped(attempt)));
+    }
+
+    /// Ends every connection to the active that carries commands or subscriptions.
+    fn abandon_links(&mut self, now: Instant) {
+        for key in self.links.keys() {
+            if self.links.get(key).is_some_and(|link| link.role != Role::Standby) {
+                self.outputs.push_back(Output::CloseLink { link: key, reset: true });
+                self.judge_link(key, now);
+            }
+        }
+    }
+
+    /// Serves in a new epoch.
+    fn activate(&mut self, old: &Route, now: Instant) {
+        // After a planned switch nothing is due but blocked commands that could not be unblocked. Subscriptions
+        // are read from the old backend until the new one has confirmed them.
+        for key in self.links.keys() {
+            let Some(link) = self.links.get(key) else { continue };
+            let is_kept = match link.role {
+                Role::Standby => Some(link.backend) == self.route.active,
+                Role::Subscription(_) => link.state == LinkState::Ready && old.active == Some(link.backend),
+                Role::Lane | Role::Pin(_) => false,
+            };
+            if !is_kept {
+                self.outputs.push_back(Output::CloseLink { link: key, reset: false });
+                self.judge_link(key, now);
+            }
+        }
+        self.promote_standbys(now);
+        let judged = std::mem::replace(&mut self.judged, Judged::default());
+        self.outputs.push_back(Output::Report(Report::Activated { epoch: self.route.epoch, judged }));
+        self.move_subscriptions(now);
+        self.advance_waiting(now);
+    }
+
+    /// Lanes that were kept warm become the lanes; those that were not are opened.
+    fn promote_standbys(&mut self, now: Instant) {
+        let epoch = self.route.epoch;
+        let mut profiles: Vec<Profile> = self.lanes.drain(..).map(|lane| lane.profile).collect();
+        if profiles.is_empty() {
+            profiles.push(Profile::default());
+        }
+        for standby in std::mem::take(&mut self.standbys) {
+            let Some(link) = standby.link.and_then(|key| self.links.get_mut(key)) else { continue };
+            link.role = Role::Lane;
+            link.epoch = epoch;
+            self.lanes.push(standby);
+        }
+        for profile in profiles {
+            if !self.lanes.iter().any(|lane| lane.profile == profile) {
+                self.open_lane(profile, now);
+            }
+        }
+    }
+
+    /// Begins to open a lane, unless there are too many.
+    pub(super) fn open_lane(&mut self, profile: Profile, now: Instant) {
+        let Some(active) = self.route.active.filter(|_| self.is_serving()) else { return };
+        if !self.lanes.iter().any(|lane| lane.profile == profile) {
+            if self.lanes.len() >= LANES_MAX {
+                return;
+            }
+            self.lanes.push(Lane { profile, link: None, failures: 0, retry_at: None });
+        }
+        let link = self.dial(active, profile, Role::Lane, now);
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.profile == profile) {
+            lane.link = Some(link);
+        }
+    }
+
+    /// Opening a connection has come to something. False: nobody wants it any more, and it must be closed.
+    pub fn on_dialled(&mut self, key: LinkKey, outcome: DialOutcome, now: Instant) -> bool {
+        let Some(link) = self.links.get_mut(key) else { return false };
+        let (backend, role, profile) = (link.backend, link.role, link.profile);
+        match outcome {
+            DialOutcome::Ready { client_id, server } => {
+                link.state = LinkState::Ready;
+                link.client_id = client_id;
+                let record = self.record(backend);
+                record.server = server.or_else(|| record.server.take());
+                record.heard_at = Some(now);
+                self.outputs.push_back(Output::Report(Report::Connected(backend)));
+                self.on_link_ready(key, role, now);
+                true
+            }
+            DialOutcome::RefusedDatabase(reply) => {
+                let database = profile.database.unwrap_or_default();
+                let known = self.record(backend).database_refused.take();
+                let lowest = known.map_or(database, |(known, _)| known.min(database));
+                self.record(backend).database_refused = Some((lowest, reply));
+                self.forget_refused(key, profile, now);
+                false
+            }
+            DialOutcome::RefusedProtocol(reply) => {
+                self.record(backend).resp3_refused = Some(reply);
+                self.forget_refused(key, profile, now);
+                false
+            }
+            DialOutcome::Failed(cause) => {
+                self.record(backend).failures += 1;
+                self.outputs.push_back(Output::Report(Report::ConnectFailed { backend, cause }));
+                self.on_dial_failed(key, role, now);
+                false
+            }
+        }
+    }
+
+    fn on_link_ready(&mut self, key: LinkKey, role: Role, now: Instant) {
+        match role {
+            Role::Lane => {
+                for lane in self.lanes.iter_mut().filter(|lane| lane.link == Some(key)) {
+                    (lane.failures, lane.retry_at) = (0, None);
+                }
+                self.advance_waiting(now);
+            }
+            Role::Standby => {
+                for lane in self.standbys.iter_mut().filter(|lane| lane.link == Some(key)) {
+                    (lane.failures, lane.retry_at) = (0, None);
+                }
+            }
+            Role::Pin(Some(session)) => self.advance_session(session, now),
+            Role::Pin(None) => {}
+            Role::Subscription(session) => self.on_subscription_ready(session, key, now),
+        }
+        self.advance_settled(now);
+    }
+
+    /// The server will not have this database or protocol: whoever asked for it hears so.
+    fn forget_refused(&mut self, key: LinkKey, profile: Profile, now: Instant) {
+        self.links.remove(key);
+        self.lanes.retain(|lane| lane.profile != profile || lane.link != Some(key));
+        self.standbys.retain(|lane| lane.link != Some(key));
+        self.advance_waiting(now);
+    }
+
+    fn on_dial_failed(&mut self, key: LinkKey, role: Role, now: Instant) {
+        self.links.remove(key);
+        match role {
+            Role::Lane | Role::Standby => {
+                let spread = 0.5 + (self.next_random() % 1024) as f64 / 1024.0;
+                let lanes = if role == Role::Lane { &mut self.lanes } else { &mut self.standbys };
+                for lane in lanes.iter_mut().filter(|lane| lane.link == Some(key)) {
+                    let delay = REDIAL_DELAY.saturating_mul(1 << lane.failures.min(7)).min(REDIAL_DELAY_MAX);
+                    lane.link = None;
+                    lane.failures += 1;
+                    lane.retry_at = Some(now + delay.mul_f64(spread));
+                }
+            }
+            Role::Pin(Some(session)) => {
+                if let Some(pin) = self.sessions.get_mut(session).and_then(|session| session.pin.as_mut()) {
+                    pin.link = None;
+                }
+            }
+            Role::Pin(None) => {}
+            Role::Subscription(session) => self.on_subscription_failed(session, key),
+        }
+    }
+
+    /// Says that nothing is in flight any more, once in an attempt at a planned switch.
+    pub(super) fn check_drained(&mut self) {
+        let Phase::Hold { attempt, .. } = self.route.phase else { return };
+        if self.in_flight == 0 && self.drained != Some(attempt) {
+            self.drained = Some(attempt);
+            self.outputs.push_back(Output::Report(Report::Drained(attempt)));
+        }
+    }
+
+    /// Time passed. Call it every few milliseconds while [`Self::is_busy`], else a few times a second.
+    pub fn on_tick(&mut self, now: Instant) {
+        self.release_idle_pins(now);
+        self.reopen_lanes(now);
+        self.keep_standbys(now);
+        self.send_sentinels(now);
+        self.close_slow_readers(now);
+        self.unblock(now);
+        self.reopen_subscriptions(now);
+        self.advance_waiting(now);
+        self.expire_held(now);
+        self.advance_settled(now);
+        // What suspicion kept back goes once the silence has ended otherwise than by a byte.
+        for key in self.links.keys() {
+            self.mark_link_to_write(key);
+        }
+    }
+
+    /// Something waits for time to pass.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.waiting.is_empty() || !self.pinned.is_empty() || self.in_flight > 0 || self.is_holding()
+    }
+
+    fn reopen_lanes(&mut self, now: Instant) {
+        let due: Vec<Profile> = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.link.is_none() && lane.retry_at.is_none_or(|at| at <= now))
+            .map(|lane| lane.profile)
+            .collect();
+        due.into_iter().for_each(|profile| self.open_lane(profile, now));
+    }
+
+    /// For every profile in use one proven lane stays open to the backend that would be next.
+    fn keep_standbys(&mut self, now: Instant) {
+        let Some(standby) = self.route.standby.filter(|&standby| Some(standby) != self.route.active) else {
+            return self.drop_standbys(None);
+        };
+        self.drop_standbys(Some(standby));
+        let profiles: Vec<Profile> = self.lanes.iter().map(|lane| lane.profile).collect();
+        for profile in profiles {
+            if !self.standbys.iter().any(|lane| lane.profile == profile) {
+                self.standbys.push(Lane { profile, link: None, failures: 0, retry_at: None });
+            }
+        }
+        for index in 0..self.standbys.len() {
+            let lane = &self.standbys[index];
+            if lane.link.is_none() && lane.retry_at.is_none_or(|at| at <= now) {
+                let link = self.dial(standby, lane.profile, Role::Standby, now);
+                self.standbys[index].link = Some(link);
+            }
+        }
+    }
+
+    /// Closes standby lanes that lead to another backend than this one.
+    fn drop_standbys(&mut self, keep: Option<BackendId>) {
+        let links: Vec<LinkKey> = self.standbys.iter().filter_map(|lane| lane.link).collect();
+        for key in links {
+            if self.links.get(key).is_some_and(|link| Some(link.backend) != keep) {
+                self.standbys.retain(|lane| lane.link != Some(key));
+                self.close_link(key, false);
+            }
+        }
+        if keep.is_none() {
+            self.standbys.clear();
+        }
+    }
+
+    fn send_sentinels(&mut self, now: Instant) {
+        for key in self.links.keys() {
+            let Some(link) = self.links.get(key) else { continue };
+            let is_old = now.saturating_duration_since(link.sentinel.0) >= SENTINEL_INTERVAL;
+            let is_used = match link.role {
+                Role::Lane => link.sentinel.1 > 0,
+                Role::Standby => link.is_idle(),
+                Role::Pin(_) | Role::Subscription(_) => false,
+            };
+            if link.state == LinkState::Ready && is_old && is_used {
+                self.send_echo(key, now);
+            }
+        }
+    }
+
+    /// Closes clients that do not read while others wait behind their replies.
+    fn close_slow_readers(&mut self, now: Instant) {
+        for key in self.links.keys() {
+            let Some(link) = self.links.get(key) else { continue };
+            let Some((reader, since)) = link.paused else { continue };
+            let others_wait = link.runs().iter().any(|run| run.session != Some(reader));
+            if others_wait && now.saturating_duration_since(since) >= SLOW_READER_MAX {
+                self.remove_session(reader, CloseReason::SlowReader);
+                if let Some(link) = self.links.get_mut(key)
+                    && link.paused.take().is_some()
+                {
+                    self.outputs.push_back(Output::ResumeLink(key));
+                }
+            }
+        }
+    }
+
+    /// Blocked commands are unblocked for a planned switch, again and again until they answer.
+    fn unblock(&mut self, now: Instant) {
+        let Phase::Hold { attempt, until, .. } = self.route.phase else { return };
+        let mut blocked = 0;
+        for (_, link) in self.links.iter() {
+            if link.front().is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. })) {
+                blocked += link.unanswered();
+                if let Some(client_id) = link.client_id {
+                    self.outputs.push_back(Output::Unblock { backend: link.backend, client_id });
+                }
+            }
+        }
+        let is_late = now + BLOCKED_GRACE >= until;
+        if is_late && blocked > 0 && self.in_flight == blocked && self.drained != Some(attempt) {
+            self.drained = Some(attempt);
+            self.outputs.push_back(Output::Report(Report::Drained(attempt)));
+        }
+    }
+
+    /// Refuses what was held for too long.
+    fn expire_held(&mut self, now: Instant) {
+        if self.is_holding() {
+            return;
+        }
+        for key in self.waiting.clone() {
+            let Some(session) = self.sessions.get(key) else { continue };
+            let Some((what, since)) = session.wait else { continue };
+            let held = now.saturating_duration_since(since);
+            let is_capped = what == Wait::Pin && session.pin.is_some_and(|pin| pin.link.is_none());
+            if is_capped && self.is_serving() && held >= self.settings.limits.pin_wait {
+                self.refuse_held(key, Some(Refusal::PinLimit), now);
+                continue;
+            }
+            let is_served = what == Wait::Lane && self.has_lane(session.profile);
+            let hold = match self.route.availability {
+                Availability::Refusing => Duration::ZERO,
+                Availability::Healthy | Availability::Degraded => self.settings.failover.hold,
+            };
+            if !is_served && held >= hold {
+                self.refuse_held(key, None, now);
+            }
+        }
+    }
+
+    /// A lane that is open, though it may be full.
+    fn has_lane(&self, profile: Profile) -> bool {
+        self.is_serving()
+            && self.lanes.iter().filter(|lane| lane.profile == profile).any(|lane| {
+                lane.link.and_then(|key| self.links.get(key)).is_some_and(|link| link.state == LinkState::Ready)
+            })
+    }
+
+    /// Answers everything that a session has waiting: as not applied, where that is true.
+    fn refuse_held(&mut self, key: SessionKey, refusal: Option<Refusal>, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.wait = None;
+        let refusal = refusal.unwrap_or(match session.burst_answered {
+            false => Refusal::Loading,
+            true => Refusal::Unavailable,
+        });
+        while let Some(pending) = self.sessions.get_mut(key).and_then(|session| session.pending.pop_front()) {
+            self.refuse_pending(key, pending, &refusal, now);
+        }
+        self.refuse_input(key, &refusal, now);
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.drop_idle_pin();
+        }
+        self.update_reading(key);
+        self.finish_if_done(key);
+    }
+
+    fn refuse_pending(&mut self, key: SessionKey, pending: Pending, refusal: &Refusal, now: Instant) {
+        match pending {
+            Pending::Answer(reply) | Pending::Withheld { reply, .. } => {
+                self.answer(key, |out| out.extend_from_slice(&reply), now);
+            }
+            Pending::Send { commands, sent, read_only, kind, .. } => {
+                let refusal = if sent && !read_only { &Refusal::Uncertain } else { refusal };
+                for _ in 0..commands {
+                    self.refuse(key, refusal, now);
+                }
+                self.note_refused_transaction(key, &kind);
+            }
+        }
+    }
+
+    /// After a refused MULTI or WATCH nothing may run until its EXEC.
+    fn note_refused_transaction(&mut self, key: SessionKey, kind: &RunKind) {
+        let queuing = match kind {
+            RunKind::Inspect(Inspect::Multi) => true,
+            RunKind::Inspect(Inspect::Watch) => false,
+            _ => return,
+        };
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.transaction = Transaction::Broken { queuing, end: BrokenEnd::Refused };
+        }
+    }
+
+    /// Refuses every whole request that was read.
+    fn refuse_input(&mut self, key: SessionKey, refusal: &Refusal, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let input = std::mem::take(&mut session.input);
+        let mut position = 0;
+        while let Some(session) = self.sessions.get_mut(key).filter(|session| session.ending.is_none()) {
+            let rest = &input[position..];
+            let (bytes, class) = match session.scanner.scan(rest) {
+                Scan::Incomplete => break,
+                Scan::Invalid(_) => {
+                    // What it is worth saying is said when it is looked at again.
+                    session.scanner.reset();
+                    break;
+                }
+                Scan::Nothing { bytes } | Scan::Inline { line_bytes: 0, bytes } => (bytes, None),
+                Scan::Inline { bytes, .. } => (bytes, Some(Class::Shared)),
+                Scan::Frame(frame) => {
+                    let class = self.settings.policy.apply(&rest[..frame.bytes], frame.name(rest)).class;
+                    (frame.bytes, Some(class))
+                }
+            };
+            if let Some(class) = class {
+                self.refuse_request(key, class, refusal, now);
+            }
+            position += bytes;
+        }
+        if let Some(session) = self.sessions.get_mut(key).filter(|session| session.ending.is_none()) {
+            session.input = BytesMut::from(&input[position..]);
+            session.scanner.reset();
+        }
+    }
+
+    fn refuse_request(&mut self, key: SessionKey, class: Class, refusal: &Refusal, now: Instant) {
+        let broken = self.sessions.get(key).is_some_and(|session| matches!(session.transaction, Transaction::Broken { .. }));
+        match class {
+            Class::Answered(Answered::Quit) => {
+                self.answer(key, |out| crate::resp::encode::simple(out, "OK"), now);
+                self.end(key, CloseReason::Quit);
+            }
+            Class::Pinned(Pinned::Exec | Pinned::Discard) if broken => {
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.transaction = Transaction::None;
+                }
+                self.refuse(key, &Refusal::TransactionRefused, now);
+            }
+            _ => {
+                self.refuse(key, refusal, now);
+                match class {
+                    Class::Pinned(Pinned::Multi) => self.note_refused_transaction(key, &RunKind::Inspect(Inspect::Multi)),
+                    Class::Pinned(Pinned::Watch) => self.note_refused_transaction(key, &RunKind::Inspect(Inspect::Watch)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// What the supervisor reads of a backend.
+    #[must_use]
+    pub fn vital_signs(&self, backend: BackendId) -> VitalSigns {
+        let record = self.backend(backend);
+        let waiting = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.backend == backend)
+            .filter_map(|(_, link)| link.waiting_since.map(|since| (since, link)))
+            .min_by_key(|(since, _)| *since);
+        VitalSigns {
+            heard_at: record.and_then(|record| record.heard_at),
+            waiting_since: waiting.map(|(since, _)| since),
+            waiting_slow: waiting.is_some_and(|(_, link)| self.is_slow(&link.front_frame())),
+            successes: record.map_or(0, |record| record.successes),
+            failures: record.map_or(0, |record| record.failures),
+        }
+    }
+
+    fn is_slow(&self, frame: &Bytes) -> bool {
+        let name = Arguments::new(frame).next().unwrap_or_default();
+        self.settings.policy.apply(frame, name).is_slow()
+    }
+}
