@@ -437,8 +437,7 @@ impl Groups {
             "" => Ok(None),
             text => parse_health_check_url(text).map(Some),
         });
-        let health = &self.settings(&group).0.health;
-        let overrides = backend_overrides(section, health);
+        let overrides = backend_overrides(section, self.settings(&group).0);
         section.refused("connections_max", "a bound on one backend's connections is not supported yet");
         section.refused("tls", "TLS towards backends is not supported yet");
         let login = credential(section, url.clone().unwrap_or_default());
@@ -479,7 +478,6 @@ impl Groups {
             check_settings("", &mut self.base, notes);
         }
         for (name, (settings, _)) in &mut self.own {
-            // What the file-wide tables did wrong was said above.
             let prefix = format!("group.{name}.");
             check_settings(&prefix, settings, notes);
         }
@@ -587,15 +585,14 @@ impl Groups {
     }
 }
 
-fn backend_overrides(section: &mut Section<'_>, group: &HealthSettings) -> BackendOverrides {
-    // Zero stands for "not written": the shortest that can be written is longer.
-    let mut grace = Duration::ZERO;
+fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings) -> BackendOverrides {
+    let mut grace = group.breaker.grace;
     section.duration("grace", SHORTEST, &mut grace);
-    let mut own = group.clone();
+    let mut own = group.health.clone();
     section.child("health", |section| health(section, &mut own));
     BackendOverrides {
-        grace: Some(grace).filter(|grace| *grace > Duration::ZERO),
-        health: Some(own).filter(|own| own != group),
+        grace: Some(grace).filter(|grace| *grace != group.breaker.grace),
+        health: Some(own).filter(|own| *own != group.health),
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Notes {
     pub(super) warnings: Vec<String>,
     /// Paths whose value came from a flag or a variable, and from which.
     pub(super) origins: BTreeMap<String, String>,
-    /// Every path that was asked for: the schema, as far as this file led to it.
+    /// Every path that was asked for and can be written: the schema, as far as this file led to it.
     pub(super) keys: BTreeSet<String>,
 }
 
@@ -207,6 +207,8 @@ impl<'n> Section<'n> {
     /// A key that may not be here; `why` is a sentence for whoever wrote it.
     pub(super) fn refused(&mut self, key: &'static str, why: &str) {
         let _: Option<()> = self.parsed(key, |_| Err(why.to_owned()));
+        let path = self.path_of(key);
+        self.notes.keys.remove(&path);
     }
 
     /// The table `key`, empty if it is not there.
