@@ -210,7 +210,9 @@ impl Facts {
 
     fn credential(&mut self, credential: Option<&Credential>) {
         let Some(Credential { username, password }) = credential else { return };
-        self.put("username", optional(username.as_ref()));
+        if let Some(username) = username {
+            self.put("username", username);
+        }
         let hidden = Fact { value: password.clone(), shown: "(hidden)".to_owned() };
         self.put_fact("password", hidden);
     }

@@ -5,6 +5,8 @@ pub mod diff;
 mod file;
 mod preset;
 mod problem;
+#[cfg(test)]
+mod reference_tests;
 mod section;
 mod sources;
 mod values;

@@ -152,14 +152,17 @@ fn replace_list(
         return;
     }
     let mut items = Vec::new();
-    for (index, flag) in flags.iter().enumerate() {
-        let path = format!("{key}[{index}]");
-        notes.origins.insert(path.clone(), origin.to_owned());
-        let item = read(flag).unwrap_or_else(|message| {
-            notes.problem(&path, None, message);
-            Table::new()
-        });
-        items.push(Value::Table(item));
+    for flag in flags {
+        match read(flag) {
+            Ok(item) => {
+                notes.origins.insert(format!("{key}[{}]", items.len()), origin.to_owned());
+                items.push(Value::Table(item));
+            }
+            Err(message) => {
+                let origin = Some(origin.to_owned());
+                notes.problems.push(Problem { path: key.to_owned(), value: None, origin, message });
+            }
+        }
     }
     table.insert(key.to_owned(), Value::Array(items));
 }
