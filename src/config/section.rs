@@ -187,8 +187,11 @@ impl<'n> Section<'n> {
         for (index, item) in items.iter().enumerate() {
             match parse(item) {
                 Ok(item) => read.push(item),
-                Err(message) if from_text => self.notes.problem(&path, Some(format!("\"{item}\"")), message),
-                Err(message) => self.notes.problem(&format!("{path}[{index}]"), Some(format!("\"{item}\"")), message),
+                Err(message) => {
+                    // The text of a flag or variable is one piece: its origin stands at the list's own path.
+                    let place = if from_text { path.clone() } else { format!("{path}[{index}]") };
+                    self.notes.problem(&place, Some(format!("\"{item}\"")), message);
+                }
             }
         }
         (read.len() == items.len()).then_some(read)

@@ -46,7 +46,7 @@ pub fn format_duration(duration: Duration) -> String {
     let total_ns = duration.as_nanos();
     for (name, unit_ns) in DURATION_UNITS.iter().rev() {
         let unit_ns = u128::from(*unit_ns);
-        if total_ns > 0 && total_ns % unit_ns == 0 {
+        if total_ns > 0 && total_ns.is_multiple_of(unit_ns) {
             return format!("{}{name}", total_ns / unit_ns);
         }
     }
@@ -73,7 +73,7 @@ pub(super) fn parse_size(text: &str) -> Result<usize, String> {
 #[must_use]
 pub fn format_size(bytes: usize) -> String {
     for (name, factor) in SIZE_UNITS.iter().rev() {
-        if bytes > 0 && bytes % factor == 0 {
+        if bytes > 0 && bytes.is_multiple_of(*factor) {
             return format!("{}{name}", bytes / factor);
         }
     }
