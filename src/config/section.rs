@@ -174,7 +174,8 @@ impl<'n> Section<'n> {
         read.is_some()
     }
 
-    /// A list of strings, each read by `parse`; `None` if one of them is wrong. A flag or variable may separate them by commas.
+    /// A list of strings, each read by `parse`; `None` if one of them is wrong.
+    /// A flag or variable may separate them by commas.
     pub(super) fn list<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let from_text = self.overridden(key);
         let path = self.path_of(key);
