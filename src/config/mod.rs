@@ -1,8 +1,24 @@
 //! Configuration: the file's private shape is parsed into a [`Config`] that cannot be wrong.
 
+mod address;
+pub mod diff;
+mod file;
+mod preset;
+mod problem;
+#[cfg(test)]
+mod reference_tests;
+mod section;
+mod sources;
+mod values;
+
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use problem::{Problem, Problems};
+pub use sources::Sources;
+pub use values::{format_duration, format_size};
 
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
@@ -25,6 +41,27 @@ pub struct Config {
     pub state_file: Option<PathBuf>,
 }
 
+/// What came of reading all sources.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is allowed and may surprise, one sentence each, to be logged at the start.
+    pub warnings: Vec<String>,
+    /// The file that was read, if one was.
+    pub file: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads all sources, the strongest winning: flag, environment, file, default.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+        file::load(sources)
+    }
+}
+
 /// Listeners and the backends behind them: one route, one epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
@@ -34,6 +71,8 @@ pub struct Group {
     pub listeners: Vec<Listener>,
     /// In the file's order; names are unique over all groups.
     pub backends: Vec<Backend>,
+    /// What the backends copy from each other.
+    pub replication: Replication,
     /// Health checks.
     pub health: HealthSettings,
     /// Failure detection on live traffic.
@@ -46,6 +85,33 @@ pub struct Group {
     pub retry: RetrySettings,
     /// Commands refused or shared by the operator's will.
     pub commands: CommandLists,
+}
+
+impl Group {
+    /// The health checks of `backend`: its own, or the group's.
+    #[must_use]
+    pub fn health_of<'a>(&'a self, backend: &'a Backend) -> &'a HealthSettings {
+        backend.overrides.health.as_ref().unwrap_or(&self.health)
+    }
+
+    /// The circuit breaker of `backend`: the group's, with the backend's own grace if it has one.
+    #[must_use]
+    pub fn breaker_of(&self, backend: &Backend) -> BreakerSettings {
+        let grace = backend.overrides.grace.unwrap_or(self.breaker.grace);
+        BreakerSettings { grace, grace_max: self.breaker.grace_max.max(grace) }
+    }
+}
+
+/// What the backends of a group copy from each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replication {
+    /// Nothing that Handover would know of.
+    #[default]
+    None,
+    /// A master's writes go to its replicas.
+    OneWay,
+    /// Writes to any reach all (Active-Active).
+    BothWays,
 }
 
 /// Lists of commands from the file (`[commands]`), lower case, `container|subcommand` for subcommands.
@@ -66,6 +132,17 @@ pub enum Address {
     Tcp(String, u16),
     /// A Unix socket's path.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    /// As the file has it.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) if host.contains(':') => write!(formatter, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(formatter, "{host}:{port}"),
+            Self::Unix(path) => write!(formatter, "unix://{}", path.display()),
+        }
+    }
 }
 
 /// How sessions of a listener use backend connections.
@@ -105,6 +182,17 @@ pub struct Backend {
     pub weight: f64,
     /// For connecting and the handshake.
     pub connect_timeout: Duration,
+    /// What it has of its own where its group has something else.
+    pub overrides: BackendOverrides,
+}
+
+/// Settings of one backend that replace its group's; see [`Group::health_of`] and [`Group::breaker_of`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BackendOverrides {
+    /// How long its opened breaker stays open.
+    pub grace: Option<Duration>,
+    /// Its health checks, already merged with the group's.
+    pub health: Option<HealthSettings>,
 }
 
 /// A user and password; `Debug` hides the password.
@@ -116,8 +204,8 @@ pub struct Credential {
     pub password: String,
 }
 
-impl std::fmt::Debug for Credential {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Credential {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,177 @@
+//! `handover check`: everything that is wrong with the configuration, or what it amounts to.
+
+use std::fmt::Write as _;
+
+use super::Exit;
+use crate::config::{Backend, Config, Group, Loaded, Problems, SessionMode, Sources};
+use crate::logic::settings::{HealthSettings, ProbeMode};
+
+/// What `check` found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How the process ends.
+    pub exit: Exit,
+    /// For standard output.
+    pub output: String,
+    /// For standard error.
+    pub errors: String,
+}
+
+/// Checks and prints.
+#[must_use]
+pub fn check(sources: &Sources) -> Exit {
+    let Finding { exit, output, errors } = finding(sources);
+    print!("{output}");
+    eprint!("{errors}");
+    exit
+}
+
+/// Checks, and says what there is to print.
+#[must_use]
+pub fn finding(sources: &Sources) -> Finding {
+    match Config::load(sources) {
+        Ok(loaded) => Finding { exit: Exit::Clean, output: summary(&loaded), errors: warnings(&loaded) },
+        Err(problems) => Finding { exit: Exit::Configuration, output: String::new(), errors: complaint(&problems) },
+    }
+}
+
+fn complaint(problems: &Problems) -> String {
+    let count = problems.list.len();
+    let noun = if count == 1 { "problem" } else { "problems" };
+    format!("{problems}\n{count} {noun} in the configuration\n")
+}
+
+fn warnings(loaded: &Loaded) -> String {
+    loaded.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect()
+}
+
+fn summary(loaded: &Loaded) -> String {
+    let place = loaded
+        .file
+        .as_ref()
+        .map_or_else(|| "flags and built-in settings".to_owned(), |path| path.display().to_string());
+    let mut text = format!("configuration from {place}: good\n");
+    for group in &loaded.config.groups {
+        group_summary(&mut text, group);
+    }
+    text
+}
+
+fn group_summary(text: &mut String, group: &Group) {
+    let mut line = |content: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{content}");
+    };
+    line(format!("group {}", group.name));
+    for listener in &group.listeners {
+        let dedicated = if listener.sessions == SessionMode::Dedicated { ", dedicated" } else { "" };
+        line(format!("  listener {}{dedicated}", listener.bind));
+    }
+    for backend in &group.backends {
+        line(format!("  backend {} at {}, weight {}", backend.name, backend.address, backend.weight));
+        line(format!("    health checks, at most: {}", costs(group, backend)));
+    }
+}
+
+fn costs(group: &Group, backend: &Backend) -> String {
+    let health = group.health_of(backend);
+    let active = Cost::of(health, health.interval.as_secs_f64());
+    let standby = Cost::of(health, health.standby_interval.as_secs_f64());
+    format!(
+        "{} commands/s while active, {} on standby; {} connections/s",
+        rounded(active.commands),
+        rounded(standby.commands),
+        rounded(active.connections)
+    )
+}
+
+/// What health checks cost a backend, per second, jitter apart.
+struct Cost {
+    commands: f64,
+    connections: f64,
+}
+
+impl Cost {
+    fn of(health: &HealthSettings, interval_seconds: f64) -> Self {
+        let commands_of_probe = f64::from(commands_of_probe(&health.modes));
+        let rounds = commands_of_probe * f64::from(health.probes) / interval_seconds;
+        let connections = 1.0 / health.accept_interval.as_secs_f64();
+        Self { commands: rounds + commands_of_probe * connections, connections }
+    }
+}
+
+/// A write probe is the whole pipeline, PING, ROLE, SETRANGE and ECHO; the others are one command of it each.
+fn commands_of_probe(modes: &[ProbeMode]) -> u32 {
+    if modes.contains(&ProbeMode::Write) {
+        return 4;
+    }
+    let has = |mode| u32::from(modes.contains(&mode));
+    has(ProbeMode::Ping) + has(ProbeMode::Echo) + has(ProbeMode::Role)
+}
+
+/// Two digits after the point, without zeros at the end.
+fn rounded(number: f64) -> String {
+    let text = format!("{number:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(overrides: &[(&str, &str)]) -> Sources {
+        Sources {
+            text: Some(include_str!("../../config/minimal.toml").to_owned()),
+            overrides: overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            environment: vec![("STATE_DIRECTORY".to_owned(), "/var/lib/handover".to_owned())],
+            ..Sources::default()
+        }
+    }
+
+    #[test]
+    fn a_good_configuration_is_summed_up() {
+        let found = finding(&sources(&[]));
+        assert_eq!(found.exit, Exit::Clean);
+        assert_eq!(found.errors, "");
+        assert_eq!(
+            found.output,
+            "configuration from flags and built-in settings: good\n\
+             group default\n\
+             \x20 listener 127.0.0.1:6379\n\
+             \x20 backend east at 127.0.0.1:7001, weight 1\n\
+             \x20   health checks, at most: 8.4 commands/s while active, 2.4 on standby; 0.1 connections/s\n\
+             \x20 backend west at 127.0.0.1:7002, weight 0.5\n\
+             \x20   health checks, at most: 8.4 commands/s while active, 2.4 on standby; 0.1 connections/s\n"
+        );
+    }
+
+    #[test]
+    fn costs_follow_the_settings() {
+        let settings = [("health.modes", "ping,role"), ("health.probes", "3"), ("health.accept_interval", "100s")];
+        let found = finding(&sources(&settings));
+        assert!(
+            found.output.contains("12.02 commands/s while active, 3.02 on standby; 0.01 connections/s"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn every_problem_is_printed() {
+        let found = finding(&sources(&[("health.fall", "0"), ("log.level", "loud")]));
+        assert_eq!(found.exit, Exit::Configuration);
+        assert_eq!(found.output, "");
+        assert_eq!(
+            found.errors,
+            "health.fall = \"0\" (from --set): must be at least 1\n\
+             log.level = \"loud\" (from --set): must be one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"\n\
+             2 problems in the configuration\n"
+        );
+    }
+
+    #[test]
+    fn warnings_do_not_fail_the_check() {
+        let found = finding(&Sources { environment: Vec::new(), ..sources(&[]) });
+        assert_eq!(found.exit, Exit::Clean);
+        assert!(found.errors.starts_with("warning: failover.state_file: "), "{found:?}");
+    }
+}

@@ -1,0 +1,319 @@
+//! What a reload changes, and whether it can be changed while running.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::{
+    Admin, Backend, BackendOverrides, CommandLists, Config, Credential, Group, Listener, Log, format_duration,
+    format_size,
+};
+use crate::logic::settings::{
+    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
+};
+
+/// When a change takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// At once.
+    Live,
+    /// After a restart.
+    Restart,
+}
+
+/// One setting that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which: `backend.west.weight`, `group.default.health.interval`. Backends go by name, listeners by address.
+    pub path: String,
+    /// What it was; `none` if it was not there. Passwords are hidden.
+    pub old: String,
+    /// What it is to be.
+    pub new: String,
+    /// Whether it needs a restart.
+    pub effect: Effect,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let needs = if self.effect == Effect::Restart { " (needs a restart)" } else { "" };
+        write!(formatter, "{}: {} → {}{needs}", self.path, self.old, self.new)
+    }
+}
+
+/// Everything that differs between two configurations: of the process first, then by backend, group and listener.
+#[must_use]
+pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
+    let (old, new) = (Facts::of(old).facts, Facts::of(new).facts);
+    let keys: BTreeSet<&Key> = old.keys().chain(new.keys()).collect();
+    let exists_in_both = |key: &Key| {
+        let whole = Key { owner: key.owner.clone(), name: String::new() };
+        key.owner.is_empty() || (old.contains_key(&whole) && new.contains_key(&whole))
+    };
+    let mut changes = Vec::new();
+    for key in keys.into_iter().filter(|key| old.get(*key) != new.get(*key)) {
+        // An owner that comes or goes is one change, not one for each of its settings.
+        if key.name.is_empty() || exists_in_both(key) {
+            changes.push(change(key, old.get(key), new.get(key)));
+        }
+    }
+    changes
+}
+
+fn change(key: &Key, old: Option<&Fact>, new: Option<&Fact>) -> Change {
+    let is_weight = key.owner.starts_with("backend.") && key.name == "weight";
+    let is_level = key.owner.is_empty() && key.name == "log.level";
+    let effect = if is_weight || is_level { Effect::Live } else { Effect::Restart };
+    let shown = |fact: Option<&Fact>| fact.map_or_else(|| NONE.to_owned(), |fact| fact.shown.clone());
+    Change { path: key.to_string(), old: shown(old), new: shown(new), effect }
+}
+
+const NONE: &str = "none";
+
+/// Whose setting, and which; without a name it says that the owner exists.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// `backend.east`, `group.default`, `listener.127.0.0.1:6379`; empty: the process's.
+    owner: String,
+    name: String,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dot = if self.owner.is_empty() || self.name.is_empty() { "" } else { "." };
+        write!(formatter, "{}{dot}{}", self.owner, self.name)
+    }
+}
+
+/// A setting's value, and how it may be shown.
+#[derive(PartialEq)]
+struct Fact {
+    value: String,
+    shown: String,
+}
+
+/// A configuration as a flat list. Every struct is taken apart by name, so that no new field can be forgotten.
+#[derive(Default)]
+struct Facts {
+    /// Whose settings are being put down.
+    owner: String,
+    facts: BTreeMap<Key, Fact>,
+}
+
+impl Facts {
+    fn of(config: &Config) -> Self {
+        let Config { workers, groups, limits, admin: Admin { http }, log: Log { level, format }, state_file } = config;
+        let mut facts = Self::default();
+        facts.put("runtime.workers", workers);
+        facts.put("admin.http", optional(http.as_ref()));
+        facts.put("log.level", level.to_string().to_lowercase());
+        facts.put("log.format", name_of(format));
+        facts.put("failover.state_file", optional(state_file.as_ref().map(|path| path.display())));
+        facts.limits(limits);
+        for group in groups {
+            facts.group(group);
+        }
+        facts
+    }
+
+    /// Notes that `owner` exists, as `summary` says; what is put after it is its own.
+    fn begin(&mut self, owner: String, summary: impl fmt::Display) {
+        self.owner = owner;
+        self.put("", summary);
+    }
+
+    fn put(&mut self, name: &str, value: impl fmt::Display) {
+        let value = value.to_string();
+        self.put_fact(name, Fact { shown: value.clone(), value });
+    }
+
+    fn put_time(&mut self, name: &str, value: Duration) {
+        self.put(name, format_duration(value));
+    }
+
+    fn put_fact(&mut self, name: &str, fact: Fact) {
+        self.facts.insert(Key { owner: self.owner.clone(), name: name.to_owned() }, fact);
+    }
+
+    fn limits(&mut self, limits: &LimitSettings) {
+        let LimitSettings {
+            clients_max,
+            pins_per_backend_max,
+            pin_wait,
+            inflight_max,
+            output_bytes_max,
+            held_bytes_max,
+            value_bytes_max,
+        } = limits;
+        self.put("limits.clients", clients_max);
+        self.put("limits.pins_per_backend", pins_per_backend_max);
+        self.put_time("limits.pin_wait", *pin_wait);
+        self.put("limits.inflight", inflight_max);
+        self.put("limits.output_bytes", format_size(*output_bytes_max));
+        self.put("limits.held_bytes", format_size(*held_bytes_max));
+        self.put("limits.value_bytes", format_size(*value_bytes_max));
+    }
+
+    fn group(&mut self, group: &Group) {
+        let Group {
+            name,
+            listeners,
+            backends,
+            replication,
+            health,
+            detector,
+            breaker: BreakerSettings { grace, grace_max },
+            failover,
+            retry,
+            commands,
+        } = group;
+        let order: Vec<_> = backends.iter().map(|backend| backend.name.as_str()).collect();
+        self.begin(format!("group.{name}"), order.join(", "));
+        self.put("replication", name_of(replication));
+        self.health(health);
+        self.detector(detector);
+        self.put_time("breaker.grace", *grace);
+        self.put_time("breaker.grace_max", *grace_max);
+        self.failover(failover);
+        self.retry(retry);
+        self.commands(commands);
+        for listener in listeners {
+            let Listener { bind, mode, sessions } = listener;
+            self.begin(format!("listener.{bind}"), format!("in group {name}, {}, mode {mode:#o}", name_of(sessions)));
+        }
+        for backend in backends {
+            self.backend(name, backend);
+        }
+    }
+
+    fn backend(&mut self, group: &str, backend: &Backend) {
+        let Backend {
+            name,
+            address,
+            health_check_address,
+            database,
+            credential,
+            weight,
+            connect_timeout,
+            overrides: BackendOverrides { grace, health },
+        } = backend;
+        self.begin(format!("backend.{name}"), format!("{address}/{database} in group {group}"));
+        self.put("weight", weight);
+        self.put("health_check_url", optional(health_check_address.as_ref()));
+        self.put_time("connect_timeout", *connect_timeout);
+        self.put("grace", optional(grace.map(format_duration)));
+        self.credential(credential.as_ref());
+        if let Some(health) = health {
+            self.health(health);
+        }
+    }
+
+    fn credential(&mut self, credential: Option<&Credential>) {
+        let Some(Credential { username, password }) = credential else { return };
+        if let Some(username) = username {
+            self.put("username", username);
+        }
+        let hidden = Fact { value: password.clone(), shown: "(hidden)".to_owned() };
+        self.put_fact("password", hidden);
+    }
+
+    fn health(&mut self, health: &HealthSettings) {
+        let HealthSettings {
+            modes,
+            interval,
+            timeout,
+            jitter,
+            standby_interval,
+            accept_interval,
+            fall,
+            rise,
+            probes,
+            probes_delay,
+            policy,
+            probe_key,
+        } = health;
+        self.put("health.modes", modes.iter().map(name_of).collect::<Vec<_>>().join(", "));
+        self.put_time("health.interval", *interval);
+        self.put_time("health.timeout", *timeout);
+        self.put("health.jitter", jitter);
+        self.put_time("health.standby_interval", *standby_interval);
+        self.put_time("health.accept_interval", *accept_interval);
+        self.put("health.fall", fall);
+        self.put("health.rise", rise);
+        self.put("health.probes", probes);
+        self.put_time("health.probes_delay", *probes_delay);
+        self.put("health.policy", name_of(policy));
+        self.put("health.probe_key", probe_key);
+    }
+
+    fn detector(&mut self, detector: &DetectorSettings) {
+        let DetectorSettings { hang_timeout, suspect_after, slow_timeout, window, failures_min, failure_rate } =
+            detector;
+        self.put_time("detector.hang_timeout", *hang_timeout);
+        self.put_time("detector.suspect_after", *suspect_after);
+        self.put_time("detector.slow_timeout", *slow_timeout);
+        self.put_time("detector.window", *window);
+        self.put("detector.min_failures", failures_min);
+        self.put("detector.failure_rate", failure_rate);
+    }
+
+    fn failover(&mut self, failover: &FailoverSettings) {
+        let FailoverSettings {
+            hold,
+            drain,
+            failback,
+            failback_hold,
+            failback_jitter,
+            switches_max,
+            switches_window,
+            initial,
+            attempts,
+            delay,
+            none_healthy,
+        } = failover;
+        self.put_time("failover.hold", *hold);
+        self.put_time("failover.drain", *drain);
+        self.put("failover.failback", name_of(failback));
+        self.put_time("failover.failback_hold", *failback_hold);
+        self.put("failover.failback_jitter", failback_jitter);
+        self.put("failover.switches_max", switches_max);
+        self.put_time("failover.switches_window", *switches_window);
+        self.put("failover.initial", name_of(initial));
+        self.put("failover.attempts", attempts);
+        self.put_time("failover.delay", *delay);
+        self.put("failover.none_healthy", name_of(none_healthy));
+    }
+
+    fn retry(&mut self, retry: &RetrySettings) {
+        let RetrySettings { ceiling, rearm_blocked, attempts, budget, deadline } = retry;
+        self.put("retry.ceiling", name_of(ceiling));
+        self.put("retry.blocked", if *rearm_blocked { "rearm" } else { "uncertain" });
+        self.put("retry.attempts", attempts);
+        self.put("retry.budget", budget);
+        self.put_time("retry.deadline", *deadline);
+    }
+
+    fn commands(&mut self, commands: &CommandLists) {
+        let CommandLists { refuse, deny, shared } = commands;
+        let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
+        self.put("commands.refuse", refuse.as_ref().map_or_else(|| "the default".to_owned(), list));
+        self.put("commands.deny", list(deny));
+        self.put("commands.shared", list(shared));
+    }
+}
+
+fn optional(value: Option<impl fmt::Display>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
+}
+
+/// The name that the file has for a variant: `WriteLastWins` is `write-last-wins`.
+fn name_of(variant: impl fmt::Debug) -> String {
+    let mut name = String::new();
+    for letter in format!("{variant:?}").chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('-');
+        }
+        name.push(letter.to_ascii_lowercase());
+    }
+    name
+}
