@@ -1,16 +1,17 @@
 //! The log: lines to stderr that never make anybody wait. What cannot be written at once is dropped and counted.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt as layers, reload};
@@ -89,49 +90,33 @@ fn build(
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(lines_max).thread_name("log").finish(sink);
     let dropped = LinesDropped { unqueued: Some(writer.error_counter()), unwritten };
     let (filter, level) = reload::Layer::new(LevelFilter::from_level(log.level));
-    let lines = layers::layer().with_timer(UtcMillis).with_target(false).with_writer(OneLine(writer));
+    let lines = layers::layer().with_timer(UtcMillis).with_target(false).with_writer(writer);
     let lines = match log.format {
-        LogFormat::Text => lines.with_ansi(colours).boxed(),
+        LogFormat::Text => lines.with_ansi(colours).fmt_fields(debug_fn(write_field).delimited(" ")).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
     let subscriber = Registry::default().with(filter).with(lines);
     (subscriber, Logging { level, dropped, _writes_the_rest: guard })
 }
 
-/// Makes an event one line: a line break in a field, which a peer may have sent, cannot pass for another event.
-#[derive(Clone, Debug)]
-struct OneLine(NonBlocking);
-
-impl<'a> MakeWriter<'a> for OneLine {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        self.clone()
+/// One field of a text line; the message stands without its name.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let mut line = OneLine(writer);
+    match field.name() {
+        "message" => write!(line, "{value:?}"),
+        name => write!(line, "{name}={value:?}"),
     }
 }
 
-impl Write for OneLine {
-    /// Is handed a whole event with its final line break.
-    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let (text, end) = event.split_at(event.len().saturating_sub(1));
-        if memchr::memchr2(b'\n', b'\r', text).is_none() {
-            return self.0.write(event);
-        }
-        let mut line = Vec::with_capacity(event.len() + 16);
-        for &byte in text {
-            match byte {
-                b'\n' => line.extend_from_slice(b"\\n"),
-                b'\r' => line.extend_from_slice(b"\\r"),
-                other => line.push(other),
-            }
-        }
-        line.extend_from_slice(end);
-        self.0.write_all(&line)?;
-        Ok(event.len())
-    }
+/// Escapes control characters: what a peer sent can neither pass for a line of its own nor move a terminal's cursor.
+struct OneLine<'w, W>(&'w mut W);
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+impl<W: fmt::Write> fmt::Write for OneLine<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for letter in text.chars() {
+            if letter.is_control() { write!(self.0, "{}", letter.escape_default())? } else { self.0.write_char(letter)? }
+        }
+        Ok(())
     }
 }
 
@@ -250,7 +235,7 @@ mod tests {
         let cause = "gone\n2026-01-01T00:00:00.000Z  INFO all is well\r\u{1b}[2J";
         let lines = logged(TEXT, false, |_| tracing::info!(%cause, "lost"));
         assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].ends_with("cause=gone\\n2026-01-01T00:00:00.000Z  INFO all is well\\r\\x1b[2J"), "{lines:?}");
+        assert!(lines[0].ends_with("cause=gone\\n2026-01-01T00:00:00.000Z  INFO all is well\\r\\u{1b}[2J"), "{lines:?}");
     }
 
     #[test]
