@@ -69,7 +69,8 @@ pub(crate) struct Limited<S> {
 
 impl<S> Limited<S> {
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let over = self.expired.as_mut().poll(context).is_ready() || Pin::new(&mut self.evicted).poll(context).is_ready();
+        let over =
+            self.expired.as_mut().poll(context).is_ready() || Pin::new(&mut self.evicted).poll(context).is_ready();
         if over { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 }

@@ -1,7 +1,7 @@
 //! The operator's HTTP port: metrics, health, readiness, status.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -113,7 +113,6 @@ impl Admin {
         let groups = self.groups();
         Snapshot {
             ready: !self.draining.is_cancelled() && groups.iter().all(|group| not_ready(group).is_none()),
-            started_at: SystemTime::now() - self.started.elapsed(),
             reloads: &self.reloads,
             log_lines_dropped: self.log_lines_dropped.total(),
             close_reasons: self.close_reasons,
@@ -137,6 +136,7 @@ fn text(code: StatusCode, body: String) -> Response {
 mod tests {
     use super::*;
     use std::net::SocketAddr;
+    use std::time::SystemTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 

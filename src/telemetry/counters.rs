@@ -388,7 +388,15 @@ mod tests {
         let counts = Fate::ALL.map(|fate| (fate.label(), counters.fates(fate).get()));
         assert_eq!(
             counts,
-            [("moved", 1), ("repeated", 2), ("rearmed", 3), ("uncertain", 4), ("not_applied", 5), ("aborted", 6), ("gone", 17)]
+            [
+                ("moved", 1),
+                ("repeated", 2),
+                ("rearmed", 3),
+                ("uncertain", 4),
+                ("not_applied", 5),
+                ("aborted", 6),
+                ("gone", 17)
+            ]
         );
     }
 

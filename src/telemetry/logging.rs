@@ -114,7 +114,11 @@ struct OneLine<'w, W>(&'w mut W);
 impl<W: fmt::Write> fmt::Write for OneLine<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for letter in text.chars() {
-            if letter.is_control() { write!(self.0, "{}", letter.escape_default())? } else { self.0.write_char(letter)? }
+            if letter.is_control() {
+                write!(self.0, "{}", letter.escape_default())?
+            } else {
+                self.0.write_char(letter)?
+            }
         }
         Ok(())
     }
@@ -207,7 +211,10 @@ mod tests {
         let [line] = lines.as_slice() else { panic!("one line, not {lines:?}") };
         let (time, rest) = line.split_at(24);
         assert_eq!(rest, "  WARN switched backend=\"east\" epoch=7");
-        assert!(time.starts_with("20") && time.ends_with('Z') && &time[10..11] == "T" && &time[19..20] == ".", "{time}");
+        assert!(
+            time.starts_with("20") && time.ends_with('Z') && &time[10..11] == "T" && &time[19..20] == ".",
+            "{time}"
+        );
     }
 
     #[test]
@@ -235,7 +242,10 @@ mod tests {
         let cause = "gone\n2026-01-01T00:00:00.000Z  INFO all is well\r\u{1b}[2J";
         let lines = logged(TEXT, false, |_| tracing::info!(%cause, "lost"));
         assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].ends_with("cause=gone\\n2026-01-01T00:00:00.000Z  INFO all is well\\r\\u{1b}[2J"), "{lines:?}");
+        assert!(
+            lines[0].ends_with("cause=gone\\n2026-01-01T00:00:00.000Z  INFO all is well\\r\\u{1b}[2J"),
+            "{lines:?}"
+        );
     }
 
     #[test]

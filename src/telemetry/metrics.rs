@@ -18,8 +18,6 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const BUILD_INFO: Metric = Metric::gauge("handover_build_info", "Always 1; the version is a label.");
 const READY: Metric = Metric::gauge("handover_ready", "1 when every group has an active backend that serves.");
-const START_TIME: Metric =
-    Metric::gauge("handover_start_timestamp_seconds", "When the process started, in seconds since the epoch.");
 const RELOAD_SUCCESS: Metric =
     Metric::gauge("handover_config_reload_success", "1 when the configuration in force is the one last read.");
 const RELOAD_TIMESTAMP: Metric =
@@ -50,8 +48,10 @@ const AVAILABILITY: Metric = Metric::gauge(
 const SWITCHES: Metric = Metric::counter("handover_switches_total", "Changes of the active backend.");
 const SWITCH_DURATION: Metric =
     Metric::gauge("handover_switch_duration_seconds", "How long the last switch took: to see the fault, and to move.");
-const FAILBACK_BLOCKED: Metric =
-    Metric::gauge("handover_failback_blocked", "1 while a heavier healthy backend is not returned to, with the reason.");
+const FAILBACK_BLOCKED: Metric = Metric::gauge(
+    "handover_failback_blocked",
+    "1 while a heavier healthy backend is not returned to, with the reason.",
+);
 const WITHOUT_ACTIVE: Metric =
     Metric::counter("handover_without_active_seconds_total", "Time without an active backend that serves.");
 
@@ -82,7 +82,9 @@ const fn fate_metric(fate: Fate) -> Metric {
         Fate::Repeated => Metric::counter("handover_repeated_total", "In flight at a fault, sent: sent again."),
         Fate::Rearmed => Metric::counter("handover_rearmed_total", "In flight at a fault, blocked: wait again."),
         Fate::Uncertain => Metric::counter("handover_uncertain_total", "In flight at a fault: outcome unknown."),
-        Fate::NotApplied => Metric::counter("handover_not_applied_total", "In flight at a fault: refused, not applied."),
+        Fate::NotApplied => {
+            Metric::counter("handover_not_applied_total", "In flight at a fault: refused, not applied.")
+        }
         Fate::Aborted => Metric::counter("handover_aborted_total", "In flight at a fault: transactions ended by it."),
         Fate::Gone => Metric::counter("handover_gone_total", "In flight at a fault: the client had gone."),
     }
@@ -119,8 +121,6 @@ impl Reloads {
 pub struct Snapshot<'a> {
     /// Every group has an active that serves.
     pub ready: bool,
-    /// When the process started.
-    pub started_at: SystemTime,
     /// The configuration's readings.
     pub reloads: &'a Reloads,
     /// Log lines dropped since the start.
@@ -176,7 +176,6 @@ impl Page<'_> {
         let text = &mut self.text;
         text.single(&BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1);
         text.single(&READY, &[], u8::from(snapshot.ready));
-        text.single(&START_TIME, &[], epoch_seconds(snapshot.started_at));
         text.single(&RELOAD_SUCCESS, &[], u8::from(snapshot.reloads.success.load(Relaxed)));
         text.single(&RELOAD_TIMESTAMP, &[], snapshot.reloads.loaded_at_s.load(Relaxed));
         text.single(&LOG_LINES_DROPPED, &[], snapshot.log_lines_dropped);
@@ -296,9 +295,12 @@ impl Page<'_> {
         for fate in Fate::ALL {
             self.each_sum(&fate_metric(fate), |worker| worker.fates(fate));
         }
-        self.each_labelled(&PROTOCOL_ERRORS, "class", &ProtocolFault::ALL.map(ProtocolFault::label), |worker, index| {
-            worker.protocol_faults(ProtocolFault::ALL[index])
-        });
+        self.each_labelled(
+            &PROTOCOL_ERRORS,
+            "class",
+            &ProtocolFault::ALL.map(ProtocolFault::label),
+            |worker, index| worker.protocol_faults(ProtocolFault::ALL[index]),
+        );
         self.each_sum(&SENTINEL_MISMATCH, |worker| &worker.sentinel_mismatches);
     }
 
