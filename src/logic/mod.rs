@@ -1,7 +1,12 @@
 //! The pure core: every decision, as machines that take events and the time and return what to do.
 //! No sockets, no clock, no `async`, no randomness; `tests/layering.rs` reads these sources and holds it.
 
+pub mod backoff;
+pub mod breaker;
+pub mod detector;
+pub mod failover;
 pub mod health;
 pub mod judged;
 pub mod route;
+pub mod selection;
 pub mod settings;
