@@ -1,1 +1,86 @@
 //! The control plane: probes, detector, breaker, decision. One owner of health and of the route.
+//!
+//! [`group`] builds what one group needs; the caller starts [`Supervisor::run`] and each [`Prober::run`].
+
+pub mod checks;
+pub mod prober;
+pub mod state;
+pub mod supervisor;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc, watch};
+
+pub use self::prober::Prober;
+pub use self::supervisor::Supervisor;
+use crate::channels::{BackendId, GroupStatus, REPORTS_MAX, Route, Vitals, WorkerReport};
+use crate::config::Group;
+use crate::control::checks::Checker;
+use crate::control::state::Keeper;
+use crate::logic::failover::{Command, Saved};
+use crate::logic::health::Cadence;
+
+/// Capacity of an operator's commands: they are rare, and the operator waits.
+const COMMANDS_MAX: usize = 16;
+
+/// The tasks of one group, and the ends of its channels that others hold.
+pub struct GroupControl {
+    /// The owner of the decision; to be run.
+    pub supervisor: Supervisor,
+    /// One a backend; to be run.
+    pub probers: Vec<Prober>,
+    /// For the workers.
+    pub reports: mpsc::Sender<WorkerReport>,
+    /// For operators.
+    pub commands: mpsc::Sender<Command>,
+    /// For the workers.
+    pub route: watch::Receiver<Route>,
+    /// For the admin plane.
+    pub status: watch::Receiver<GroupStatus>,
+}
+
+/// What a group's control plane shares with the workers.
+pub struct Shared {
+    /// The numbers of the group's backends, in the file's order.
+    pub ids: Vec<BackendId>,
+    /// Each worker's vitals of each of those backends: `vitals[worker][backend]`.
+    pub vitals: Vec<Vec<Arc<Vitals>>>,
+    /// The origin of the vitals' microseconds.
+    pub origin: Instant,
+}
+
+/// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it.
+#[must_use]
+pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Option<Keeper>) -> GroupControl {
+    let (reports, worker_reports) = mpsc::channel(REPORTS_MAX);
+    let (probe_reports, probes) = mpsc::channel(REPORTS_MAX);
+    let (commands, operator) = mpsc::channel(COMMANDS_MAX);
+    let (route_sender, route) = watch::channel(Route::unknown());
+    let asks: Vec<Arc<Notify>> = group.backends.iter().map(|_| Arc::new(Notify::new())).collect();
+    let probers = group
+        .backends
+        .iter()
+        .enumerate()
+        .map(|(index, backend)| Prober {
+            backend: shared.ids[index],
+            settings: group.health.clone(),
+            checker: Checker::new(backend, &group.health),
+            cadence: Cadence::default(),
+            jitter: fastrand::f64(),
+            route: route.clone(),
+            vitals: shared.vitals.iter().map(|of_worker| Arc::clone(&of_worker[index])).collect(),
+            origin: shared.origin,
+            ask: Arc::clone(&asks[index]),
+            reports: probe_reports.clone(),
+        })
+        .collect();
+    let ends = supervisor::Ends { reports: worker_reports, probes, operator, route: route_sender, asks, keeper };
+    let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
+    GroupControl { supervisor, probers, reports, commands, route, status }
+}
+
+/// The time, by the runtime's clock, which tests may stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -2,9 +2,14 @@
 //! No sockets, no clock, no `async`, no randomness; `tests/layering.rs` reads these sources and holds it.
 
 pub mod arena;
+pub mod backoff;
+pub mod breaker;
 pub mod budget;
+pub mod detector;
+pub mod failover;
 pub mod health;
 pub mod judged;
 pub mod multiplexer;
 pub mod route;
+pub mod selection;
 pub mod settings;

@@ -1,0 +1,255 @@
+//! The state file: the last active, epoch and breakers of every group, over a restart.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::logic::failover::{Saved, SavedBreaker};
+
+/// Names the format; a file without it is not ours.
+const FORMAT: &str = "handover-state-1";
+
+/// The file's shape.
+#[derive(Debug, Serialize, Deserialize)]
+struct StateFile {
+    format: String,
+    groups: BTreeMap<String, GroupState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct GroupState {
+    active: Option<String>,
+    epoch: u64,
+    saved_at_unix_ms: u64,
+    #[serde(default)]
+    breakers: Vec<BreakerState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct BreakerState {
+    backend: String,
+    grace_ms: u64,
+    left_ms: u64,
+}
+
+/// Why a state file cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum StateError {
+    #[error("cannot read the state file")]
+    Read(#[source] io::Error),
+    #[error("the state file is damaged")]
+    Damaged(#[source] serde_json::Error),
+    #[error("the state file has the unknown format {0:?}")]
+    Foreign(String),
+}
+
+/// Takes what is to be kept, from any number of supervisors; only the latest of each counts.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    groups: watch::Sender<BTreeMap<String, GroupState>>,
+}
+
+impl Keeper {
+    /// Keeps this of a group. Never waits.
+    pub fn keep(&self, group: &str, saved: &Saved) {
+        let state = GroupState::of(saved, unix_ms(SystemTime::now()));
+        self.groups.send_modify(|groups| {
+            groups.insert(group.to_owned(), state);
+        });
+    }
+}
+
+/// Writes the file whenever something changed.
+#[derive(Debug)]
+pub struct Writer {
+    path: PathBuf,
+    groups: watch::Receiver<BTreeMap<String, GroupState>>,
+}
+
+/// Opens the state file: what was saved of each group, and the two ends that keep it from now on.
+/// A damaged or foreign file is set aside with a warning, and nothing is known.
+#[must_use]
+pub fn open(path: &Path) -> (BTreeMap<String, Saved>, Keeper, Writer) {
+    let groups = read(path).unwrap_or_else(|error| {
+        set_aside(path, &error);
+        BTreeMap::new()
+    });
+    let now = unix_ms(SystemTime::now());
+    let saved = groups.iter().map(|(name, state)| (name.clone(), state.saved(now))).collect();
+    let (sender, receiver) = watch::channel(groups);
+    (saved, Keeper { groups: sender }, Writer { path: path.to_owned(), groups: receiver })
+}
+
+impl Writer {
+    /// Writes until `stop`, what changed before it included.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut is_failing = false;
+        loop {
+            // What changed comes first, so that the last change is written before the end.
+            let is_changed = tokio::select! {
+                biased;
+                changed = self.groups.changed() => changed.is_ok(),
+                () = stop.cancelled() => false,
+            };
+            if !is_changed {
+                return;
+            }
+            let groups = self.groups.borrow_and_update().clone();
+            let path = self.path.clone();
+            // A disk may block for long: not on a thread that anything else needs.
+            let written = tokio::task::spawn_blocking(move || write(&path, groups)).await;
+            let outcome = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+            tell_once(&self.path, outcome, &mut is_failing);
+        }
+    }
+}
+
+fn tell_once(path: &Path, outcome: io::Result<()>, is_failing: &mut bool) {
+    match outcome {
+        Ok(()) if *is_failing => tracing::info!(path = %path.display(), "state file written again"),
+        Err(error) if !*is_failing => {
+            tracing::warn!(path = %path.display(), %error, "cannot write the state file: a restart will not know the last active");
+            *is_failing = true;
+            return;
+        }
+        Ok(()) | Err(_) => return,
+    }
+    *is_failing = false;
+}
+
+fn read(path: &Path) -> Result<BTreeMap<String, GroupState>, StateError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(StateError::Read(error)),
+    };
+    let file: StateFile = serde_json::from_slice(&bytes).map_err(StateError::Damaged)?;
+    if file.format == FORMAT { Ok(file.groups) } else { Err(StateError::Foreign(file.format)) }
+}
+
+fn set_aside(path: &Path, error: &StateError) {
+    let aside = with_suffix(path, ".bad");
+    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let moved = std::fs::rename(path, &aside);
+    tracing::warn!(path = %path.display(), aside = %aside.display(), is_moved = moved.is_ok(), %error, source,
+        "state file set aside: the last active is not known");
+}
+
+/// Whole or not at all: a temporary file in the same directory, renamed over the old one.
+fn write(path: &Path, groups: BTreeMap<String, GroupState>) -> io::Result<()> {
+    let file = StateFile { format: FORMAT.to_owned(), groups };
+    let bytes = serde_json::to_vec_pretty(&file)?;
+    let temporary = with_suffix(path, ".tmp");
+    let mut target = File::create(&temporary)?;
+    target.write_all(&bytes)?;
+    target.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl GroupState {
+    fn of(saved: &Saved, saved_at_unix_ms: u64) -> Self {
+        let breaker = |breaker: &SavedBreaker| BreakerState {
+            backend: breaker.backend.clone(),
+            grace_ms: millis(breaker.grace),
+            left_ms: millis(breaker.left),
+        };
+        Self {
+            active: saved.active.clone(),
+            epoch: saved.epoch,
+            saved_at_unix_ms,
+            breakers: saved.breakers.iter().map(breaker).collect(),
+        }
+    }
+
+    /// As it is now: what passed since counts; a clock that went back counts as no time.
+    fn saved(&self, now_unix_ms: u64) -> Saved {
+        let passed = now_unix_ms.saturating_sub(self.saved_at_unix_ms);
+        let breaker = |breaker: &BreakerState| SavedBreaker {
+            backend: breaker.backend.clone(),
+            grace: Duration::from_millis(breaker.grace_ms),
+            left: Duration::from_millis(breaker.left_ms.saturating_sub(passed)),
+        };
+        Saved { active: self.active.clone(), epoch: self.epoch, breakers: self.breakers.iter().map(breaker).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn saved(active: &str) -> Saved {
+        let breaker = SavedBreaker { backend: "east".into(), grace: SECOND * 60, left: SECOND * 30 };
+        Saved { active: Some(active.into()), epoch: 7, breakers: vec![breaker] }
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_survives_and_other_groups_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        for (group, active) in [("one", "west"), ("two", "north")] {
+            let (_, keeper, writer) = open(&path);
+            keeper.keep(group, &saved(active));
+            let stop = CancellationToken::new();
+            stop.cancel();
+            writer.run(stop).await;
+        }
+        let (groups, _, _) = open(&path);
+        let actives: Vec<_> = groups.values().map(|saved| saved.active.as_deref().unwrap()).collect();
+        assert_eq!(actives, ["west", "north"]);
+        assert_eq!((groups["one"].epoch, groups["one"].breakers[0].grace), (7, SECOND * 60));
+        assert!(!with_suffix(&path, ".tmp").exists());
+    }
+
+    #[test]
+    fn the_time_since_saving_counts() {
+        let state = GroupState::of(&saved("west"), 100_000);
+        assert_eq!(state.saved(110_000).breakers[0].left, SECOND * 20);
+        assert_eq!(state.saved(900_000).breakers[0].left, Duration::ZERO);
+        assert_eq!(state.saved(50_000).breakers[0].left, SECOND * 30, "the clock went back");
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_file_is_set_aside() {
+        for content in ["{\"format\":", "{\"format\":\"other\",\"groups\":{}}", "[]", ""] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("state.json");
+            std::fs::write(&path, content).unwrap();
+            let (groups, _, _) = open(&path);
+            assert!(groups.is_empty());
+            assert!(!path.exists());
+            assert_eq!(std::fs::read_to_string(with_suffix(&path, ".bad")).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_no_trouble() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(open(&directory.path().join("state.json")).0.is_empty());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}

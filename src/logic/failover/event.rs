@@ -1,0 +1,306 @@
+//! What the decision machine takes from an operator, tells to the log, and leaves for the next start.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::logic::judged::Judged;
+use crate::logic::route::{BackendId, Route};
+
+/// What an operator may ask for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Command {
+    /// Make this backend the active.
+    Switch {
+        /// Which.
+        to: BackendId,
+        /// With or without waiting for what is in flight.
+        manner: Manner,
+    },
+    /// Change a backend's preference.
+    SetWeight {
+        /// Whose.
+        backend: BackendId,
+        /// The new one, > 0 and finite.
+        weight: f64,
+    },
+}
+
+/// How a switch treats what is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// It finishes first; nothing is lost.
+    Planned,
+    /// It is judged: moved, repeated, or uncertain.
+    Forced,
+}
+
+/// Why the active changed, or why a backend is called unhealthy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The first choice.
+    Start,
+    /// A connection was lost or refused and a new one failed too.
+    ConnectionLost,
+    /// No byte came although requests waited.
+    Silent,
+    /// It answered a word that means "cannot serve".
+    CannotServe {
+        /// That word.
+        word: String,
+    },
+    /// `fall` probe rounds in a row failed.
+    ProbesFailed,
+    /// Too many failures on live traffic.
+    FailureRate,
+    /// Return to a heavier backend.
+    Failback,
+    /// An operator's will.
+    Operator,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Start => "start",
+            Self::ConnectionLost => "connection lost",
+            Self::Silent => "silent",
+            Self::CannotServe { word } => return write!(formatter, "cannot serve: {word}"),
+            Self::ProbesFailed => "probes failed",
+            Self::FailureRate => "failure rate",
+            Self::Failback => "failback",
+            Self::Operator => "operator",
+        })
+    }
+}
+
+/// A fault of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What kind.
+    pub reason: Reason,
+    /// What was seen, in words.
+    pub cause: String,
+    /// When it was first seen.
+    pub since: Instant,
+}
+
+/// Why a heavier healthy backend is not returned to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// Configured: an operator decides.
+    Manual,
+    /// Configured: not while the active works.
+    Never,
+    /// Its breaker is not closed.
+    Breaker,
+    /// It has not been clean for `failback_hold` yet.
+    HoldTime,
+    /// Too many switches of late.
+    FlapGuard,
+    /// The last attempt was called off; the next one waits.
+    CalledOff,
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Manual => "failback is manual",
+            Self::Never => "failback is never",
+            Self::Breaker => "its breaker is not closed",
+            Self::HoldTime => "not clean for failback_hold yet",
+            Self::FlapGuard => "too many switches of late",
+            Self::CalledOff => "the last attempt was called off",
+        })
+    }
+}
+
+/// Why a planned switch did not take place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallOff {
+    /// Something was still in flight when `drain` had passed.
+    NotDrained,
+    /// The target did not answer a probe.
+    TargetUnhealthy,
+    /// A fault of the active, or an operator, took precedence.
+    Overtaken,
+}
+
+impl fmt::Display for CallOff {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::NotDrained => "commands were still in flight after the drain time",
+            Self::TargetUnhealthy => "the target does not answer its probe",
+            Self::Overtaken => "overtaken by a forced switch",
+        })
+    }
+}
+
+/// Why an operator's command was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// No such backend in this group.
+    UnknownBackend,
+    /// It is the active already.
+    AlreadyActive,
+    /// Another switch is under way.
+    SwitchUnderWay,
+    /// A planned switch needs a healthy target.
+    TargetUnhealthy,
+    /// The weight is not a number above zero.
+    BadWeight,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::UnknownBackend => "no such backend in this group",
+            Self::AlreadyActive => "it is the active already",
+            Self::SwitchUnderWay => "another switch is under way",
+            Self::TargetUnhealthy => "the target is not healthy",
+            Self::BadWeight => "a weight is a number above zero",
+        })
+    }
+}
+
+/// A switch that took place, with what became of everything in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switched {
+    /// The active before; `None` at the start.
+    pub from: Option<BackendId>,
+    /// The active now.
+    pub to: BackendId,
+    /// Why.
+    pub reason: Reason,
+    /// What was seen, in words.
+    pub cause: String,
+    /// The new epoch.
+    pub epoch: u64,
+    /// From the first sign of the fault to the decision.
+    pub detect: Duration,
+    /// From the decision to serving.
+    pub switch: Duration,
+    /// The sum of what the workers judged.
+    pub judged: Judged,
+}
+
+/// A change of state, logged once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The active changed.
+    Switched(Switched),
+    /// A planned switch did not take place.
+    SwitchCalledOff {
+        /// The target.
+        to: BackendId,
+        /// Why not.
+        why: CallOff,
+        /// When a failback is tried again.
+        retry_in: Option<Duration>,
+    },
+    /// A backend became healthy.
+    BackendUp {
+        /// Which.
+        backend: BackendId,
+    },
+    /// A backend became unhealthy.
+    BackendDown {
+        /// Which.
+        backend: BackendId,
+        /// Why.
+        fault: Fault,
+    },
+    /// A breaker opened.
+    BreakerOpened {
+        /// Whose.
+        backend: BackendId,
+        /// For how long.
+        grace: Duration,
+    },
+    /// A breaker's grace is over.
+    BreakerHalfOpen {
+        /// Whose.
+        backend: BackendId,
+    },
+    /// A breaker closed.
+    BreakerClosed {
+        /// Whose.
+        backend: BackendId,
+    },
+    /// A probe is weaker than configured, or disagrees with live traffic; `None`: not any more.
+    ProbeWarning {
+        /// Whose.
+        backend: BackendId,
+        /// What.
+        warning: Option<String>,
+    },
+    /// No backend can serve.
+    NoneHealthy,
+    /// Commands are refused at once from now on.
+    Refusing,
+    /// A backend can serve again.
+    Recovered {
+        /// Which.
+        backend: BackendId,
+        /// How long none could.
+        after: Duration,
+    },
+    /// A heavier healthy backend is not returned to, for this reason; `None`: not any more.
+    FailbackBlocked {
+        /// Why.
+        reason: Option<Blocked>,
+    },
+    /// A worker did not acknowledge in time; the switch went on without it.
+    WorkersLate {
+        /// How many.
+        missing: usize,
+    },
+    /// A backend's weight changed.
+    WeightChanged {
+        /// Whose.
+        backend: BackendId,
+        /// The new one.
+        weight: f64,
+    },
+    /// An operator's command was not carried out.
+    CommandRefused {
+        /// Which.
+        command: Command,
+        /// Why.
+        why: Refused,
+    },
+}
+
+/// What the machine asks of its shell.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Show this route to all workers.
+    Publish(Route),
+    /// Probe this backend at once, on a new connection.
+    ProbeNow(BackendId),
+    /// Write a log line.
+    Log(Event),
+    /// Keep this over a restart.
+    Persist(Saved),
+}
+
+/// What survives a restart. Times are relative to the moment of saving.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Name of the last active.
+    pub active: Option<String>,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Breakers that are not closed.
+    pub breakers: Vec<SavedBreaker>,
+}
+
+/// A breaker that was not closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedBreaker {
+    /// Name of its backend.
+    pub backend: String,
+    /// The grace of its opening.
+    pub grace: Duration,
+    /// What was left of it.
+    pub left: Duration,
+}

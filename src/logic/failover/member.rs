@@ -1,0 +1,262 @@
+//! One backend as its group sees it: health, detector, breaker, and the re-probe that is out.
+
+use std::time::{Duration, Instant};
+
+use crate::logic::breaker::{Breaker, BreakerState};
+use crate::logic::detector::Detector;
+use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
+use crate::logic::failover::{BackendSpec, GroupSettings};
+use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
+use crate::logic::route::BackendId;
+use crate::logic::selection::Candidate;
+
+/// Between two re-probes that replies or reconnections asked for: at most ten a second.
+const INQUIRY_GAP: Duration = Duration::from_millis(100);
+
+/// A re-probe on a new connection, and the signs that led to it.
+#[derive(Clone, Debug)]
+pub(super) struct Inquiry {
+    /// A connection was lost or refused.
+    pub(super) lost: Option<Fault>,
+    /// A reply said "cannot serve".
+    pub(super) word: Option<Fault>,
+    /// The latest sign: a probe that began before it leaves the question open.
+    latest: Instant,
+    stage: InquiryStage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InquiryStage {
+    /// It is asked for then.
+    Due(Instant),
+    /// It was asked for then and has not come back.
+    Asked(Instant),
+}
+
+/// A sign on live traffic that a backend may have failed.
+#[derive(Clone, Debug)]
+pub(super) enum Sign {
+    Lost(Fault),
+    Word(Fault),
+    /// Silence, a planned switch, or a connection that works again: just look.
+    Look,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) id: BackendId,
+    pub(super) name: String,
+    pub(super) weight: f64,
+    pub(super) health: Health,
+    pub(super) detector: Detector,
+    pub(super) breaker: Breaker,
+    /// Why it is unhealthy.
+    pub(super) fault: Option<Fault>,
+    /// Since when each probe has been clean.
+    pub(super) clean_since: Option<Instant>,
+    /// Share of `failback_hold` that is waited, drawn when `clean_since` was set.
+    pub(super) hold_factor: f64,
+    pub(super) inquiry: Option<Inquiry>,
+    asked_at: Option<Instant>,
+    warning: Option<String>,
+}
+
+impl Member {
+    pub(super) fn new(spec: BackendSpec, settings: &GroupSettings) -> Self {
+        Self {
+            id: spec.id,
+            name: spec.name,
+            weight: spec.weight,
+            health: Health::new(settings.health.fall, settings.health.rise),
+            detector: Detector::new(settings.detector.clone()),
+            breaker: Breaker::new(settings.breaker),
+            fault: None,
+            clean_since: None,
+            hold_factor: 1.0,
+            inquiry: None,
+            asked_at: None,
+            warning: None,
+        }
+    }
+
+    pub(super) fn is_selectable(&self) -> bool {
+        self.health.is_healthy() && self.breaker.is_closed()
+    }
+
+    pub(super) const fn candidate(&self, is_eligible: bool) -> Candidate {
+        Candidate { id: self.id, weight: self.weight, is_eligible }
+    }
+
+    pub(super) fn saved_breaker(&self, now: Instant) -> Option<SavedBreaker> {
+        let left = match self.breaker.state() {
+            BreakerState::Closed => return None,
+            BreakerState::Open { until } => until.saturating_duration_since(now),
+            BreakerState::HalfOpen { .. } => Duration::ZERO,
+        };
+        Some(SavedBreaker { backend: self.name.clone(), grace: self.breaker.last_grace()?, left })
+    }
+
+    /// A sign came. Returns whether a re-probe must be asked for now.
+    pub(super) fn on_sign(&mut self, now: Instant, sign: Sign) -> bool {
+        let is_urgent = matches!(sign, Sign::Lost(_));
+        let at_earliest = self.asked_at.map_or(now, |asked| now.max(asked + INQUIRY_GAP));
+        let inquiry = self.inquiry.get_or_insert(Inquiry {
+            lost: None,
+            word: None,
+            latest: now,
+            stage: InquiryStage::Due(at_earliest),
+        });
+        inquiry.latest = now;
+        match sign {
+            Sign::Lost(fault) => inquiry.lost = inquiry.lost.take().or(Some(fault)),
+            Sign::Word(fault) => inquiry.word = inquiry.word.take().or(Some(fault)),
+            Sign::Look => {}
+        }
+        self.detector.on_inquiry();
+        if let InquiryStage::Due(due) = &mut inquiry.stage
+            && is_urgent
+        {
+            *due = now;
+        }
+        self.ask_if_due(now)
+    }
+
+    /// Time passed. Returns whether a re-probe must be asked for now.
+    pub(super) fn ask_if_due(&mut self, now: Instant) -> bool {
+        let Some(inquiry) = &mut self.inquiry else { return false };
+        let InquiryStage::Due(due) = inquiry.stage else { return false };
+        if now < due {
+            return false;
+        }
+        inquiry.stage = InquiryStage::Asked(now);
+        self.asked_at = Some(now);
+        true
+    }
+
+    /// An immediate probe that began at `started_at` came back: takes the inquiry that it answers.
+    pub(super) fn answer(&mut self, started_at: Instant) -> Option<Inquiry> {
+        let inquiry = self.inquiry.as_ref()?;
+        let InquiryStage::Asked(asked_at) = inquiry.stage else { return None };
+        if started_at < asked_at { None } else { self.inquiry.take() }
+    }
+
+    /// The answer was no answer, or came too early for the latest sign: ask again, with a gap.
+    pub(super) fn reopen(&mut self, now: Instant, inquiry: Inquiry) {
+        let due = self.asked_at.map_or(now, |asked| now.max(asked + INQUIRY_GAP));
+        self.inquiry = Some(Inquiry { stage: InquiryStage::Due(due), ..inquiry });
+        self.detector.on_inquiry();
+    }
+
+    /// A re-probe came back clean. A sign that came after it began is looked into again.
+    pub(super) fn acquit(&mut self, now: Instant, started_at: Instant, mut inquiry: Inquiry) {
+        self.detector.on_clean();
+        if inquiry.latest <= started_at {
+            return;
+        }
+        for fault in [&mut inquiry.lost, &mut inquiry.word].into_iter().flatten() {
+            fault.since = inquiry.latest;
+        }
+        self.reopen(now, inquiry);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let due = self.inquiry.as_ref().and_then(|inquiry| match inquiry.stage {
+            InquiryStage::Due(due) => Some(due),
+            InquiryStage::Asked(_) => None,
+        });
+        [due, self.breaker.deadline()].into_iter().flatten().min()
+    }
+
+    /// A round ended. `events` receives what changed, except the fall itself, which is returned.
+    pub(super) fn on_verdict(
+        &mut self,
+        (started_at, now): (Instant, Instant),
+        verdict: &ProbeVerdict,
+        hold_factor: f64,
+        events: &mut Vec<Event>,
+    ) -> Option<Fault> {
+        let change = self.health.on_verdict(started_at, now, verdict);
+        let is_good = matches!(verdict, ProbeVerdict::Good { .. });
+        if is_good && self.clean_since.is_none() {
+            self.clean_since = Some(started_at);
+            self.hold_factor = hold_factor;
+        }
+        if !is_good && *verdict != ProbeVerdict::Void {
+            self.clean_since = None;
+        }
+        if !matches!(verdict, ProbeVerdict::Void | ProbeVerdict::Busy { .. }) {
+            self.with_breaker(now, events, |breaker| breaker.on_probe(now, is_good));
+        }
+        match change? {
+            HealthChange::Up => {
+                self.fault = None;
+                events.push(Event::BackendUp { backend: self.id });
+                None
+            }
+            HealthChange::Down(fault) => Some(self.fault_of(started_at, fault)),
+        }
+    }
+
+    fn fault_of(&self, started_at: Instant, fault: HealthFault) -> Fault {
+        let since = self.health.bad_since().unwrap_or(started_at);
+        match fault {
+            HealthFault::Failed(cause) => Fault { reason: Reason::ProbesFailed, cause, since },
+            HealthFault::Answered(cause) => {
+                let word = cause.split_whitespace().next().unwrap_or_default().to_owned();
+                Fault { reason: Reason::CannotServe { word }, cause, since }
+            }
+        }
+    }
+
+    /// It cannot serve, for this reason.
+    pub(super) fn bring_down(&mut self, now: Instant, fault: Fault, events: &mut Vec<Event>) {
+        self.health.force_down();
+        self.clean_since = None;
+        self.inquiry = None;
+        self.detector.restart(now);
+        self.fault = Some(fault.clone());
+        events.push(Event::BackendDown { backend: self.id, fault });
+        self.with_breaker(now, events, |breaker| breaker.trip(now));
+    }
+
+    /// It serves from now on, whatever its past: nothing better is there, or an operator says so.
+    pub(super) fn bring_up(&mut self, now: Instant, events: &mut Vec<Event>) {
+        if !self.health.is_healthy() {
+            self.health.force_up();
+            events.push(Event::BackendUp { backend: self.id });
+        }
+        self.fault = None;
+        self.detector.restart(now);
+        self.with_breaker(now, events, |breaker| breaker.close(now));
+    }
+
+    pub(super) fn on_time(&mut self, now: Instant, events: &mut Vec<Event>) {
+        self.with_breaker(now, events, |breaker| {
+            breaker.on_time(now);
+        });
+    }
+
+    /// A warning, or the end of one; told once per change.
+    pub(super) fn warn(&mut self, warning: Option<String>, events: &mut Vec<Event>) {
+        if self.warning != warning {
+            self.warning.clone_from(&warning);
+            events.push(Event::ProbeWarning { backend: self.id, warning });
+        }
+    }
+
+    fn with_breaker(&mut self, now: Instant, events: &mut Vec<Event>, change: impl FnOnce(&mut Breaker)) {
+        let before = self.breaker.state();
+        change(&mut self.breaker);
+        let after = self.breaker.state();
+        if before.label() == after.label() {
+            return;
+        }
+        events.push(match after {
+            BreakerState::Closed => Event::BreakerClosed { backend: self.id },
+            BreakerState::HalfOpen { .. } => Event::BreakerHalfOpen { backend: self.id },
+            BreakerState::Open { until } => {
+                Event::BreakerOpened { backend: self.id, grace: until.saturating_duration_since(now) }
+            }
+        });
+    }
+}

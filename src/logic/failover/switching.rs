@@ -1,0 +1,433 @@
+//! The stages of a switch: choose, prove, hold or cut, serve. Only one switch is under way at a time.
+
+use std::cmp::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::channels::{ProbeReport, WorkerId};
+use crate::logic::failover::Failover;
+use crate::logic::failover::event::{Blocked, CallOff, Event, Manner, Output, Reason, Refused, Switched};
+use crate::logic::failover::member::{Member, Sign};
+use crate::logic::health::ProbeVerdict;
+use crate::logic::judged::Judged;
+use crate::logic::route::{BackendId, Phase};
+use crate::logic::selection;
+use crate::logic::settings::{Failback, InitialPolicy};
+
+/// How long a forced switch waits for workers that do not acknowledge; then their connections are killed.
+const CUT_MAX: Duration = Duration::from_millis(50);
+/// How long the first choice waits for a heavier backend after one was found good.
+const START_MAX: Duration = Duration::from_millis(100);
+/// How long the log of a switch waits for the workers' judgements.
+const REPORTING_MAX: Duration = Duration::from_secs(2);
+/// How long a planned switch waits for the probe of its target, on top of the probe's own timeout.
+const PROVING_SLACK: Duration = Duration::from_secs(1);
+
+/// Where the group stands.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Nothing has been chosen yet; a first backend was good then.
+    Starting { first_good: Option<Instant> },
+    /// The active serves.
+    Serving,
+    /// The active serves; the target of a planned switch is asked to answer a probe.
+    Proving { switch: Switch, until: Instant },
+    /// Workers hold new commands and drain.
+    Holding { switch: Switch, attempt: u64, until: Instant, missing: Missing },
+    /// Workers stop writing and judge.
+    Cutting { switch: Switch, attempt: u64, until: Instant, missing: Missing },
+}
+
+/// A switch that was decided.
+#[derive(Clone, Debug)]
+pub(super) struct Switch {
+    to: BackendId,
+    reason: Reason,
+    cause: String,
+    /// When its cause was first seen.
+    seen_at: Instant,
+    decided_at: Instant,
+}
+
+/// The workers that have not acknowledged yet.
+#[derive(Debug)]
+pub(super) struct Missing(Vec<WorkerId>);
+
+impl Missing {
+    fn all(workers: usize) -> Self {
+        Self((0..workers).collect())
+    }
+
+    fn remove(&mut self, worker: WorkerId) {
+        self.0.retain(|missing| *missing != worker);
+    }
+}
+
+impl Stage {
+    /// What the workers see of it.
+    pub(super) const fn phase(&self) -> Phase {
+        match self {
+            Self::Starting { .. } | Self::Serving | Self::Proving { .. } => Phase::Serve,
+            Self::Holding { switch, attempt, until, .. } => {
+                Phase::Hold { to: switch.to, attempt: *attempt, until: *until }
+            }
+            Self::Cutting { switch, attempt, .. } => Phase::Cut { to: switch.to, attempt: *attempt },
+        }
+    }
+
+    pub(super) const fn is_cutting(&self) -> bool {
+        matches!(self, Self::Cutting { .. })
+    }
+
+    pub(super) const fn is_serving(&self) -> bool {
+        matches!(self, Self::Serving)
+    }
+
+    /// A worker acknowledged; one of an older attempt means nothing.
+    pub(super) fn acknowledge(&mut self, worker: WorkerId, acknowledged: u64) {
+        if let Self::Holding { attempt, missing, .. } | Self::Cutting { attempt, missing, .. } = self
+            && *attempt == acknowledged
+        {
+            missing.remove(worker);
+        }
+    }
+}
+
+/// A switch that took place and whose judgements are being added up.
+#[derive(Debug)]
+pub(super) struct Reporting {
+    switched: Switched,
+    missing: Missing,
+    pub(super) until: Instant,
+}
+
+impl Reporting {
+    pub(super) fn on_activated(&mut self, worker: WorkerId, epoch: u64, judged: Judged) {
+        if epoch == self.switched.epoch && self.missing.0.contains(&worker) {
+            self.missing.remove(worker);
+            self.switched.judged += judged;
+        }
+    }
+}
+
+impl Failover {
+    /// Takes one step if one is due; says whether it did.
+    pub(super) fn step(&mut self, now: Instant) -> bool {
+        let is_active_down = self.active.is_some_and(|id| !self.is_healthy(id));
+        match &self.stage {
+            Stage::Starting { .. } => self.start(now),
+            Stage::Serving if is_active_down => self.leave(now),
+            Stage::Serving => self.fail_back(now),
+            Stage::Proving { .. } | Stage::Holding { .. } if is_active_down => {
+                self.overtake();
+                self.leave(now);
+                true
+            }
+            Stage::Proving { switch, until } => {
+                let is_lost = !self.is_healthy(switch.to) || now >= *until;
+                is_lost && self.call_off(now, CallOff::TargetUnhealthy)
+            }
+            Stage::Holding { switch, .. } if !self.is_healthy(switch.to) => {
+                self.call_off(now, CallOff::TargetUnhealthy)
+            }
+            Stage::Holding { missing, .. } if missing.0.is_empty() => self.complete(now),
+            Stage::Holding { until, .. } => now >= *until && self.call_off(now, CallOff::NotDrained),
+            Stage::Cutting { missing, until, .. } => (missing.0.is_empty() || now >= *until) && self.complete(now),
+        }
+    }
+
+    /// The first choice: as soon as the preferred backend is good, else when all have been heard,
+    /// else a moment after the first good one. Nothing is there to be cut, so it serves at once.
+    fn start(&mut self, now: Instant) -> bool {
+        let good = self.members.iter().filter(|member| member.health.is_latest_good()).count();
+        let Stage::Starting { first_good } = &mut self.stage else { return false };
+        if good == 0 {
+            return false;
+        }
+        let since = *first_good.get_or_insert(now);
+        let needed = match self.settings.failover.initial {
+            InitialPolicy::One => 1,
+            InitialPolicy::Majority => self.members.len() / 2 + 1,
+            InitialPolicy::All => self.members.len(),
+        };
+        let last = self.restored.map(|(id, _)| id);
+        let preferred =
+            last.or_else(|| selection::best(self.members.iter().map(|member| member.candidate(true)), None));
+        let is_good = |id| self.index(id).is_some_and(|index| self.members[index].health.is_latest_good());
+        let is_settled = preferred.is_some_and(is_good)
+            || self.members.iter().all(|member| member.health.is_probed())
+            || now >= since + START_MAX;
+        let choice = last.filter(|id| is_good(*id)).or_else(|| self.refuge());
+        let Some(to) = choice.filter(|_| good >= needed && is_settled) else { return false };
+        // The same active goes on in its epoch, so that what clients hold of it stays valid.
+        self.epoch = match self.restored {
+            Some((id, epoch)) if id == to && epoch > 0 => epoch - 1,
+            _ => self.restored_epoch,
+        };
+        let switch = Switch { to, reason: Reason::Start, cause: String::new(), seen_at: since, decided_at: now };
+        self.serve(now, switch);
+        true
+    }
+
+    /// Leaves a dead active for the best other, if there is any.
+    fn leave(&mut self, now: Instant) -> bool {
+        let Some(to) = self.refuge() else { return false };
+        let fault = self.active.and_then(|id| self.index(id)).and_then(|index| self.members[index].fault.clone());
+        let (reason, cause, seen_at) =
+            fault.map_or((Reason::ProbesFailed, String::new(), now), |fault| (fault.reason, fault.cause, fault.since));
+        self.cut(now, Switch { to, reason, cause, seen_at, decided_at: now });
+        true
+    }
+
+    /// The best backend other than the active: healthy with a closed breaker, else any whose latest probe was clean.
+    fn refuge(&self) -> Option<BackendId> {
+        let others = || self.members.iter().filter(|member| Some(member.id) != self.active);
+        let best = |is_eligible: fn(&Member) -> bool| {
+            selection::best(others().map(|member| member.candidate(is_eligible(member))), None)
+        };
+        best(Member::is_selectable).or_else(|| best(|member| member.health.is_latest_good()))
+    }
+
+    fn fail_back(&mut self, now: Instant) -> bool {
+        let Some(Ok(to)) = self.failback_choice(now) else { return false };
+        self.plan(now, to, Reason::Failback);
+        true
+    }
+
+    /// The backend to return to, or why the best healthy one that is heavier is not returned to.
+    pub(super) fn failback_choice(&self, now: Instant) -> Option<Result<BackendId, Blocked>> {
+        let mut blocked = None;
+        for member in self.heavier() {
+            match self.failback_block(now, member) {
+                None => return Some(Ok(member.id)),
+                Some(reason) => blocked = blocked.or(Some(reason)),
+            }
+        }
+        blocked.map(Err)
+    }
+
+    /// The healthy backends heavier than the active, heaviest first.
+    fn heavier(&self) -> Vec<&Member> {
+        let Some(active) = self.active.and_then(|id| self.index(id)) else { return Vec::new() };
+        let weight = self.members[active].weight;
+        let is_heavier = |member: &&Member| member.weight > weight && member.health.is_healthy();
+        let mut heavier: Vec<&Member> = self.members.iter().filter(is_heavier).collect();
+        heavier.sort_by(|one, other| other.weight.partial_cmp(&one.weight).unwrap_or(Ordering::Equal));
+        heavier
+    }
+
+    fn failback_block(&self, now: Instant, member: &Member) -> Option<Blocked> {
+        match self.settings.failover.failback {
+            Failback::Manual => return Some(Blocked::Manual),
+            Failback::Never => return Some(Blocked::Never),
+            Failback::Auto => {}
+        }
+        if !member.breaker.is_closed() {
+            Some(Blocked::Breaker)
+        } else if self.is_clean_at(member).is_none_or(|at| now < at) {
+            Some(Blocked::HoldTime)
+        } else if self.is_calm_at(now).is_some_and(|at| now < at) {
+            Some(Blocked::FlapGuard)
+        } else if self.failback_after.is_some_and(|at| now < at) {
+            Some(Blocked::CalledOff)
+        } else {
+            None
+        }
+    }
+
+    /// When a backend will have been clean for `failback_hold`. An operator's choice is left alone as long.
+    fn is_clean_at(&self, member: &Member) -> Option<Instant> {
+        let since = member.clean_since?;
+        let since = self.chosen_at.map_or(since, |chosen| chosen.max(since));
+        Some(since + self.settings.failover.failback_hold.mul_f64(member.hold_factor))
+    }
+
+    /// When the flap guard lets failbacks through again, if it does not now.
+    fn is_calm_at(&self, now: Instant) -> Option<Instant> {
+        let failover = &self.settings.failover;
+        let in_window = |at: &&Instant| **at + failover.switches_window > now;
+        let count = self.recent.iter().filter(in_window).count();
+        let oldest = self.recent.iter().find(in_window);
+        oldest.filter(|_| count >= failover.switches_max as usize).map(|at| *at + failover.switches_window)
+    }
+
+    pub(super) fn failback_deadline(&self) -> Option<Instant> {
+        if !self.stage.is_serving() || self.settings.failover.failback != Failback::Auto {
+            return None;
+        }
+        let closed = self.heavier().into_iter().filter(|member| member.breaker.is_closed());
+        let clean = closed.filter_map(|member| self.is_clean_at(member)).min()?;
+        let calm = self.recent.front().map(|at| *at + self.settings.failover.switches_window);
+        let calm = calm.filter(|_| self.recent.len() >= self.settings.failover.switches_max as usize);
+        [Some(clean), calm, self.failback_after].into_iter().flatten().max()
+    }
+
+    pub(super) fn stage_deadline(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Starting { first_good } => first_good.map(|since| since + START_MAX),
+            Stage::Serving => None,
+            Stage::Proving { until, .. } | Stage::Holding { until, .. } | Stage::Cutting { until, .. } => Some(*until),
+        }
+    }
+
+    pub(super) fn switch_by_operator(&mut self, now: Instant, to: BackendId, manner: Manner) -> Result<(), Refused> {
+        let index = self.index(to).ok_or(Refused::UnknownBackend)?;
+        if self.active == Some(to) {
+            return Err(Refused::AlreadyActive);
+        }
+        if matches!(self.stage, Stage::Starting { .. } | Stage::Cutting { .. }) {
+            return Err(Refused::SwitchUnderWay);
+        }
+        match manner {
+            Manner::Planned if !self.stage.is_serving() => return Err(Refused::SwitchUnderWay),
+            Manner::Planned if !self.members[index].health.is_healthy() => return Err(Refused::TargetUnhealthy),
+            Manner::Planned => self.plan(now, to, Reason::Operator),
+            Manner::Forced => {
+                self.overtake();
+                let reason = Reason::Operator;
+                self.cut(now, Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now });
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a planned switch: the target must answer a probe now.
+    fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
+        let Some(index) = self.index(to) else { return };
+        let until = now + self.settings.health.timeout * 2 + PROVING_SLACK;
+        let switch = Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now };
+        self.stage = Stage::Proving { switch, until };
+        if self.members[index].on_sign(now, Sign::Look) {
+            self.outputs.push_back(Output::ProbeNow(to));
+        }
+    }
+
+    /// A probe ended that may prove the target of a planned switch.
+    pub(super) fn prove(&mut self, now: Instant, index: usize, report: &ProbeReport, verdict: &ProbeVerdict) {
+        let Stage::Proving { switch, .. } = &self.stage else { return };
+        let is_asked = report.immediate && report.started_at >= switch.decided_at;
+        if switch.to != self.members[index].id || !is_asked {
+            return;
+        }
+        match verdict {
+            ProbeVerdict::Good { .. } => {
+                let switch = Switch { decided_at: now, ..switch.clone() };
+                self.hold(now, switch);
+            }
+            ProbeVerdict::Void => {}
+            ProbeVerdict::Busy { .. } | ProbeVerdict::CannotServe { .. } | ProbeVerdict::Failed { .. } => {
+                self.call_off(now, CallOff::TargetUnhealthy);
+            }
+        }
+    }
+
+    fn hold(&mut self, now: Instant, switch: Switch) {
+        self.attempts += 1;
+        let until = now + self.settings.failover.drain;
+        let missing = Missing::all(self.workers);
+        self.stage = Stage::Holding { switch, attempt: self.attempts, until, missing };
+    }
+
+    fn cut(&mut self, now: Instant, switch: Switch) {
+        self.attempts += 1;
+        let missing = Missing::all(self.workers);
+        self.stage = Stage::Cutting { switch, attempt: self.attempts, until: now + CUT_MAX, missing };
+    }
+
+    /// A forced switch takes the place of a planned one that was under way.
+    fn overtake(&mut self) {
+        if let Stage::Proving { switch, .. } | Stage::Holding { switch, .. } = &self.stage {
+            let event = Event::SwitchCalledOff { to: switch.to, why: CallOff::Overtaken, retry_in: None };
+            self.stage = Stage::Serving;
+            self.log([event]);
+        }
+    }
+
+    /// The old active goes on in its epoch; a failback is tried again later.
+    fn call_off(&mut self, now: Instant, why: CallOff) -> bool {
+        let (Stage::Proving { switch, .. } | Stage::Holding { switch, .. }) = &self.stage else { return false };
+        let to = switch.to;
+        let retry_in = (switch.reason == Reason::Failback).then(|| self.failback_backoff.grow());
+        self.failback_after = retry_in.map(|wait| now + wait).or(self.failback_after);
+        self.stage = Stage::Serving;
+        self.log([Event::SwitchCalledOff { to, why, retry_in }]);
+        true
+    }
+
+    /// The workers have let go of the old active, or their time is over.
+    fn complete(&mut self, now: Instant) -> bool {
+        let (Stage::Holding { switch, missing, .. } | Stage::Cutting { switch, missing, .. }) = &self.stage else {
+            return false;
+        };
+        let (mut switch, missing) = (switch.clone(), missing.0.len());
+        // A target that failed in the meantime is not switched to if there is a better one.
+        if switch.reason != Reason::Operator && !self.is_healthy_or_clean(switch.to) {
+            switch.to = self.refuge().unwrap_or(switch.to);
+        }
+        if missing > 0 {
+            self.log([Event::WorkersLate { missing }]);
+        }
+        match switch.reason {
+            Reason::Operator => self.chosen_at = Some(now),
+            _ => self.remember(now),
+        }
+        self.serve(now, switch);
+        true
+    }
+
+    fn is_healthy_or_clean(&self, id: BackendId) -> bool {
+        self.is_healthy(id) || self.index(id).is_some_and(|index| self.members[index].health.is_latest_good())
+    }
+
+    /// The flap guard counts it.
+    fn remember(&mut self, now: Instant) {
+        self.recent.push_back(now);
+        while self.recent.len() > self.settings.failover.switches_max.max(1) as usize {
+            self.recent.pop_front();
+        }
+    }
+
+    /// A new epoch: the target serves.
+    fn serve(&mut self, now: Instant, switch: Switch) {
+        self.tell_switched();
+        let from = self.active;
+        let Some(index) = self.index(switch.to) else { return };
+        let is_clean = self.members[index].health.is_latest_good();
+        if is_clean || switch.reason == Reason::Operator {
+            let mut events = Vec::new();
+            self.members[index].bring_up(now, &mut events);
+            self.log(events);
+        }
+        self.epoch += 1;
+        self.active = Some(switch.to);
+        self.reason = switch.reason.clone();
+        self.stage = Stage::Serving;
+        self.must_persist = true;
+        self.failback_after = None;
+        self.failback_backoff.reset();
+        let switched = Switched {
+            from,
+            to: switch.to,
+            reason: switch.reason,
+            cause: switch.cause,
+            epoch: self.epoch,
+            detect: switch.decided_at.saturating_duration_since(switch.seen_at),
+            switch: now.saturating_duration_since(switch.decided_at),
+            judged: Judged::default(),
+        };
+        let missing = Missing::all(self.workers);
+        self.reporting = Some(Reporting { switched, missing, until: now + REPORTING_MAX });
+    }
+
+    /// Tells of the last switch once all workers have judged, or have had their time.
+    pub(super) fn finish_report(&mut self, now: Instant) {
+        if self.reporting.as_ref().is_some_and(|report| report.missing.0.is_empty() || now >= report.until) {
+            self.tell_switched();
+        }
+    }
+
+    fn tell_switched(&mut self) {
+        if let Some(reporting) = self.reporting.take() {
+            self.log([Event::Switched(reporting.switched)]);
+        }
+    }
+}
