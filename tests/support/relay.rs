@@ -157,12 +157,12 @@ impl Relay {
         self.shared.lock().accepted
     }
 
-    /// Bytes handed to the target so far.
+    /// Bytes handed to the target so far, or just about to be.
     pub fn request_bytes(&self) -> u64 {
         self.shared.lock().request_bytes
     }
 
-    /// Bytes handed to the clients so far.
+    /// Bytes handed to the clients so far, or just about to be.
     pub fn reply_bytes(&self) -> u64 {
         self.shared.lock().reply_bytes
     }
@@ -296,8 +296,9 @@ fn write(shared: &Shared, connection: &Connection, direction: Direction, inbox: 
             return;
         }
         let (allowed, cut) = take_from_budget(shared, direction, &chunk.bytes);
+        // Before the write: whoever has seen a byte finds it counted.
+        count(shared, direction, allowed.len());
         let written = write_all(connection, direction, allowed);
-        count(shared, direction, written);
         if let Some(how) = cut {
             return connection.cut(how);
         }
@@ -356,10 +357,10 @@ fn write_all(connection: &Connection, direction: Direction, bytes: &[u8]) -> usi
     written
 }
 
-fn count(shared: &Shared, direction: Direction, written: usize) {
+fn count(shared: &Shared, direction: Direction, bytes: usize) {
     let mut state = shared.lock();
     match direction {
-        Direction::Requests => state.request_bytes += written as u64,
-        Direction::Replies => state.reply_bytes += written as u64,
+        Direction::Requests => state.request_bytes += bytes as u64,
+        Direction::Replies => state.reply_bytes += bytes as u64,
     }
 }
