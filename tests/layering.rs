@@ -17,7 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic", &["resp", "command"]),
     ("config", &["resp", "command", "logic"]),
     ("channels", &["logic", "config"]),
-    ("telemetry", &["config", "channels"]),
+    ("telemetry", &["lifecycle", "logic", "config", "channels"]),
     ("net", &["resp", "config"]),
     ("proxy", BELOW_PLANES),
     ("control", BELOW_PLANES),

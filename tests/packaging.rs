@@ -3,6 +3,8 @@
 //! No image is built here; what can be known without a daemon is checked.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,6 +77,19 @@ fn compose_mounts_what_exists_and_publishes_to_this_machine_only() {
 }
 
 #[test]
+fn the_health_check_of_compose_believes_the_status_alone() {
+    let compose = compose();
+    let words = strings(&compose["services"]["handover"]["healthcheck"]["test"]);
+    assert_eq!(words[..3], ["CMD", "bash", "-c"]);
+    for (status, healthy) in [("200 OK", true), ("503 Service Unavailable", false)] {
+        let port = answer_once(format!("HTTP/1.0 {status}\r\ncontent-length: 0\r\n\r\n"));
+        let script = words[3].replace("$$", "$").replace("9400", &port.to_string());
+        let outcome = Command::new("bash").arg("-c").arg(script).status().expect("bash runs");
+        assert_eq!(outcome.success(), healthy, "{status}");
+    }
+}
+
+#[test]
 fn the_backends_of_the_compose_configuration_are_its_services() {
     let compose = compose();
     let wanted: BTreeSet<String> = strings(&compose["services"]["handover"]["depends_on"]).into_iter().collect();
@@ -144,6 +159,24 @@ fn compose_configuration() -> toml::Table {
 fn strings(list: &Yaml<'_>) -> Vec<String> {
     let list = list.as_sequence().expect("a list");
     list.iter().map(|item| item.as_str().unwrap_or_else(|| panic!("not a string: {item:?}")).to_owned()).collect()
+}
+
+/// A port on which one HTTP request is read and answered.
+fn answer_once(answer: String) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("a bound socket").port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("somebody asks");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a whole request");
+            request.push(byte[0]);
+        }
+        assert!(request.starts_with(b"GET /readyz "), "{request:?}");
+        stream.write_all(answer.as_bytes()).expect("the asker listens");
+    });
+    port
 }
 
 fn host_of(url: &toml::Value) -> String {

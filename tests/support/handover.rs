@@ -184,7 +184,7 @@ impl Handover {
         let mut stream = TcpStream::connect(self.http.address())?;
         stream.set_read_timeout(Some(PATIENCE))?;
         // HTTP/1.0: the answer comes in one piece and ends with the connection.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let broken = || std::io::Error::other(format!("not an HTTP answer: {answer:?}"));
