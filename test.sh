@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs every test on a Debian machine, after installing what is missing (as root, or with sudo).
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$ROOT"
+# shellcheck source=scripts/setup.sh
+. scripts/setup.sh
+
+ensure_c_compiler
+ensure_cargo
+ensure_cargo_components
+ensure_redis
+ensure_python
+
+cargo fmt --check
+cargo clippy --locked --all-targets -- -D warnings
+cargo test --locked --doc
+# Last, so that the runner's own summary is what the output ends with.
+if cargo nextest --version >/dev/null 2>&1; then
+  cargo nextest run --locked
+else
+  cargo test --locked --lib --bins --tests
+fi
