@@ -1,1 +1,5 @@
-//! Sockets: dialling with the handshake, socket options, scratch buffers.
+//! Sockets: listening, options, dialling with the handshake.
+
+pub mod dial;
+pub mod listen;
+pub mod stream;

@@ -1,0 +1,237 @@
+//! Opening a backend connection: every address of its name is tried, then the handshake proves that it works.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use redis_protocol::resp3::decode::complete::decode_bytes;
+use redis_protocol::resp3::types::BytesFrame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::stream::Stream;
+use crate::config::{Address, Backend};
+use crate::logic::health::ServerIdentity;
+use crate::logic::multiplexer::{DialOutcome, Profile};
+use crate::resp::encode::{self, Protocol};
+use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner, first_word};
+
+/// Between two addresses of a name: the next is tried while the one before it has not answered (RFC 8305).
+const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(250);
+/// Addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 8;
+/// The most that the replies of a handshake take.
+const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that the kernel may keep unacknowledged before the connection is given up, in time.
+const USER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A working connection, or why there is none.
+pub type Dialled = (Option<Stream>, DialOutcome);
+
+/// Connects to a backend and asks for what the profile says; all within the backend's connect timeout.
+pub async fn dial(backend: &Backend, profile: Profile) -> Dialled {
+    match timeout(backend.connect_timeout, connect_and_greet(backend, profile)).await {
+        Ok(Ok(dialled)) => dialled,
+        Ok(Err(error)) => (None, DialOutcome::Failed(error.to_string())),
+        Err(_) => (None, DialOutcome::Failed(format!("no answer within {:?}", backend.connect_timeout))),
+    }
+}
+
+async fn connect_and_greet(backend: &Backend, profile: Profile) -> io::Result<Dialled> {
+    let mut stream = connect(&backend.address).await?;
+    stream.set_options(USER_TIMEOUT);
+    let outcome = greet(&mut stream, backend, profile).await?;
+    let works = matches!(outcome, DialOutcome::Ready { .. });
+    Ok((works.then_some(stream), outcome))
+}
+
+/// Connects without a handshake.
+///
+/// # Errors
+/// None of the addresses could be connected to; the last one's error.
+pub async fn connect(address: &Address) -> io::Result<Stream> {
+    match address {
+        Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        Address::Tcp(host, port) => {
+            let addresses: Vec<SocketAddr> = lookup_host((host.as_str(), *port)).await?.take(ADDRESSES_MAX).collect();
+            match addresses[..] {
+                [address] => TcpStream::connect(address).await,
+                _ => connect_first(addresses).await,
+            }
+            .map(Stream::Tcp)
+        }
+    }
+}
+
+/// The first of several addresses that answers, each tried a little after the one before it or at once when that failed.
+#[expect(clippy::disallowed_methods, reason = "the attempts end with this function, which owns their set")]
+async fn connect_first(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    let mut addresses = addresses.into_iter();
+    let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        let next = addresses.next();
+        let is_last = next.is_none();
+        if let Some(address) = next {
+            attempts.spawn(TcpStream::connect(address));
+        }
+        let patience = if is_last { Duration::MAX } else { NEXT_ADDRESS_DELAY };
+        match timeout(patience, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => last_error = error,
+            Ok(None) if is_last => return Err(last_error),
+            Ok(Some(Err(_)) | None) | Err(_) => {}
+        }
+    }
+}
+
+/// One step of the handshake, in the order of its commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Auth,
+    Hello,
+    Select,
+    ClientId,
+    Proof,
+}
+
+/// AUTH, HELLO, SELECT as the profile wants, CLIENT ID, and an ECHO that proves that replies come in step.
+async fn greet(stream: &mut Stream, backend: &Backend, profile: Profile) -> io::Result<DialOutcome> {
+    let nonce = format!("handover:{:016x}", fastrand::u64(..));
+    let (request, steps) = handshake(backend, profile, &nonce);
+    write_all(stream, &request).await?;
+    let mut replies = BytesMut::new();
+    let (mut server, mut client_id) = (None, None);
+    for step in steps {
+        let (reply, kind) = read_reply(stream, &mut replies).await?;
+        let is_error = kind == ReplyKind::Error;
+        match step {
+            Step::Auth if is_error => return Err(refused("AUTH", &reply)),
+            Step::Hello if is_error && profile.protocol == Protocol::Resp3 => {
+                return match first_word(&reply) {
+                    b"NOPROTO" | b"ERR" => Ok(DialOutcome::RefusedProtocol(reply)),
+                    _ => Err(refused("HELLO 3", &reply)),
+                };
+            }
+            Step::Hello if !is_error => server = server_identity(&reply),
+            Step::Select if is_error && first_word(&reply) == b"ERR" => return Ok(DialOutcome::RefusedDatabase(reply)),
+            Step::Select if is_error => return Err(refused("SELECT", &reply)),
+            Step::ClientId if !is_error => client_id = parse_integer(&reply),
+            Step::Proof => prove(&reply, &nonce)?,
+            Step::Auth | Step::Hello | Step::Select | Step::ClientId => {}
+        }
+    }
+    if !replies.is_empty() {
+        return Err(io::Error::other("more replies than requests in the handshake"));
+    }
+    Ok(DialOutcome::Ready { client_id, server })
+}
+
+fn handshake(backend: &Backend, profile: Profile, nonce: &str) -> (BytesMut, Vec<Step>) {
+    let mut request = BytesMut::new();
+    let mut steps = Vec::new();
+    if let Some(credential) = &backend.credential {
+        match &credential.username {
+            Some(username) => encode::request(&mut request, &["AUTH", username, &credential.password]),
+            None => encode::request(&mut request, &["AUTH", &credential.password]),
+        }
+        steps.push(Step::Auth);
+    }
+    // Without an argument HELLO changes nothing and tells the server's name and version.
+    match profile.protocol {
+        Protocol::Resp2 => encode::request(&mut request, &["HELLO"]),
+        Protocol::Resp3 => encode::request(&mut request, &["HELLO", "3"]),
+    }
+    steps.push(Step::Hello);
+    let database = profile.database.unwrap_or(backend.database);
+    if database != 0 {
+        encode::request(&mut request, &["SELECT", &database.to_string()]);
+        steps.push(Step::Select);
+    }
+    encode::request(&mut request, &["CLIENT", "ID"]);
+    encode::request(&mut request, &["ECHO", nonce]);
+    steps.extend([Step::ClientId, Step::Proof]);
+    (request, steps)
+}
+
+fn refused(what: &str, reply: &[u8]) -> io::Error {
+    io::Error::other(format!("{what} was refused: {}", line_of(reply)))
+}
+
+/// The first line of a reply, for people.
+fn line_of(reply: &[u8]) -> String {
+    let end = memchr::memchr(b'\r', reply).unwrap_or(reply.len()).min(200);
+    String::from_utf8_lossy(&reply[..end]).trim_start_matches('-').to_owned()
+}
+
+fn prove(reply: &[u8], nonce: &str) -> io::Result<()> {
+    let mut expected = BytesMut::new();
+    encode::bulk(&mut expected, nonce.as_bytes());
+    if reply == &expected[..] { Ok(()) } else { Err(refused("ECHO", reply)) }
+}
+
+fn parse_integer(reply: &[u8]) -> Option<i64> {
+    std::str::from_utf8(reply.strip_prefix(b":")?).ok()?.trim_end().parse().ok()
+}
+
+/// The name and version in HELLO's reply, a map or an array of pairs.
+fn server_identity(reply: &Bytes) -> Option<ServerIdentity> {
+    let (frame, _) = decode_bytes(reply).ok()??;
+    let text = |frame: &BytesFrame| match frame {
+        BytesFrame::BlobString { data, .. } | BytesFrame::SimpleString { data, .. } => {
+            Some(String::from_utf8_lossy(data).into_owned())
+        }
+        _ => None,
+    };
+    let pairs: Vec<(String, String)> = match &frame {
+        BytesFrame::Map { data, .. } => data.iter().filter_map(|(key, value)| Some((text(key)?, text(value)?))).collect(),
+        BytesFrame::Array { data, .. } => {
+            data.chunks(2).filter_map(|pair| Some((text(pair.first()?)?, text(pair.get(1)?)?))).collect()
+        }
+        _ => return None,
+    };
+    let find = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    Some(ServerIdentity { name: find("server")?, version: find("version")? })
+}
+
+/// Writes all of `bytes`.
+///
+/// # Errors
+/// The connection broke.
+pub async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+    match stream {
+        Stream::Tcp(stream) => stream.write_all(bytes).await,
+        Stream::Unix(stream) => stream.write_all(bytes).await,
+    }
+}
+
+async fn read_some(stream: &mut Stream, buffer: &mut BytesMut) -> io::Result<usize> {
+    match stream {
+        Stream::Tcp(stream) => stream.read_buf(buffer).await,
+        Stream::Unix(stream) => stream.read_buf(buffer).await,
+    }
+}
+
+/// The next whole reply. What a server says before it is asked (`-DENIED …`, `-ERR max number of clients …`) is read
+/// as the first reply here, and as a failure by whoever reads it.
+///
+/// # Errors
+/// The connection broke or ended, or what came is no RESP.
+pub async fn read_reply(stream: &mut Stream, buffer: &mut BytesMut) -> io::Result<(Bytes, ReplyKind)> {
+    loop {
+        match ReplyScanner::new().scan(buffer) {
+            ReplyScan::Complete { bytes, kind } if !buffer.is_empty() => return Ok((buffer.split_to(bytes).freeze(), kind)),
+            ReplyScan::Invalid(reason) => return Err(io::Error::other(format!("the server does not speak RESP: {reason}"))),
+            ReplyScan::Complete { .. } | ReplyScan::Incomplete { .. } => {}
+        }
+        if buffer.len() > HANDSHAKE_BYTES_MAX {
+            return Err(io::Error::other("the handshake's replies are too long"));
+        }
+        if read_some(stream, buffer).await? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the server during the handshake"));
+        }
+    }
+}

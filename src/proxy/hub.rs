@@ -1,0 +1,556 @@
+//! One group on one worker: the multiplexer and the sockets that belong to it. Everything here runs on one thread
+//! and never waits; the tasks that wait for a socket stand in `client` and `link`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tracing::error;
+
+use super::link::LinkSocket;
+use super::{client, link, unblock};
+use crate::channels::{BackendId, Route, Vitals, WorkerId, WorkerReport};
+use crate::config::Backend;
+use crate::lifecycle::Lifecycle;
+use crate::logic::multiplexer::{
+    CloseReason, Counters, LinkKey, Multiplexer, Output, Peer, Report, SessionKey, Settings, SubscriptionKind,
+};
+use crate::net::stream::WriteHalf;
+use crate::telemetry::counters::{self, WorkerCounters};
+
+/// What is read from a client at a time.
+pub(super) const CLIENT_READ_BYTES: usize = 64 * 1024;
+/// What is read from a backend at a time.
+pub(super) const LINK_READ_BYTES: usize = 256 * 1024;
+/// Reports to the supervisor that wait for room; beyond it losses are dropped, since each says the same.
+const REPORTS_WAITING_MAX: usize = 4096;
+
+/// What a hub is made of.
+pub struct HubSpec {
+    /// The worker's number.
+    pub worker: WorkerId,
+    /// The multiplexer's settings.
+    pub settings: Settings,
+    /// The group's backends, by number.
+    pub backends: Vec<(BackendId, Arc<Backend>)>,
+    /// What the supervisor reads, in the order of `backends`.
+    pub vitals: Vec<Arc<Vitals>>,
+    /// The origin of the vitals' microseconds.
+    pub origin: Instant,
+    /// To the supervisor.
+    pub reports: mpsc::Sender<WorkerReport>,
+    /// Every worker's hub of this group, for CLIENT LIST.
+    pub inquiries: Arc<Vec<mpsc::Sender<Inquiry>>>,
+    /// What the admin plane reads.
+    pub counters: Arc<WorkerCounters>,
+}
+
+/// Asks a hub for its lines of CLIENT LIST.
+#[derive(Debug)]
+pub struct Inquiry {
+    /// Where they go.
+    pub reply: oneshot::Sender<String>,
+}
+
+/// A client's socket.
+pub(super) struct ClientSocket {
+    pub(super) write: WriteHalf,
+    pub(super) wake: Notify,
+    pub(super) closing: Cell<bool>,
+    pub(super) is_blocked: Cell<bool>,
+}
+
+/// One group on one worker.
+pub(super) struct Hub {
+    spec: HubSpec,
+    pub(super) lifecycle: Lifecycle,
+    machine: RefCell<Multiplexer>,
+    clients: RefCell<HashMap<SessionKey, Rc<ClientSocket>>>,
+    links: RefCell<HashMap<LinkKey, Rc<LinkSocket>>>,
+    pub(super) client_scratch: RefCell<Vec<u8>>,
+    pub(super) link_scratch: RefCell<Vec<u8>>,
+    /// Wakes the task that writes to the backends, once every client at hand was read.
+    pub(super) flush: Notify,
+    /// Wakes the ticker when something waits for time to pass.
+    pub(super) hurry: Notify,
+    is_hurried: Cell<bool>,
+    /// A panic left the machine in an unknown state.
+    is_broken: Cell<bool>,
+    waiting_reports: RefCell<std::collections::VecDeque<WorkerReport>>,
+    pub(super) report: Notify,
+    published: RefCell<Counters>,
+    /// Blocked connections to be unblocked, by backend, while a task for it runs.
+    unblocking: RefCell<HashMap<BackendId, Vec<i64>>>,
+}
+
+impl Hub {
+    pub(super) fn new(spec: HubSpec, lifecycle: Lifecycle) -> Rc<Self> {
+        let machine = Multiplexer::new(spec.settings.clone(), Instant::now());
+        Rc::new(Self {
+            spec,
+            lifecycle,
+            machine: RefCell::new(machine),
+            clients: RefCell::default(),
+            links: RefCell::default(),
+            client_scratch: RefCell::new(vec![0; CLIENT_READ_BYTES]),
+            link_scratch: RefCell::new(vec![0; LINK_READ_BYTES]),
+            flush: Notify::new(),
+            hurry: Notify::new(),
+            is_hurried: Cell::new(false),
+            is_broken: Cell::new(false),
+            waiting_reports: RefCell::default(),
+            report: Notify::new(),
+            published: RefCell::default(),
+            unblocking: RefCell::default(),
+        })
+    }
+
+    /// Feeds the machine. A panic in it is contained: the machine is replaced before anything else touches it.
+    fn feed<T>(&self, event: impl FnOnce(&mut Multiplexer) -> T) -> T {
+        let alarm = Alarm(self);
+        let result = event(&mut self.machine.borrow_mut());
+        std::mem::forget(alarm);
+        result
+    }
+
+    /// Feeds the machine and carries out what it says.
+    pub(super) fn turn<T>(self: &Rc<Self>, event: impl FnOnce(&mut Multiplexer, Instant) -> T) -> T {
+        let now = Instant::now();
+        let result = self.feed(|machine| event(machine, now));
+        self.carry_out(now);
+        result
+    }
+
+    fn carry_out(self: &Rc<Self>, now: Instant) {
+        loop {
+            self.write_clients(now);
+            // What ends a session or a link must find it written as far as it goes.
+            let output = self.machine.borrow_mut().poll();
+            match output {
+                Some(output) => self.carry_out_one(output, now),
+                None => break,
+            }
+        }
+        if self.machine.borrow().has_link_to_write() {
+            self.flush.notify_one();
+        }
+        if !self.is_hurried.get() && self.machine.borrow().is_waiting() {
+            self.is_hurried.set(true);
+            self.hurry.notify_one();
+        }
+    }
+
+    fn carry_out_one(self: &Rc<Self>, output: Output, now: Instant) {
+        match output {
+            Output::Dial(dial) => match self.backend(dial.backend) {
+                Some(backend) => self.lifecycle.start_local("link", link::open(self.clone(), dial, backend)),
+                None => error!(backend = %dial.backend, "a connection to an unknown backend was asked for"),
+            },
+            Output::CloseLink { link, reset } => {
+                let socket = self.links.borrow_mut().remove(&link);
+                if let Some(socket) = socket {
+                    socket.close(reset);
+                }
+            }
+            Output::CloseSession { session, reason: _ } => {
+                let socket = self.clients.borrow_mut().remove(&session);
+                if let Some(socket) = socket {
+                    self.spec.counters.clients.subtract(1);
+                    socket.closing.set(true);
+                    socket.wake.notify_one();
+                }
+            }
+            Output::Resume(session) => {
+                if let Some(socket) = self.clients.borrow().get(&session) {
+                    socket.wake.notify_one();
+                }
+            }
+            Output::ResumeLink(link) => {
+                if let Some(socket) = self.links.borrow().get(&link) {
+                    socket.wake.notify_one();
+                }
+            }
+            Output::Report(report) => self.queue_report(report, now),
+            Output::ListClients(session) => {
+                self.lifecycle.start_local("client list", list_clients(self.clone(), session));
+            }
+            Output::Unblock { backend, client_id } => self.unblock(backend, client_id),
+        }
+    }
+
+    pub(super) fn backend(&self, id: BackendId) -> Option<Arc<Backend>> {
+        self.spec.backends.iter().find(|(known, _)| *known == id).map(|(_, backend)| backend.clone())
+    }
+
+    /// A client connected.
+    pub(super) fn open_client(self: &Rc<Self>, write: WriteHalf, dedicated: bool) -> (SessionKey, Rc<ClientSocket>) {
+        let (address, local_address) = write.addresses();
+        let peer = Peer { address, local_address, dedicated, ..Peer::default() };
+        let key = self.turn(|machine, now| machine.on_client(peer, now));
+        let socket =
+            Rc::new(ClientSocket { write, wake: Notify::new(), closing: Cell::new(false), is_blocked: Cell::new(false) });
+        self.clients.borrow_mut().insert(key, socket.clone());
+        self.spec.counters.clients.add(1);
+        (key, socket)
+    }
+
+    pub(super) fn wants_client_bytes(&self, key: SessionKey) -> bool {
+        self.machine.borrow().wants_client_bytes(key)
+    }
+
+    pub(super) fn wants_link_bytes(&self, key: LinkKey) -> bool {
+        self.machine.borrow().wants_link_bytes(key)
+    }
+
+    /// A backend connection is open; false when nobody wants it any more.
+    pub(super) fn open_link(
+        self: &Rc<Self>,
+        key: LinkKey,
+        socket: Option<&Rc<LinkSocket>>,
+        outcome: crate::logic::multiplexer::DialOutcome,
+    ) -> bool {
+        if let Some(socket) = socket {
+            self.links.borrow_mut().insert(key, socket.clone());
+        }
+        let is_wanted = self.turn(|machine, now| machine.on_dialled(key, outcome, now));
+        if !is_wanted {
+            self.links.borrow_mut().remove(&key);
+        }
+        is_wanted
+    }
+
+    /// A backend connection ended by itself.
+    pub(super) fn lose_link(self: &Rc<Self>, key: LinkKey, cause: &str) {
+        self.links.borrow_mut().remove(&key);
+        self.turn(|machine, now| machine.on_link_lost(key, cause, now));
+    }
+
+    /// Writes to every client that has something to read, as far as its socket takes it.
+    fn write_clients(self: &Rc<Self>, now: Instant) {
+        loop {
+            let key = self.machine.borrow_mut().next_session_to_write();
+            let Some(key) = key else { return };
+            self.write_client(key, now);
+        }
+    }
+
+    /// Writes to one client.
+    pub(super) fn write_client(self: &Rc<Self>, key: SessionKey, now: Instant) {
+        let Some(socket) = self.clients.borrow().get(&key).cloned() else { return };
+        let result = loop {
+            let written = {
+                let machine = self.machine.borrow();
+                let output = machine.client_output(key);
+                if output.is_empty() {
+                    break Ok(false);
+                }
+                socket.write.try_write(output)
+            };
+            match written {
+                Ok(0) => break Err(io::Error::from(io::ErrorKind::WriteZero)),
+                Ok(bytes) => self.feed(|machine| machine.on_client_written(key, bytes, now)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(true),
+                Err(error) => break Err(error),
+            }
+        };
+        match result {
+            Ok(is_blocked) => {
+                if is_blocked && !socket.is_blocked.replace(true) {
+                    socket.wake.notify_one();
+                }
+            }
+            Err(_) => self.feed(|machine| machine.on_client_lost(key, CloseReason::ClientLost)),
+        }
+    }
+
+    /// Writes to every backend connection that has something to send.
+    pub(super) fn write_links(self: &Rc<Self>) {
+        let now = Instant::now();
+        loop {
+            let key = self.machine.borrow_mut().next_link_to_write();
+            let Some(key) = key else { break };
+            self.write_link(key, now);
+        }
+        self.carry_out(now);
+    }
+
+    /// Writes to one backend connection.
+    pub(super) fn write_link(self: &Rc<Self>, key: LinkKey, now: Instant) {
+        let Some(socket) = self.links.borrow().get(&key).cloned() else { return };
+        let failure = loop {
+            let written = {
+                let machine = self.machine.borrow();
+                let output = machine.link_output(key, now);
+                if output.is_empty() {
+                    return;
+                }
+                socket.write.try_write(output)
+            };
+            match written {
+                Ok(0) => break "the kernel takes no more bytes".to_owned(),
+                Ok(bytes) => self.feed(|machine| machine.on_link_written(key, bytes, now)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !socket.is_blocked.replace(true) {
+                        socket.wake.notify_one();
+                    }
+                    return;
+                }
+                Err(error) => break error.to_string(),
+            }
+        };
+        // Replies that came before the fault are worth more than the fault.
+        self.read_dry(key, &socket, now);
+        self.links.borrow_mut().remove(&key);
+        socket.close(true);
+        self.feed(|machine| machine.on_link_lost(key, &failure, now));
+    }
+
+    /// Reads everything that is there from one backend connection.
+    fn read_dry(&self, key: LinkKey, socket: &LinkSocket, now: Instant) {
+        let mut scratch = self.link_scratch.borrow_mut();
+        while self.wants_link_bytes(key) {
+            let read = socket.read.borrow().try_read(&mut scratch);
+            match read {
+                Ok(bytes) if bytes > 0 => self.feed(|machine| machine.on_link_bytes(key, &scratch[..bytes], now)),
+                _ => return,
+            }
+        }
+    }
+
+    fn read_all_dry(&self, now: Instant) {
+        let links: Vec<(LinkKey, Rc<LinkSocket>)> =
+            self.links.borrow().iter().map(|(key, socket)| (*key, socket.clone())).collect();
+        for (key, socket) in links {
+            self.read_dry(key, &socket, now);
+        }
+    }
+
+    /// A new route: sockets are read dry, then the route, then frames.
+    pub(super) fn follow(self: &Rc<Self>, route: Route) {
+        let now = Instant::now();
+        self.read_all_dry(now);
+        self.feed(|machine| machine.on_route(route, now));
+        self.carry_out(now);
+    }
+
+    /// Time passed. `is_late`: this thread was held up, so that what it knows of silence is worth nothing.
+    pub(super) fn tick(self: &Rc<Self>, is_late: bool) {
+        if self.is_broken.replace(false) {
+            self.rebuild();
+        }
+        let now = Instant::now();
+        let silent: Vec<LinkKey> = self.machine.borrow().silent_links(now, Duration::from_millis(20));
+        for key in silent {
+            let socket = self.links.borrow().get(&key).cloned();
+            if let Some(socket) = socket {
+                self.read_dry(key, &socket, now);
+            }
+        }
+        self.feed(|machine| machine.on_tick(now));
+        self.carry_out(now);
+        self.publish(now, is_late);
+        self.is_hurried.set(self.machine.borrow().is_waiting());
+    }
+
+    /// Something waits for a moment that comes sooner than the next regular tick.
+    pub(super) fn is_hurried(&self) -> bool {
+        self.is_hurried.get()
+    }
+
+    fn publish(&self, now: Instant, is_late: bool) {
+        let machine = self.machine.borrow();
+        let micros = |at: Option<Instant>| {
+            at.map_or(0, |at| {
+                u64::try_from(at.saturating_duration_since(self.spec.origin).as_micros()).unwrap_or(u64::MAX).max(1)
+            })
+        };
+        for ((id, _), vitals) in self.spec.backends.iter().zip(&self.spec.vitals) {
+            let signs = machine.vital_signs(*id);
+            let waiting_since = signs.waiting_since.filter(|_| !is_late);
+            vitals.last_byte_us.store(micros(signs.heard_at), Ordering::Relaxed);
+            vitals.waiting_slow.store(signs.waiting_slow, Ordering::Relaxed);
+            vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
+            vitals.successes.store(signs.successes, Ordering::Relaxed);
+            vitals.failures.store(signs.failures, Ordering::Relaxed);
+        }
+        publish_counters(&machine, &self.spec.counters, &mut self.published.borrow_mut(), now);
+    }
+
+    fn queue_report(&self, report: Report, at: Instant) {
+        let worker = self.spec.worker;
+        let report = match report {
+            Report::LinkLost { backend, epoch, cause } => WorkerReport::LinkLost { backend, epoch, at, cause },
+            Report::ConnectFailed { backend, cause } => {
+                self.spec.counters.backend(backend).connects(counters::Connect::Failed).add(1);
+                WorkerReport::ConnectFailed { backend, at, cause }
+            }
+            Report::Connected(backend) => {
+                self.spec.counters.backend(backend).connects(counters::Connect::Ok).add(1);
+                WorkerReport::Connected { backend, at }
+            }
+            Report::CannotServe { backend, word } => WorkerReport::CannotServe { backend, at, word },
+            Report::Drained(attempt) => WorkerReport::Drained { worker, attempt },
+            Report::Stopped(attempt) => WorkerReport::Stopped { worker, attempt },
+            Report::Activated { epoch, judged } => {
+                self.spec.counters.add_judged(&judged);
+                WorkerReport::Activated { worker, epoch, judged }
+            }
+        };
+        let mut waiting = self.waiting_reports.borrow_mut();
+        let is_repeat = match (&report, waiting.back()) {
+            (WorkerReport::LinkLost { backend, .. }, Some(WorkerReport::LinkLost { backend: last, .. }))
+            | (WorkerReport::ConnectFailed { backend, .. }, Some(WorkerReport::ConnectFailed { backend: last, .. }))
+            | (WorkerReport::CannotServe { backend, .. }, Some(WorkerReport::CannotServe { backend: last, .. }))
+            | (WorkerReport::Connected { backend, .. }, Some(WorkerReport::Connected { backend: last, .. })) => backend == last,
+            _ => false,
+        };
+        let is_needed =
+            matches!(report, WorkerReport::Drained { .. } | WorkerReport::Stopped { .. } | WorkerReport::Activated { .. });
+        if !is_repeat && (is_needed || waiting.len() < REPORTS_WAITING_MAX) {
+            waiting.push_back(report);
+            self.report.notify_one();
+        }
+    }
+
+    /// The next report to the supervisor.
+    pub(super) fn next_report(&self) -> Option<WorkerReport> {
+        self.waiting_reports.borrow_mut().pop_front()
+    }
+
+    pub(super) fn reports(&self) -> mpsc::Sender<WorkerReport> {
+        self.spec.reports.clone()
+    }
+
+    /// Notes a blocked connection, and starts the task that unblocks unless it runs.
+    fn unblock(self: &Rc<Self>, id: BackendId, client_id: i64) {
+        let mut unblocking = self.unblocking.borrow_mut();
+        let is_running = unblocking.contains_key(&id);
+        let noted = unblocking.entry(id).or_default();
+        if !noted.contains(&client_id) {
+            noted.push(client_id);
+        }
+        if !is_running && let Some(backend) = self.backend(id) {
+            self.lifecycle.start_local("unblock", unblock::run(self.clone(), id, backend));
+        }
+    }
+
+    /// The blocked connections noted so far.
+    pub(super) fn take_blocked(&self, id: BackendId) -> Vec<i64> {
+        self.unblocking.borrow_mut().get_mut(&id).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The task that unblocks on this backend has ended.
+    pub(super) fn unblocked(&self, id: BackendId) {
+        self.unblocking.borrow_mut().remove(&id);
+    }
+
+    /// This worker's lines of CLIENT LIST.
+    pub(super) fn client_list(&self) -> String {
+        self.machine.borrow().client_list(Instant::now())
+    }
+
+    /// How many clients there are.
+    pub(super) fn clients(&self) -> usize {
+        self.machine.borrow().clients()
+    }
+
+    /// Ends every client once it has what is due to it.
+    pub(super) fn drain(self: &Rc<Self>) {
+        self.turn(|machine, _| machine.end_all(CloseReason::Stopping));
+    }
+
+    /// A panic left the machine in an unknown state: everything that it touched is closed.
+    fn rebuild(self: &Rc<Self>) {
+        error!("a bug was contained: every connection of one worker is closed");
+        let route = self.machine.borrow().route().clone();
+        for (_, socket) in self.clients.borrow_mut().drain() {
+            self.spec.counters.clients.subtract(1);
+            socket.closing.set(true);
+            socket.wake.notify_one();
+        }
+        self.links.borrow_mut().drain().for_each(|(_, socket)| socket.close(true));
+        let now = Instant::now();
+        let mut machine = Multiplexer::new(self.spec.settings.clone(), now);
+        machine.on_route(route, now);
+        *self.machine.borrow_mut() = machine;
+        *self.published.borrow_mut() = Counters::default();
+    }
+}
+
+/// Notes that the machine panicked, unless it is forgotten first.
+struct Alarm<'a>(&'a Hub);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        self.0.is_broken.set(true);
+        self.0.hurry.notify_one();
+    }
+}
+
+/// Serves one client on this hub.
+pub(super) fn admit(hub: &Rc<Hub>, stream: crate::net::stream::Stream, dedicated: bool, place: client::Place) {
+    hub.lifecycle.start_local("client", client::serve(hub.clone(), stream, dedicated, place));
+}
+
+/// Collects CLIENT LIST over all workers.
+async fn list_clients(hub: Rc<Hub>, session: SessionKey) {
+    let mut list = String::new();
+    for inquiry in hub.spec.inquiries.iter() {
+        let (reply, answer) = oneshot::channel();
+        if inquiry.send(Inquiry { reply }).await.is_ok()
+            && let Ok(lines) = answer.await
+        {
+            list.push_str(&lines);
+        }
+    }
+    hub.turn(|machine, now| machine.on_client_list(session, &list, now));
+}
+
+/// Adds what the machine has counted since the last time to what the admin plane reads.
+fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut Counters, _now: Instant) {
+    use counters::{Class, Memory, Mode, Outcome, SubscriptionState};
+    let counted = machine.counters();
+    shared.clients_accepted.add(counted.clients_accepted - last.clients_accepted);
+    for (index, (now, before)) in counted.clients_closed.iter().zip(&last.clients_closed).enumerate() {
+        shared.clients_closed(index).add(now - before);
+    }
+    shared.commands(Class::Shared, Outcome::Ok).add(counted.shared - last.shared);
+    shared.commands(Class::Pinned, Outcome::Ok).add(counted.pinned - last.pinned);
+    shared.commands(Class::Answered, Outcome::Ok).add(counted.answered - last.answered);
+    shared.commands(Class::Refused, Outcome::Error).add(counted.refused - last.refused);
+    shared.commands(Class::Shared, Outcome::Error).add(counted.errors - last.errors);
+    shared.commands(Class::Shared, Outcome::Uncertain).add(counted.uncertain - last.uncertain);
+    shared.commands(Class::Shared, Outcome::NotApplied).add(counted.not_applied - last.not_applied);
+    shared.messages.add(counted.messages - last.messages);
+    shared.sentinel_mismatches.add(counted.mismatches - last.mismatches);
+    shared.inflight.set(machine.in_flight() as u64);
+    let modes = machine.session_modes();
+    for (mode, count) in [Mode::Shared, Mode::Pinned, Mode::Subscribed, Mode::Blocked].into_iter().zip(modes) {
+        shared.sessions(mode).set(count as u64);
+    }
+    for (kind, label) in [
+        (SubscriptionKind::Channel, counters::SubscriptionKind::Channel),
+        (SubscriptionKind::Pattern, counters::SubscriptionKind::Pattern),
+        (SubscriptionKind::Shard, counters::SubscriptionKind::Shard),
+    ] {
+        let (wanted, confirmed) = machine.subscription_counts(kind);
+        shared.subscriptions(label, SubscriptionState::Wanted).set(wanted as u64);
+        shared.subscriptions(label, SubscriptionState::Confirmed).set(confirmed as u64);
+    }
+    let memory = machine.memory();
+    for (kind, bytes) in [Memory::ClientInput, Memory::ClientOutput, Memory::Lane, Memory::Held].into_iter().zip(memory) {
+        shared.memory_bytes(kind).set(bytes as u64);
+    }
+    for (index, (now, before)) in counted.latency.iter().zip(&last.latency).enumerate() {
+        if now > before {
+            shared.durations(Class::Shared).add_to_bucket(index, now - before);
+        }
+    }
+    shared.durations(Class::Shared).add_sum_us(counted.latency_sum_us - last.latency_sum_us);
+    last.clone_from(counted);
+}

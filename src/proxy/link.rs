@@ -1,0 +1,96 @@
+//! The task of one backend connection: opens it, then waits for its socket.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::hub::Hub;
+use crate::config::Backend;
+use crate::logic::multiplexer::{Dial, LinkKey};
+use crate::net::dial;
+use crate::net::stream::{ReadHalf, WriteHalf};
+
+/// A backend connection's socket.
+pub(super) struct LinkSocket {
+    pub(super) read: RefCell<ReadHalf>,
+    pub(super) write: WriteHalf,
+    pub(super) wake: Notify,
+    pub(super) is_blocked: Cell<bool>,
+    is_closing: Cell<bool>,
+}
+
+impl LinkSocket {
+    /// Ends the connection's task, and with it the connection.
+    pub(super) fn close(&self, reset: bool) {
+        if reset {
+            self.write.reset_on_close();
+        }
+        self.is_closing.set(true);
+        self.wake.notify_one();
+    }
+}
+
+/// What a connection's task woke up for.
+enum Event {
+    Wake,
+    Writable,
+    Read(io::Result<usize>),
+}
+
+/// Opens a connection and serves it to its end.
+pub(super) async fn open(hub: Rc<Hub>, wanted: Dial, backend: Arc<Backend>) {
+    let (stream, outcome) = dial::dial(&backend, wanted.profile).await;
+    let socket = stream.map(|stream| {
+        let (read, write) = stream.split();
+        Rc::new(LinkSocket {
+            read: RefCell::new(read),
+            write,
+            wake: Notify::new(),
+            is_blocked: Cell::new(false),
+            is_closing: Cell::new(false),
+        })
+    });
+    let is_wanted = hub.open_link(wanted.link, socket.as_ref(), outcome);
+    if let Some(socket) = socket.filter(|_| is_wanted) {
+        serve(&hub, wanted.link, &socket).await;
+    }
+}
+
+async fn serve(hub: &Rc<Hub>, key: LinkKey, socket: &LinkSocket) {
+    while !socket.is_closing.get() {
+        match next_event(hub, key, socket).await {
+            Event::Wake => {}
+            Event::Writable => {
+                socket.is_blocked.set(false);
+                hub.turn(|_, _| ());
+                hub.write_link(key, std::time::Instant::now());
+                hub.turn(|_, _| ());
+            }
+            Event::Read(Ok(0)) => return hub.lose_link(key, "closed by the server"),
+            Event::Read(Ok(bytes)) => {
+                let scratch = hub.link_scratch.borrow();
+                hub.turn(|machine, now| machine.on_link_bytes(key, &scratch[..bytes], now));
+            }
+            Event::Read(Err(error)) => return hub.lose_link(key, &error.to_string()),
+        }
+    }
+}
+
+/// The only place that waits; it changes nothing but the scratch buffer.
+async fn next_event(hub: &Hub, key: LinkKey, socket: &LinkSocket) -> Event {
+    tokio::select! {
+        biased;
+        () = socket.wake.notified() => Event::Wake,
+        _ = socket.write.writable(), if socket.is_blocked.get() => Event::Writable,
+        read = read(hub, socket), if hub.wants_link_bytes(key) => Event::Read(read),
+    }
+}
+
+/// Reads into the thread's scratch buffer, whose content holds until the next wait.
+async fn read(hub: &Hub, socket: &LinkSocket) -> io::Result<usize> {
+    poll_fn(|context| socket.read.borrow_mut().poll_read(context, &mut hub.link_scratch.borrow_mut())).await
+}
