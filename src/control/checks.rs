@@ -238,9 +238,11 @@ async fn read_replies(socket: &mut dyn Socket, count: usize) -> Result<(Vec<Owne
         if replies.len() == count {
             return Ok((replies, at == bytes.len()));
         }
-        if socket.read_buf(&mut bytes).await? == 0 {
-            return Err(closed_after(&replies));
-        }
+        match socket.read_buf(&mut bytes).await {
+            Ok(0) => return Err(closed_after(&replies)),
+            Err(_) if !replies.is_empty() => return Err(closed_after(&replies)),
+            read => read?,
+        };
         let aggregates = bytes.iter().filter(|byte| **byte == b'*').count();
         if bytes.len() > REPLY_BYTES_MAX || aggregates > AGGREGATES_MAX {
             return Err(AskError::Malformed);

@@ -6,6 +6,8 @@ pub mod checks;
 pub mod prober;
 pub mod state;
 pub mod supervisor;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -93,9 +93,21 @@ enum Excuse {
     None,
     /// A re-probe is out: failures are set aside until it is back.
     Pending { failures: u64 },
-    /// It came back clean: what was set aside, and what the next look adds, is one failure.
-    Granted { failures: u64 },
+    /// It came back clean: what was set aside, and what comes until then, counts as `most` failures at most.
+    Granted { failures: u64, until: Instant, most: u64 },
 }
+
+/// What a clean re-probe excuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excused {
+    /// A connection was lost or refused: what went with it is one failure, for it did happen.
+    Loss,
+    /// Replies said "cannot serve" and the probe says otherwise: no failure, and none for the next such replies.
+    Words,
+}
+
+/// How long replies that say "cannot serve" are excused: the next re-probe is out by then.
+const WORDS_EXCUSED: Duration = Duration::from_millis(150);
 
 /// Judges one backend by its vitals.
 #[derive(Clone, Debug)]
@@ -150,7 +162,7 @@ impl Detector {
             self.is_proven_alive = false;
         }
         let previous = std::mem::replace(&mut self.sample, sample);
-        self.count(previous, sample);
+        self.count(now, previous, sample);
         let is_late = self.last_look.is_some_and(|last| now.duration_since(last) > self.limit() / 2);
         self.last_look = Some(now);
         if is_late {
@@ -180,9 +192,12 @@ impl Detector {
 
     /// A re-probe was asked for: failures wait for what it says.
     pub fn on_inquiry(&mut self) {
-        if self.excuse == Excuse::None {
-            self.excuse = Excuse::Pending { failures: 0 };
+        match self.excuse {
+            Excuse::Pending { .. } => return,
+            Excuse::None => {}
+            Excuse::Granted { failures, most, .. } => self.failures += failures.min(most),
         }
+        self.excuse = Excuse::Pending { failures: 0 };
     }
 
     /// A probe that began at `started_at` was answered as it should be.
@@ -190,10 +205,15 @@ impl Detector {
         self.is_proven_alive |= self.silent_since().is_some_and(|since| started_at >= since);
     }
 
-    /// The re-probe came back clean: what one fault took along counts as one failure.
-    pub fn on_clean(&mut self) {
+    /// The re-probe came back clean.
+    pub fn on_clean(&mut self, now: Instant, excused: Excused) {
         if let Excuse::Pending { failures } = self.excuse {
-            self.excuse = Excuse::Granted { failures };
+            // The next look at the vitals may still bring failures of the same loss.
+            let (until, most) = match excused {
+                Excused::Loss => (now, 1),
+                Excused::Words => (now + WORDS_EXCUSED, 0),
+            };
+            self.excuse = Excuse::Granted { failures, until, most };
         }
     }
 
@@ -238,15 +258,18 @@ impl Detector {
         Some(Finding::Suspicious)
     }
 
-    fn count(&mut self, previous: Sample, sample: Sample) {
+    fn count(&mut self, now: Instant, previous: Sample, sample: Sample) {
         self.successes += sample.successes.saturating_sub(previous.successes);
         let failures = sample.failures.saturating_sub(previous.failures);
-        match self.excuse {
+        match &mut self.excuse {
             Excuse::None => self.failures += failures,
-            Excuse::Pending { failures: earlier } => self.excuse = Excuse::Pending { failures: earlier + failures },
-            Excuse::Granted { failures: earlier } => {
-                self.failures += (earlier + failures).min(1);
-                self.excuse = Excuse::None;
+            Excuse::Pending { failures: earlier } => *earlier += failures,
+            Excuse::Granted { failures: earlier, until, most } => {
+                *earlier += failures;
+                if now >= *until {
+                    self.failures += (*earlier).min(*most);
+                    self.excuse = Excuse::None;
+                }
             }
         }
     }
@@ -388,11 +411,27 @@ mod tests {
             detector.on_inquiry();
             failures += 50;
             found.push(detector.on_sample(at + MS(50), outcomes(0, failures)));
-            detector.on_clean();
+            detector.on_clean(at + MS(60), Excused::Loss);
             failures += 50;
             found.push(detector.on_sample(at + MS(100), outcomes(0, failures)));
         }
         let first = found.iter().position(Option::is_some);
         assert_eq!(first, Some(4 * 3 + 2), "the fifth lost connection is too many, none before");
+    }
+
+    #[test]
+    fn words_that_the_re_probe_does_not_confirm_are_no_failures() {
+        let start = Instant::now();
+        let mut detector = Detector::new(settings());
+        let mut failures = 0;
+        for round in 0..40 {
+            let at = start + MS(100 * round);
+            detector.on_inquiry();
+            failures += 20;
+            assert_eq!(detector.on_sample(at, outcomes(0, failures)), None);
+            detector.on_clean(at + MS(1), Excused::Words);
+            failures += 20;
+            assert_eq!(detector.on_sample(at + MS(50), outcomes(0, failures)), None);
+        }
     }
 }

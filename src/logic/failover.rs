@@ -300,9 +300,11 @@ impl Failover {
     /// What must survive a restart, as of `now`.
     #[must_use]
     pub fn saved(&self, now: Instant) -> Saved {
+        // Before the first choice, what an earlier process knew still holds.
+        let active = self.active.or(self.restored.map(|(id, _)| id)).and_then(|id| self.index(id));
         Saved {
-            active: self.active.and_then(|id| self.index(id)).map(|index| self.members[index].name.clone()),
-            epoch: self.epoch,
+            active: active.map(|index| self.members[index].name.clone()),
+            epoch: if self.active.is_some() { self.epoch } else { self.restored_epoch },
             breakers: self.members.iter().filter_map(|member| member.saved_breaker(now)).collect(),
         }
     }
@@ -346,7 +348,7 @@ impl Failover {
         match (&report.verdict, worth) {
             (ProbeVerdict::Void, _) | (_, Worth::Nothing) => member.reopen(now, inquiry),
             // Live traffic, or the limit for silence, decides.
-            (_, Worth::Overruled) => member.detector.on_clean(),
+            (_, Worth::Overruled) => member.acquit(now, report.started_at, inquiry),
             (ProbeVerdict::Good { .. } | ProbeVerdict::Busy { .. }, Worth::Counts) => {
                 let is_acquitted = inquiry.word.is_some() && fault.is_none();
                 self.acquittals += u64::from(is_acquitted && self.active == Some(member.id));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::logic::breaker::{Breaker, BreakerState};
-use crate::logic::detector::Detector;
+use crate::logic::detector::{Detector, Excused};
 use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
 use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
@@ -22,6 +22,8 @@ pub(super) struct Inquiry {
     pub(super) word: Option<Fault>,
     /// The latest sign: a probe that began before it leaves the question open.
     latest: Instant,
+    /// The latest sign that cannot wait.
+    latest_lost: Option<Instant>,
     stage: InquiryStage,
 }
 
@@ -104,9 +106,13 @@ impl Member {
             lost: None,
             word: None,
             latest: now,
+            latest_lost: None,
             stage: InquiryStage::Due(at_earliest),
         });
         inquiry.latest = now;
+        if is_urgent {
+            inquiry.latest_lost = Some(now);
+        }
         match sign {
             Sign::Lost(fault) => inquiry.lost = inquiry.lost.take().or(Some(fault)),
             Sign::Word(fault) => inquiry.word = inquiry.word.take().or(Some(fault)),
@@ -149,14 +155,21 @@ impl Member {
 
     /// A re-probe came back clean. A sign that came after it began is looked into again.
     pub(super) fn acquit(&mut self, now: Instant, started_at: Instant, mut inquiry: Inquiry) {
-        self.detector.on_clean();
+        self.detector.on_clean(now, if inquiry.lost.is_some() { Excused::Loss } else { Excused::Words });
         if inquiry.latest <= started_at {
             return;
         }
+        let is_urgent = inquiry.latest_lost.is_some_and(|at| at > started_at);
         for fault in [&mut inquiry.lost, &mut inquiry.word].into_iter().flatten() {
             fault.since = inquiry.latest;
         }
+        if !is_urgent {
+            inquiry.lost = None;
+        }
         self.reopen(now, inquiry);
+        if let (true, Some(inquiry)) = (is_urgent, &mut self.inquiry) {
+            inquiry.stage = InquiryStage::Due(now);
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

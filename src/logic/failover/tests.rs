@@ -289,8 +289,68 @@ fn a_loss_during_the_re_probe_is_looked_into_again() {
     assert_eq!(group.asked, [HEAVY]);
     let report = ProbeReport { backend: HEAVY, started_at, ended_at: group.now, verdict: good(), immediate: true };
     group.machine.on_probe(group.now, &report);
-    group.pass(MS(100));
+    group.drain();
     assert_eq!(group.asked, [HEAVY, HEAVY]);
+}
+
+#[test]
+fn last_replies_of_a_dead_server_delay_the_switch_by_one_probe_only() {
+    let mut group = Group::serving(settings());
+    let lost =
+        |group: &Group| WorkerReport::LinkLost { backend: HEAVY, epoch: 1, at: group.now, cause: "reset".into() };
+    group.say(lost(&group));
+    let started_at = group.now;
+    group.now += MS(1);
+    group.look(Sample { last_byte: Some(group.now), ..Sample::default() });
+    group.say(lost(&group));
+    group.now += MS(1);
+    let ended_at = group.now;
+    let report = ProbeReport { backend: HEAVY, started_at, ended_at, verdict: refused(), immediate: true };
+    group.machine.on_probe(group.now, &report);
+    group.drain();
+    assert_eq!((group.state().2, &group.asked[..]), (Phase::Serve, &[HEAVY, HEAVY][..]));
+    group.re_probe(HEAVY, refused());
+    assert_eq!(group.state().2, Phase::Cut { to: LIGHT, attempt: 1 });
+}
+
+#[test]
+fn a_script_that_keeps_the_server_busy_is_no_fault_for_five_seconds() {
+    let mut group = Group::serving(settings());
+    let start = group.now;
+    let busy = || ProbeVerdict::Busy { reply: "BUSY Redis is busy".into() };
+    let mut failures = 0;
+    while group.state().2 == Phase::Serve {
+        failures += 10;
+        group.say(WorkerReport::CannotServe { backend: HEAVY, at: group.now, word: "BUSY" });
+        group.look(Sample { last_byte: Some(group.now), failures, ..Sample::default() });
+        if !std::mem::take(&mut group.asked).is_empty() {
+            group.re_probe(HEAVY, busy());
+        }
+        group.pass(MS(20));
+    }
+    let took = group.now - start;
+    assert!(took >= MS(5000) && took < MS(5300), "{took:?}");
+}
+
+#[test]
+fn faults_before_the_first_choice_do_not_forget_the_last_active() {
+    let saved = Saved { active: Some("light".into()), epoch: 9, breakers: Vec::new() };
+    let mut group = Group::new(settings(), Some(&saved));
+    for _ in 0..3 {
+        group.probe(HEAVY, refused());
+    }
+    let kept = group.saved.unwrap();
+    assert_eq!((kept.active.as_deref(), kept.epoch, kept.breakers.len()), (Some("light"), 9, 1));
+}
+
+#[test]
+fn a_failback_whose_target_fails_its_proof_is_called_off() {
+    let mut group = Group::failed_over(settings());
+    group.probe_for(HEAVY, 21);
+    group.re_probe(HEAVY, silent());
+    let called_off = Event::SwitchCalledOff { to: HEAVY, why: CallOff::TargetUnhealthy, retry_in: Some(MS(1000)) };
+    assert!(group.events.contains(&called_off));
+    assert_eq!(group.state(), (2, Some(LIGHT), Phase::Serve));
 }
 
 #[test]
