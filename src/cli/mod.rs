@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod check;
+pub mod run;
 pub mod version;
 
 use std::process::ExitCode;

@@ -284,7 +284,16 @@ impl Link {
     /// Puts a reply of Handover's own behind the replies that are due.
     pub fn push_local(&mut self, session: SessionKey, reply: Bytes, at: Instant) {
         let kind = RunKind::Local(reply);
-        self.ring.push_back(Run { session: Some(session), commands: 1, answered: 0, dropped: 0, bytes: 0, attempts: 0, at, kind });
+        self.ring.push_back(Run {
+            session: Some(session),
+            commands: 1,
+            answered: 0,
+            dropped: 0,
+            bytes: 0,
+            attempts: 0,
+            at,
+            kind,
+        });
     }
 
     /// Adds to the last run when it is the same client's and still wholly unwritten.
@@ -352,7 +361,11 @@ impl Link {
         let (mut end, mut looked_at, mut replies) = (0, scanned, 0);
         while replies < due && looked_at < input.len() {
             if self.scanner.at_start() && matches!(input[looked_at], b'-' | b'>' | b'|') {
-                return if replies > 0 { Taken::Batch { bytes: end, replies } } else { self.take_single(input, scanned) };
+                return if replies > 0 {
+                    Taken::Batch { bytes: end, replies }
+                } else {
+                    self.take_single(input, scanned)
+                };
             }
             match self.scanner.scan(&input[looked_at..]) {
                 ReplyScan::Complete { bytes, .. } => {

@@ -10,6 +10,7 @@ mod answers;
 mod counters;
 mod judgement;
 mod link;
+mod observe;
 mod pins;
 mod replies;
 mod requests;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-pub use counters::Counters;
+pub use counters::{Counters, LATENCY_BOUNDS_US};
 pub use link::{Link, LinkState, Profile, Role};
 pub use session::{CloseReason, Session};
 
@@ -372,7 +373,9 @@ impl Multiplexer {
     /// Whether bytes of this client are wanted.
     #[must_use]
     pub fn wants_client_bytes(&self, key: SessionKey) -> bool {
-        self.sessions.get(key).is_some_and(|session| !session.paused && !session.half_closed && session.ending.is_none())
+        self.sessions
+            .get(key)
+            .is_some_and(|session| !session.paused && !session.half_closed && session.ending.is_none())
     }
 
     /// Whether bytes of this backend connection are wanted.
@@ -618,7 +621,10 @@ impl Multiplexer {
     fn send_own(&mut self, link_key: LinkKey, kind: RunKind, request: &[u8], now: Instant) {
         let Some(link) = self.links.get_mut(link_key) else { return };
         let bytes = request.len();
-        link.push(Run { session: None, commands: 1, answered: 0, dropped: 0, bytes, attempts: 0, at: now, kind }, request);
+        link.push(
+            Run { session: None, commands: 1, answered: 0, dropped: 0, bytes, attempts: 0, at: now, kind },
+            request,
+        );
         self.mark_link_to_write(link_key);
     }
 
@@ -668,9 +674,10 @@ impl Multiplexer {
         let patience = self.settings.detector.suspect_after.max(record.reply_time * 20);
         let Some(heard_at) = record.heard_at else { return false };
         now.saturating_duration_since(heard_at) > patience
-            && self.links.iter().any(|(_, link)| {
-                link.backend == backend && link.silence(now).is_some_and(|silence| silence > patience)
-            })
+            && self
+                .links
+                .iter()
+                .any(|(_, link)| link.backend == backend && link.silence(now).is_some_and(|silence| silence > patience))
     }
 
     /// Whether the route lets commands flow.

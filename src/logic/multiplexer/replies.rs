@@ -252,7 +252,9 @@ impl Multiplexer {
         match (role, is_exact) {
             (Role::Pin(None), true) => self.pool_pin(key, now),
             (_, true) => {}
-            (Role::Lane | Role::Standby, false) if is_undecided(frame) => self.lose_link(key, "the sentinel was refused", now),
+            (Role::Lane | Role::Standby, false) if is_undecided(frame) => {
+                self.lose_link(key, "the sentinel was refused", now)
+            }
             (_, false) => {
                 self.counters.mismatches += 1;
                 self.lose_link(key, "a reply out of step", now);
@@ -314,7 +316,9 @@ impl Multiplexer {
     /// A withheld reply: passed on when the backend was acquitted, its request moved when the route changed; else waits.
     pub(super) fn settle_withheld(&mut self, key: SessionKey, now: Instant) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return false };
-        let Some(Pending::Withheld { frame, reply, acquittals, epoch }) = session.pending.front().cloned() else { return true };
+        let Some(Pending::Withheld { frame, reply, acquittals, epoch }) = session.pending.front().cloned() else {
+            return true;
+        };
         if acquittals != self.route.acquittals {
             session.pending.pop_front();
             self.answer(key, |out| out.extend_from_slice(&reply), now);
@@ -391,7 +395,10 @@ impl Multiplexer {
                     pin.monitoring = true;
                 }
             }
-            (Inspect::Select(_) | Inspect::Hello(_) | Inspect::Unwatch | Inspect::Discard | Inspect::Monitor, false) => {}
+            (
+                Inspect::Select(_) | Inspect::Hello(_) | Inspect::Unwatch | Inspect::Discard | Inspect::Monitor,
+                false,
+            ) => {}
         }
     }
 }

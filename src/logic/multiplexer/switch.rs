@@ -475,7 +475,8 @@ impl Multiplexer {
     }
 
     fn refuse_request(&mut self, key: SessionKey, class: Class, refusal: &Refusal, now: Instant) {
-        let broken = self.sessions.get(key).is_some_and(|session| matches!(session.transaction, Transaction::Broken { .. }));
+        let broken =
+            self.sessions.get(key).is_some_and(|session| matches!(session.transaction, Transaction::Broken { .. }));
         match class {
             Class::Answered(Answered::Quit) => {
                 self.answer(key, |out| crate::resp::encode::simple(out, "OK"), now);
@@ -490,8 +491,12 @@ impl Multiplexer {
             _ => {
                 self.refuse(key, refusal, now);
                 match class {
-                    Class::Pinned(Pinned::Multi) => self.note_refused_transaction(key, &RunKind::Inspect(Inspect::Multi)),
-                    Class::Pinned(Pinned::Watch) => self.note_refused_transaction(key, &RunKind::Inspect(Inspect::Watch)),
+                    Class::Pinned(Pinned::Multi) => {
+                        self.note_refused_transaction(key, &RunKind::Inspect(Inspect::Multi))
+                    }
+                    Class::Pinned(Pinned::Watch) => {
+                        self.note_refused_transaction(key, &RunKind::Inspect(Inspect::Watch))
+                    }
                     _ => {}
                 }
             }
