@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admin;
+pub mod app;
 pub mod channels;
 pub mod cli;
 pub mod command;

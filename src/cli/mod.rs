@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod check;
 pub mod demo;
+pub mod run;
 pub mod version;
 
 use std::process::ExitCode;

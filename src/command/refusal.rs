@@ -62,8 +62,9 @@ impl fmt::Display for Refusal {
             Self::Unavailable => {
                 formatter.write_str("UNAVAILABLE handover: no backend can serve; the command was not applied")
             }
-            Self::Uncertain => formatter
-                .write_str("UNCERTAIN handover: the connection to the backend was lost; the command may have been applied"),
+            Self::Uncertain => formatter.write_str(
+                "UNCERTAIN handover: the connection to the backend was lost; the command may have been applied",
+            ),
             Self::TransactionMoved => formatter
                 .write_str("EXECABORT Transaction discarded because the active backend changed; nothing was applied"),
             Self::TransactionRefused => {
@@ -83,9 +84,9 @@ impl fmt::Display for Refusal {
             }
             Self::Unsupported(what) => write!(formatter, "ERR handover: {what} is not supported yet"),
             Self::ClusterDisabled => formatter.write_str("ERR This instance has cluster support disabled"),
-            Self::PinLimit => {
-                formatter.write_str("ERR handover: no connection of its own is free for this client; the command was not applied")
-            }
+            Self::PinLimit => formatter.write_str(
+                "ERR handover: no connection of its own is free for this client; the command was not applied",
+            ),
             Self::LaneLimit => {
                 formatter.write_str("ERR handover: too many databases in use at a time; the command was not applied")
             }

@@ -16,7 +16,7 @@ use crate::control::state::Keeper;
 use crate::control::{Shared, now};
 use crate::logic::detector::{Reading, Sample};
 use crate::logic::failover::{
-    BackendSpec, Command, Event, Failover, GroupSettings, MemberView, Output, Saved, Switched,
+    BackendSpec, Command, Event, Failover, GroupSettings, MemberView, Output, Reason, Saved, Switched,
 };
 
 /// The vitals are read so often in one hang timeout, within these bounds.
@@ -81,6 +81,8 @@ impl Supervisor {
             id: *id,
             name: backend.name.clone(),
             weight: backend.weight,
+            health: backend.overrides.health.clone(),
+            breaker: Some(group.breaker_of(backend)),
         });
         let settings = GroupSettings {
             health: group.health.clone(),
@@ -291,25 +293,36 @@ impl Supervisor {
         let to = self.name_of(switched.to).to_owned();
         let reason = switched.reason.to_string();
         let judged = switched.judged;
-        tracing::warn!(
-            group = self.name,
-            from,
-            to,
-            reason,
-            cause = switched.cause,
-            epoch = switched.epoch,
-            detect_us = micros(switched.detect),
-            switch_us = micros(switched.switch),
-            in_flight = judged.total(),
-            moved = judged.moved,
-            repeated = judged.repeated,
-            rearmed = judged.rearmed,
-            uncertain = judged.uncertain,
-            not_applied = judged.not_applied,
-            aborted = judged.aborted,
-            gone = judged.gone,
-            "switched"
-        );
+        // The first choice is how things should be; any other switch is worth a look.
+        let is_start = switched.reason == Reason::Start;
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    group = self.name,
+                    from,
+                    to,
+                    reason,
+                    cause = switched.cause,
+                    epoch = switched.epoch,
+                    detect_us = micros(switched.detect),
+                    switch_us = micros(switched.switch),
+                    in_flight = judged.total(),
+                    moved = judged.moved,
+                    repeated = judged.repeated,
+                    rearmed = judged.rearmed,
+                    uncertain = judged.uncertain,
+                    not_applied = judged.not_applied,
+                    aborted = judged.aborted,
+                    gone = judged.gone,
+                    "switched"
+                )
+            };
+        }
+        if is_start {
+            line!(info)
+        } else {
+            line!(warn)
+        }
         self.last_switch = Some((switched.detect, switched.switch));
         *self.switches.entry((from, to, reason)).or_default() += 1;
     }

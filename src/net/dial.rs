@@ -187,7 +187,9 @@ fn server_identity(reply: &Bytes) -> Option<ServerIdentity> {
         _ => None,
     };
     let pairs: Vec<(String, String)> = match &frame {
-        BytesFrame::Map { data, .. } => data.iter().filter_map(|(key, value)| Some((text(key)?, text(value)?))).collect(),
+        BytesFrame::Map { data, .. } => {
+            data.iter().filter_map(|(key, value)| Some((text(key)?, text(value)?))).collect()
+        }
         BytesFrame::Array { data, .. } => {
             data.chunks(2).filter_map(|pair| Some((text(pair.first()?)?, text(pair.get(1)?)?))).collect()
         }
@@ -223,8 +225,12 @@ async fn read_some(stream: &mut Stream, buffer: &mut BytesMut) -> io::Result<usi
 pub async fn read_reply(stream: &mut Stream, buffer: &mut BytesMut) -> io::Result<(Bytes, ReplyKind)> {
     loop {
         match ReplyScanner::new().scan(buffer) {
-            ReplyScan::Complete { bytes, kind } if !buffer.is_empty() => return Ok((buffer.split_to(bytes).freeze(), kind)),
-            ReplyScan::Invalid(reason) => return Err(io::Error::other(format!("the server does not speak RESP: {reason}"))),
+            ReplyScan::Complete { bytes, kind } if !buffer.is_empty() => {
+                return Ok((buffer.split_to(bytes).freeze(), kind));
+            }
+            ReplyScan::Invalid(reason) => {
+                return Err(io::Error::other(format!("the server does not speak RESP: {reason}")));
+            }
             ReplyScan::Complete { .. } | ReplyScan::Incomplete { .. } => {}
         }
         if buffer.len() > HANDSHAKE_BYTES_MAX {

@@ -35,7 +35,9 @@ impl BindError {
     fn new(address: &Address, source: io::Error) -> Self {
         let hint = match source.kind() {
             io::ErrorKind::AddrInUse => "the address is in use; stop what listens there or choose another".to_owned(),
-            io::ErrorKind::PermissionDenied => "permission denied; ports below 1024 and foreign folders need rights".to_owned(),
+            io::ErrorKind::PermissionDenied => {
+                "permission denied; ports below 1024 and foreign folders need rights".to_owned()
+            }
             _ => source.to_string(),
         };
         Self { address: address.to_string(), hint, source }
@@ -65,7 +67,9 @@ impl Bound {
     #[must_use]
     pub fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string()),
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
+            }
             Self::Unix(listener) => {
                 let address = listener.local_addr().ok();
                 let path = address.as_ref().and_then(|address| address.as_pathname()).unwrap_or(Path::new("?"));

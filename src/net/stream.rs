@@ -137,7 +137,10 @@ impl WriteHalf {
                 half.local_addr().map_or_else(|_| "?:0".to_owned(), |address| address.to_string()),
             ),
             Self::Unix(half) => {
-                let path = half.local_addr().ok().and_then(|address| address.as_pathname().map(|path| path.display().to_string()));
+                let path = half
+                    .local_addr()
+                    .ok()
+                    .and_then(|address| address.as_pathname().map(|path| path.display().to_string()));
                 let path = format!("{}:0", path.unwrap_or_default());
                 (path.clone(), path)
             }

@@ -192,8 +192,12 @@ impl Hub {
         let (address, local_address) = write.addresses();
         let peer = Peer { address, local_address, dedicated, ..Peer::default() };
         let key = self.turn(|machine, now| machine.on_client(peer, now));
-        let socket =
-            Rc::new(ClientSocket { write, wake: Notify::new(), closing: Cell::new(false), is_blocked: Cell::new(false) });
+        let socket = Rc::new(ClientSocket {
+            write,
+            wake: Notify::new(),
+            closing: Cell::new(false),
+            is_blocked: Cell::new(false),
+        });
         self.clients.borrow_mut().insert(key, socket.clone());
         self.spec.counters.clients.add(1);
         (key, socket)
@@ -406,11 +410,15 @@ impl Hub {
             (WorkerReport::LinkLost { backend, .. }, Some(WorkerReport::LinkLost { backend: last, .. }))
             | (WorkerReport::ConnectFailed { backend, .. }, Some(WorkerReport::ConnectFailed { backend: last, .. }))
             | (WorkerReport::CannotServe { backend, .. }, Some(WorkerReport::CannotServe { backend: last, .. }))
-            | (WorkerReport::Connected { backend, .. }, Some(WorkerReport::Connected { backend: last, .. })) => backend == last,
+            | (WorkerReport::Connected { backend, .. }, Some(WorkerReport::Connected { backend: last, .. })) => {
+                backend == last
+            }
             _ => false,
         };
-        let is_needed =
-            matches!(report, WorkerReport::Drained { .. } | WorkerReport::Stopped { .. } | WorkerReport::Activated { .. });
+        let is_needed = matches!(
+            report,
+            WorkerReport::Drained { .. } | WorkerReport::Stopped { .. } | WorkerReport::Activated { .. }
+        );
         if !is_repeat && (is_needed || waiting.len() < REPORTS_WAITING_MAX) {
             waiting.push_back(report);
             self.report.notify_one();
@@ -543,7 +551,8 @@ fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut C
         shared.subscriptions(label, SubscriptionState::Confirmed).set(confirmed as u64);
     }
     let memory = machine.memory();
-    for (kind, bytes) in [Memory::ClientInput, Memory::ClientOutput, Memory::Lane, Memory::Held].into_iter().zip(memory) {
+    for (kind, bytes) in [Memory::ClientInput, Memory::ClientOutput, Memory::Lane, Memory::Held].into_iter().zip(memory)
+    {
         shared.memory_bytes(kind).set(bytes as u64);
     }
     for (index, (now, before)) in counted.latency.iter().zip(&last.latency).enumerate() {

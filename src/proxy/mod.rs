@@ -4,8 +4,8 @@
 //! a [`hub::Hub`]: the pure multiplexer with the sockets that belong to it.
 
 pub mod acceptor;
-mod client;
-mod hub;
+pub mod client;
+pub mod hub;
 mod link;
 mod unblock;
 pub mod worker;

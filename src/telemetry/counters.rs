@@ -5,16 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::logic::judged::Judged;
+use crate::logic::multiplexer::LATENCY_BOUNDS_US;
 use crate::logic::route::BackendId;
 
 /// The most reasons for which a client may be closed.
 pub const CLOSE_REASONS_MAX: usize = 32;
 
 /// Upper bounds of the duration buckets, in microseconds: 50 µs to 10 s. One more bucket takes the rest.
-pub const DURATION_BOUNDS_US: [u64; 17] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    5_000_000, 10_000_000,
-];
+pub const DURATION_BOUNDS_US: [u64; LATENCY_BOUNDS_US.len()] = LATENCY_BOUNDS_US;
 
 /// Declares an enum whose variants are the values of a metric's label.
 macro_rules! labels {
@@ -222,6 +220,16 @@ impl Histogram {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.buckets[DURATION_BOUNDS_US.partition_point(|&bound| bound < micros)].add(times);
         self.sum_us.add(micros.saturating_mul(times));
+    }
+
+    /// Adds what was counted elsewhere, by the same bounds: so many in one bucket.
+    pub fn add_to_bucket(&self, index: usize, times: u64) {
+        self.buckets[index].add(times);
+    }
+
+    /// Adds to the sum of the durations counted elsewhere.
+    pub fn add_sum_us(&self, micros: u64) {
+        self.sum_us.add(micros);
     }
 
     /// How many fell into each bucket; not yet added up.

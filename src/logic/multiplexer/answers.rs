@@ -23,7 +23,13 @@ struct Hello {
 
 impl Multiplexer {
     /// Carries out a command that Handover answers itself.
-    pub(super) fn take_answered(&mut self, key: SessionKey, answered: Answered, request: Request<'_>, now: Instant) -> Step {
+    pub(super) fn take_answered(
+        &mut self,
+        key: SessionKey,
+        answered: Answered,
+        request: Request<'_>,
+        now: Instant,
+    ) -> Step {
         self.counters.answered += 1;
         match answered {
             Answered::Hello => return self.take_hello(key, request, now),
@@ -90,7 +96,8 @@ impl Multiplexer {
         }
         let Some(database) = parse_database(request) else {
             let is_number = Arguments::new(request.frame).nth(1).is_some_and(is_integer);
-            let text = if is_number { "ERR DB index is out of range" } else { "ERR value is not an integer or out of range" };
+            let text =
+                if is_number { "ERR DB index is out of range" } else { "ERR value is not an integer or out of range" };
             self.refuse(key, &Refusal::Redis(text), now);
             return Step::Done { bytes: request.bytes };
         };
@@ -105,11 +112,24 @@ impl Multiplexer {
             self.answer(key, |out| out.extend_from_slice(&reply), now);
             return Step::Done { bytes: request.bytes };
         }
+        if self.is_out_of_lanes(profile) {
+            self.refuse(key, &Refusal::LaneLimit, now);
+            return Step::Done { bytes: request.bytes };
+        }
         if !self.enter_profile(key, profile, now) {
             return Step::Wait;
         }
         self.answer(key, |out| encode::simple(out, "OK"), now);
         Step::Done { bytes: request.bytes }
+    }
+
+    /// Every lane is in use, and none is for this profile.
+    fn is_out_of_lanes(&mut self, profile: Profile) -> bool {
+        if self.lanes.len() < LANES_MAX || self.lanes.iter().any(|lane| lane.profile == profile) {
+            return false;
+        }
+        self.close_unused_lanes();
+        self.lanes.len() >= LANES_MAX
     }
 
     /// What the active said of databases that it does not have.
@@ -129,10 +149,6 @@ impl Multiplexer {
             return false;
         }
         if self.lane(profile, now).is_none() {
-            let is_crowded = self.lanes.len() >= LANES_MAX && !self.lanes.iter().any(|lane| lane.profile == profile);
-            if is_crowded {
-                self.refuse(key, &Refusal::LaneLimit, now);
-            }
             self.wait(key, Wait::Lane, now);
             return false;
         }
@@ -152,7 +168,11 @@ impl Multiplexer {
                 return Step::Done { bytes: request.bytes };
             }
         };
-        if owns_link && session.transaction == Transaction::None && session.pin.is_some_and(|pin| !pin.dedicated) && session.due > 0 {
+        if owns_link
+            && session.transaction == Transaction::None
+            && session.pin.is_some_and(|pin| !pin.dedicated)
+            && session.due > 0
+        {
             self.wait(key, Wait::Due, now);
             return Step::Wait;
         }
@@ -161,8 +181,15 @@ impl Multiplexer {
                 self.greet(key, hello, now);
                 return Step::Done { bytes: request.bytes };
             }
-            let step = self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Hello(hello.protocol)), now);
+            // Name and password are the client's own affair: the backend hears of the protocol alone.
+            let mut frame = BytesMut::new();
+            encode::request(&mut frame, &["HELLO", &hello.protocol.number().to_string()]);
+            let plain = Request { frame: &frame, ..request };
+            let step = self.forward_and_wait(key, plain, RunKind::Inspect(Inspect::Hello(hello.protocol)), now);
             self.taint(key);
+            if let (Step::Done { .. }, Some(name), Some(session)) = (step, hello.name, self.sessions.get_mut(key)) {
+                session.peer.name = name;
+            }
             return step;
         }
         if hello.protocol == Protocol::Resp3
@@ -173,6 +200,10 @@ impl Multiplexer {
         }
         // The reply names the active's server and version, so the lane comes first even when nothing changes.
         let wanted = Profile { protocol: hello.protocol, ..profile };
+        if self.is_out_of_lanes(wanted) {
+            self.refuse(key, &Refusal::LaneLimit, now);
+            return Step::Done { bytes: request.bytes };
+        }
         if !self.enter_profile(key, wanted, now) {
             return Step::Wait;
         }
@@ -191,7 +222,8 @@ impl Multiplexer {
             session.peer.name = name;
         }
         let (id, protocol) = (session.id, hello.protocol);
-        let (name, version) = server.map_or_else(|| ("redis".to_owned(), "7.0.0".to_owned()), |server| (server.name, server.version));
+        let (name, version) =
+            server.map_or_else(|| ("redis".to_owned(), "7.0.0".to_owned()), |server| (server.name, server.version));
         self.answer(
             key,
             |out| {
@@ -297,9 +329,15 @@ impl Multiplexer {
             (Answered::ClientNoEvict, 3) => self.answer(key, |out| encode::simple(out, "OK"), now),
             (Answered::ClientHelp, 2) => self.answer(key, client_help, now),
             (
-                Answered::ClientId | Answered::ClientInfo | Answered::ClientGetName | Answered::ClientSetName
-                | Answered::ClientSetInfo | Answered::ClientGetRedir | Answered::ClientTrackingInfo
-                | Answered::ClientNoEvict | Answered::ClientHelp,
+                Answered::ClientId
+                | Answered::ClientInfo
+                | Answered::ClientGetName
+                | Answered::ClientSetName
+                | Answered::ClientSetInfo
+                | Answered::ClientGetRedir
+                | Answered::ClientTrackingInfo
+                | Answered::ClientNoEvict
+                | Answered::ClientHelp,
                 _,
             ) => {
                 let name = request.classified.command.map_or("client", |command| command.name);

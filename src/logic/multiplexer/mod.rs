@@ -10,6 +10,7 @@ mod answers;
 mod counters;
 mod judgement;
 mod link;
+mod observe;
 mod pins;
 mod replies;
 mod requests;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-pub use counters::Counters;
+pub use counters::{Counters, LATENCY_BOUNDS_US};
 pub use link::{Link, LinkState, Profile, Role};
 pub use session::{CloseReason, Session};
 
@@ -372,7 +373,9 @@ impl Multiplexer {
     /// Whether bytes of this client are wanted.
     #[must_use]
     pub fn wants_client_bytes(&self, key: SessionKey) -> bool {
-        self.sessions.get(key).is_some_and(|session| !session.paused && !session.half_closed && session.ending.is_none())
+        self.sessions
+            .get(key)
+            .is_some_and(|session| !session.paused && !session.half_closed && session.ending.is_none())
     }
 
     /// Whether bytes of this backend connection are wanted.
@@ -488,18 +491,31 @@ impl Multiplexer {
         self.release_own_links(&session);
         recycle(&mut self.spare, session.output);
         self.outputs.push_back(Output::CloseSession { session: key, reason });
-        self.unpause_link(session.link, key);
+        if session.holds_back {
+            self.resume_links(key);
+        }
         self.check_drained();
     }
 
-    /// The link that was not read because of this client's full output is read again.
-    fn unpause_link(&mut self, link_key: Option<LinkKey>, key: SessionKey) {
-        if let Some(link_key) = link_key
-            && let Some(link) = self.links.get_mut(link_key)
-            && link.paused.is_some_and(|(paused_for, _)| paused_for == key)
-        {
-            link.paused = None;
-            self.outputs.push_back(Output::ResumeLink(link_key));
+    /// The connections that were not read because of this client's full output are read again.
+    fn resume_links(&mut self, key: SessionKey) {
+        for link_key in self.links.keys() {
+            if let Some(link) = self.links.get_mut(link_key)
+                && link.paused.is_some_and(|(paused_for, _)| paused_for == key)
+            {
+                link.paused = None;
+                self.outputs.push_back(Output::ResumeLink(link_key));
+            }
+        }
+    }
+
+    /// Stops reading a connection until its reader has caught up. Its silence says nothing until then.
+    fn pause_link(&mut self, link_key: LinkKey, reader: SessionKey, now: Instant) {
+        let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(reader)) else { return };
+        if link.paused.is_none() {
+            link.paused = Some((reader, now));
+            link.waiting_since = None;
+            session.holds_back = true;
         }
     }
 
@@ -508,9 +524,8 @@ impl Multiplexer {
         let limits = &self.settings.limits;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let below_half = session.output.len() <= limits.output_bytes_max / 2;
-        if below_half {
-            let links = [session.link, session.subscription_link()];
-            links.into_iter().for_each(|link| self.unpause_link(link, key));
+        if below_half && std::mem::take(&mut session.holds_back) {
+            self.resume_links(key);
         }
         self.update_reading(key);
         if below_half {
@@ -582,6 +597,11 @@ impl Multiplexer {
     /// An error reply of Handover's own, in its turn.
     fn refuse(&mut self, key: SessionKey, refusal: &Refusal, now: Instant) {
         self.count_refusal(refusal);
+        if *refusal == Refusal::Uncertain
+            && let Some(session) = self.sessions.get_mut(key)
+        {
+            session.burst_answered = true;
+        }
         self.answer(key, |out| encode::error(out, &refusal.to_string()), now);
     }
 
@@ -603,9 +623,6 @@ impl Multiplexer {
 
     fn send_run(&mut self, link_key: LinkKey, key: SessionKey, run: Run, request: &[u8]) {
         let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(key)) else { return };
-        if session.due == 0 {
-            session.burst_answered = false;
-        }
         session.due += run.commands;
         session.link = Some(link_key);
         self.in_flight += run.commands as usize;
@@ -618,7 +635,10 @@ impl Multiplexer {
     fn send_own(&mut self, link_key: LinkKey, kind: RunKind, request: &[u8], now: Instant) {
         let Some(link) = self.links.get_mut(link_key) else { return };
         let bytes = request.len();
-        link.push(Run { session: None, commands: 1, answered: 0, dropped: 0, bytes, attempts: 0, at: now, kind }, request);
+        link.push(
+            Run { session: None, commands: 1, answered: 0, dropped: 0, bytes, attempts: 0, at: now, kind },
+            request,
+        );
         self.mark_link_to_write(link_key);
     }
 
@@ -642,6 +662,7 @@ impl Multiplexer {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.listed = false;
                 self.advance_session(key, now);
+                self.finish_if_done(key);
             }
         }
     }
@@ -650,6 +671,7 @@ impl Multiplexer {
     fn advance_settled(&mut self, now: Instant) {
         while let Some(key) = self.settled.pop() {
             self.advance_session(key, now);
+            self.update_reading(key);
             self.finish_if_done(key);
         }
     }
@@ -668,9 +690,10 @@ impl Multiplexer {
         let patience = self.settings.detector.suspect_after.max(record.reply_time * 20);
         let Some(heard_at) = record.heard_at else { return false };
         now.saturating_duration_since(heard_at) > patience
-            && self.links.iter().any(|(_, link)| {
-                link.backend == backend && link.silence(now).is_some_and(|silence| silence > patience)
-            })
+            && self
+                .links
+                .iter()
+                .any(|(_, link)| link.backend == backend && link.silence(now).is_some_and(|silence| silence > patience))
     }
 
     /// Whether the route lets commands flow.

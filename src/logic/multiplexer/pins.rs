@@ -25,7 +25,8 @@ impl Multiplexer {
                 return None;
             }
             let dedicated = session.peer.dedicated;
-            session.pin = Some(Pin { link: None, dedicated, tainted: false, monitoring: false, renew: false, idle_since: None });
+            session.pin =
+                Some(Pin { link: None, dedicated, tainted: false, monitoring: false, renew: false, idle_since: None });
             self.pinned.push(key);
         }
         self.pin_link(key, now)
@@ -68,7 +69,8 @@ impl Multiplexer {
     /// A pin from the pool, or one that is being opened; none when there are too many.
     fn take_pin(&mut self, key: SessionKey, profile: Profile, now: Instant) -> Option<LinkKey> {
         let active = self.route.active?;
-        let pooled = self.pool.iter().position(|&link| self.links.get(link).is_some_and(|link| link.profile == profile));
+        let pooled =
+            self.pool.iter().position(|&link| self.links.get(link).is_some_and(|link| link.profile == profile));
         if let Some(position) = pooled {
             let link_key = self.pool.swap_remove(position);
             self.links.get_mut(link_key)?.role = Role::Pin(Some(key));
@@ -80,7 +82,7 @@ impl Multiplexer {
             let Some(spare) = self.pool.pop() else { return None };
             self.close_link(spare, false);
         }
-        if !self.connects.spend(now) {
+        if self.is_profile_refused(active, profile) || !self.connects.spend(now) {
             return None;
         }
         Some(self.dial(active, profile, Role::Pin(Some(key)), now))
@@ -105,7 +107,8 @@ impl Multiplexer {
         let pinned = std::mem::take(&mut self.pinned);
         for key in pinned {
             let Some(session) = self.sessions.get_mut(key) else { continue };
-            let holds = session.due > 0 || !session.pending.is_empty() || session.wait.is_some() || session.holds_transaction();
+            let holds =
+                session.due > 0 || !session.pending.is_empty() || session.wait.is_some() || session.holds_transaction();
             let Some(pin) = session.pin.as_mut() else { continue };
             let idle_since = *pin.idle_since.get_or_insert(now);
             if holds || pin.dedicated || pin.monitoring {
@@ -158,7 +161,7 @@ impl Multiplexer {
     /// What becomes of a session's own connections when it is gone.
     pub(super) fn release_own_links(&mut self, session: &Session) {
         if let Some(link) = session.pin.and_then(|pin| pin.link) {
-            self.orphan(link, session.due);
+            self.orphan(link);
         }
         if let Some(subscriptions) = &session.subscriptions {
             for link in subscriptions.links() {
@@ -168,9 +171,12 @@ impl Multiplexer {
     }
 
     /// A pin whose client is gone is closed: what it was doing is cut as with Redis itself.
-    fn orphan(&mut self, link: LinkKey, due: u32) {
-        self.in_flight = self.in_flight.saturating_sub(due as usize);
-        self.close_link(link, false);
+    fn orphan(&mut self, key: LinkKey) {
+        let gone = self.links.get(key).map_or(0, Link::client_requests);
+        self.in_flight = self.in_flight.saturating_sub(gone);
+        self.judged.gone += gone as u64;
+        self.counters.gone += gone as u64;
+        self.close_link(key, gone > 0);
     }
 }
 

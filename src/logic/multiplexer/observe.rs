@@ -1,0 +1,63 @@
+//! What the shell and the admin plane may know of the machine.
+
+use std::time::{Duration, Instant};
+
+use super::link::RunKind;
+use super::{LinkKey, Multiplexer};
+
+impl Multiplexer {
+    /// Some backend connection has something to be written.
+    #[must_use]
+    pub fn has_link_to_write(&self) -> bool {
+        !self.links_to_write.is_empty()
+    }
+
+    /// Some session waits for a moment that only a tick brings.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty() || self.is_holding()
+    }
+
+    /// Connections on which a request has waited for longer than this.
+    #[must_use]
+    pub fn silent_links(&self, now: Instant, longer_than: Duration) -> Vec<LinkKey> {
+        let is_silent = |silence: Option<Duration>| silence.is_some_and(|silence| silence > longer_than);
+        self.links.iter().filter(|(_, link)| is_silent(link.silence(now))).map(|(key, _)| key).collect()
+    }
+
+    /// Sessions that are shared, pinned, subscribed, and blocked.
+    #[must_use]
+    pub fn session_modes(&self) -> [usize; 4] {
+        let mut modes = [0; 4];
+        for (_, session) in self.sessions.iter() {
+            let is_blocked = session
+                .pin
+                .and_then(|pin| pin.link)
+                .and_then(|link| self.links.get(link))
+                .is_some_and(|link| link.front().is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. })));
+            let mode = match (is_blocked, session.pin.is_some(), session.is_subscriber()) {
+                (true, _, _) => 3,
+                (false, true, _) => 1,
+                (false, false, true) => 2,
+                (false, false, false) => 0,
+            };
+            modes[mode] += 1;
+        }
+        modes
+    }
+
+    /// Bytes of clients' input, of their output, of backend connections, and of requests held for want of a backend.
+    #[must_use]
+    pub fn memory(&self) -> [usize; 4] {
+        let mut bytes = [0; 4];
+        for (_, session) in self.sessions.iter() {
+            bytes[0] += session.input.capacity();
+            bytes[1] += session.output.capacity();
+            if session.wait.is_some() {
+                bytes[3] += session.input.len();
+            }
+        }
+        bytes[2] = self.links.iter().map(|(_, link)| link.memory_bytes()).sum();
+        bytes
+    }
+}

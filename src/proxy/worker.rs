@@ -1,0 +1,226 @@
+//! A worker: one thread with a runtime of its own, and a hub for each group.
+
+use std::io;
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::client::Place;
+use super::hub::{self, Hub, HubSpec, Inquiry};
+use crate::channels::Route;
+use crate::lifecycle::Lifecycle;
+use crate::net::stream::Stream;
+
+/// Between two looks at what waits for a moment that comes soon.
+const HURRIED_TICK: Duration = Duration::from_millis(5);
+/// A tick that comes later than this was held up, and so was everything else on the thread.
+const LATE_TICK: Duration = Duration::from_millis(100);
+
+/// A client that the acceptor hands to a worker.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its connection, not yet of any runtime.
+    pub stream: Detached,
+    /// The group's place in [`WorkerSpec::groups`].
+    pub group: usize,
+    /// One backend connection of its own.
+    pub dedicated: bool,
+    /// Its place among those that the process may serve.
+    pub place: Place,
+}
+
+/// A connection between two runtimes.
+#[derive(Debug)]
+pub enum Detached {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// A Unix socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Detached {
+    /// Takes a connection out of the acceptor's runtime.
+    ///
+    /// # Errors
+    /// The connection broke meanwhile.
+    pub fn new(stream: Stream) -> io::Result<Self> {
+        match stream {
+            Stream::Tcp(stream) => stream.into_std().map(Self::Tcp),
+            Stream::Unix(stream) => stream.into_std().map(Self::Unix),
+        }
+    }
+
+    fn attach(self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Stream::Tcp),
+            Self::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Stream::Unix),
+        }
+    }
+}
+
+/// What a group is made of on one worker.
+pub struct WorkerGroup {
+    /// Its hub's parts.
+    pub hub: HubSpec,
+    /// Its route.
+    pub route: watch::Receiver<Route>,
+    /// Questions of other workers.
+    pub inquiries: mpsc::Receiver<Inquiry>,
+    /// Between two regular looks at the clock.
+    pub tick: Duration,
+}
+
+/// What a worker is made of.
+pub struct WorkerSpec {
+    /// Its number.
+    pub worker: usize,
+    /// Clients, from the acceptor.
+    pub arrivals: mpsc::Receiver<Arrival>,
+    /// Its groups.
+    pub groups: Vec<WorkerGroup>,
+    /// Everything that it runs.
+    pub lifecycle: Lifecycle,
+    /// Cancelled when clients shall be ended politely.
+    pub draining: CancellationToken,
+    /// Told how many clients are still there, while draining.
+    pub remaining: watch::Sender<usize>,
+}
+
+/// Starts a worker's thread. It ends when its lifecycle stops.
+///
+/// # Errors
+/// No thread or no runtime could be had.
+pub fn start(spec: WorkerSpec) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("worker-{}", spec.worker)).spawn(move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, run(spec));
+    })
+}
+
+async fn run(mut spec: WorkerSpec) {
+    let stopping = spec.lifecycle.stopping();
+    let hubs: Vec<Rc<Hub>> = spec.groups.drain(..).map(|group| start_group(group, &spec.lifecycle)).collect();
+    spec.lifecycle.start_local("drain", drain(hubs.clone(), spec.draining.clone(), spec.remaining));
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            arrival = spec.arrivals.recv() => match arrival {
+                Some(arrival) => admit(&hubs, arrival),
+                None => break,
+            },
+        }
+    }
+    stopping.cancelled().await;
+}
+
+fn admit(hubs: &[Rc<Hub>], arrival: Arrival) {
+    match arrival.stream.attach() {
+        Ok(stream) => hub::admit(&hubs[arrival.group], stream, arrival.dedicated, arrival.place),
+        Err(error) => warn!(%error, "a new connection broke before it was served"),
+    }
+}
+
+/// Starts what keeps a hub going.
+fn start_group(group: WorkerGroup, lifecycle: &Lifecycle) -> Rc<Hub> {
+    let hub = Hub::new(group.hub, lifecycle.clone());
+    lifecycle.start_local("route", follow(hub.clone(), group.route));
+    lifecycle.start_local("flush", flush(hub.clone()));
+    lifecycle.start_local("tick", tick(hub.clone(), group.tick));
+    lifecycle.start_local("report", report(hub.clone()));
+    lifecycle.start_local("inquiries", answer(hub.clone(), group.inquiries));
+    hub
+}
+
+/// Hands each new route to the hub.
+async fn follow(hub: Rc<Hub>, mut route: watch::Receiver<Route>) {
+    let stopping = hub.lifecycle.stopping();
+    loop {
+        let latest = route.borrow_and_update().clone();
+        hub.follow(latest);
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            changed = route.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Writes to the backends once every client at hand was read: what many clients sent goes out in one write.
+async fn flush(hub: Rc<Hub>) {
+    let stopping = hub.lifecycle.stopping();
+    loop {
+        tokio::select! {
+            biased;
+            () = hub.flush.notified() => hub.write_links(),
+            () = stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Lets time pass.
+async fn tick(hub: Rc<Hub>, regular: Duration) {
+    let stopping = hub.lifecycle.stopping();
+    let mut due = Instant::now() + regular;
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep_until(due.into()) => {}
+            () = hub.hurry.notified() => {}
+        }
+        let now = Instant::now();
+        hub.tick(now.saturating_duration_since(due) > LATE_TICK);
+        due = Instant::now() + if hub.is_hurried() { HURRIED_TICK.min(regular) } else { regular };
+    }
+}
+
+/// Tells the supervisor.
+async fn report(hub: Rc<Hub>) {
+    let stopping = hub.lifecycle.stopping();
+    let reports = hub.reports();
+    loop {
+        while let Some(report) = hub.next_report() {
+            if reports.send(report).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            biased;
+            () = hub.report.notified() => {}
+            () = stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Answers other workers.
+async fn answer(hub: Rc<Hub>, mut inquiries: mpsc::Receiver<Inquiry>) {
+    let stopping = hub.lifecycle.stopping();
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            inquiry = inquiries.recv() => match inquiry {
+                // Who asked may be gone by now.
+                Some(inquiry) => drop(inquiry.reply.send(hub.client_list())),
+                None => return,
+            },
+        }
+    }
+}
+
+/// Ends the clients of a worker politely, and says how many are left.
+async fn drain(hubs: Vec<Rc<Hub>>, draining: CancellationToken, remaining: watch::Sender<usize>) {
+    draining.cancelled().await;
+    hubs.iter().for_each(|hub| hub.drain());
+    loop {
+        let clients: usize = hubs.iter().map(|hub| hub.clients()).sum();
+        remaining.send_replace(clients);
+        if clients == 0 {
+            return;
+        }
+        tokio::time::sleep(HURRIED_TICK).await;
+        hubs.iter().for_each(|hub| hub.drain());
+    }
+}
