@@ -42,9 +42,10 @@ pub(super) fn start(
                 command.args(["--backend", &backend]);
             }
             // Settings and state of another Handover on this machine are none of the demo's.
-            let foreign = |name: &str| name.starts_with("HANDOVER__");
             let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-            names.filter(|name| foreign(name)).for_each(|name| drop(command.env_remove(name)));
+            for name in names.filter(|name| name.starts_with("HANDOVER__")) {
+                command.env_remove(name);
+            }
             for name in ["STATE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"] {
                 command.env_remove(name);
             }

@@ -60,7 +60,7 @@ fn commands(ledger: &Ledger) -> Vec<String> {
 
 fn increments(account: &Account<'_>) -> Vec<String> {
     let unknown = account.ledger.increments_unknown();
-    let mut lines = vec![format!("  Increments, by the server that made them ({unknown} of unknown outcome in all)")];
+    let mut lines = vec![format!("  Increments, alone and in transactions, by server ({unknown} of unknown outcome)")];
     for remains in account.remains {
         let Increments { name, acknowledged, applied } = account.ledger.increments(remains);
         let acknowledged = grouped(acknowledged);

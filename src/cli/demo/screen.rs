@@ -39,12 +39,16 @@ impl Screen {
 
     /// Whether it is time to show how things stand.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        if self.next.is_some_and(|next| now < next) {
-            return false;
+        let (period, first) = match self.mode {
+            Mode::Picture { .. } => (FRAME_EVERY, now),
+            // There is nothing to say of the first moment.
+            Mode::Plain => (LINE_EVERY, now + LINE_EVERY),
+        };
+        let next = *self.next.get_or_insert(first);
+        if now >= next {
+            self.next = Some(now + period);
         }
-        let period = if matches!(self.mode, Mode::Plain) { LINE_EVERY } else { FRAME_EVERY };
-        self.next = Some(now + period);
-        true
+        now >= next
     }
 
     /// Shows how things stand.

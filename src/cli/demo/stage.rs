@@ -127,7 +127,7 @@ impl Stage {
         let handover = handover::start(&starter, &folder, [(east, &weights[0]), (west, &weights[1])], &events)?;
         let (address, admin) = wait_for_addresses(&inbox)?;
         handover::watch(admin, &events)?;
-        wait_for_active(&inbox)?;
+        let status = wait_for_active(&inbox)?;
         let stop = Arc::new(AtomicBool::new(false));
         clients::start(address, &events, &stop).with_context(|| format!("the clients cannot connect to {address}"))?;
         let started = Instant::now();
@@ -145,7 +145,12 @@ impl Stage {
             script: Script::new(EAST, seconds, started),
             ledger: Ledger::default(),
             traffic: Traffic::default(),
-            state: State { clients: CLIENTS, lives: vec![(Life(0), EAST), (Life(1), WEST)], ..State::default() },
+            state: State {
+                clients: CLIENTS,
+                status,
+                lives: vec![(Life(0), EAST), (Life(1), WEST)],
+                ..State::default()
+            },
             folder,
         })
     }
@@ -356,8 +361,8 @@ impl Stage {
 
     fn introduce(&mut self) -> Result<()> {
         let [east, west] = &self.servers;
-        let text = format!("east on port {}, west on port {}, Handover at {}", east.port, west.port, self.address);
-        self.happen(text)?;
+        let (servers, pid) = (format!("east on port {}, west on port {}", east.port, west.port), self.handover.pid());
+        self.happen(format!("{servers}, Handover at {} (pid {pid})", self.address))?;
         self.happen(format!("{CLIENTS} clients connect to Handover, and stay"))
     }
 
@@ -515,9 +520,9 @@ fn wait_for_addresses(inbox: &Receiver<Event>) -> Result<(SocketAddr, SocketAddr
     })
 }
 
-fn wait_for_active(inbox: &Receiver<Event>) -> Result<()> {
+fn wait_for_active(inbox: &Receiver<Event>) -> Result<Status> {
     wait_for(inbox, "Handover found no backend that serves", |event| match event {
-        Event::Status(Status { active: Some(_), .. }) => Some(()),
+        Event::Status(status) if status.active.is_some() => Some(status),
         _ => None,
     })
 }
