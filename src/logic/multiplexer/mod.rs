@@ -491,18 +491,31 @@ impl Multiplexer {
         self.release_own_links(&session);
         recycle(&mut self.spare, session.output);
         self.outputs.push_back(Output::CloseSession { session: key, reason });
-        self.unpause_link(session.link, key);
+        if session.holds_back {
+            self.resume_links(key);
+        }
         self.check_drained();
     }
 
-    /// The link that was not read because of this client's full output is read again.
-    fn unpause_link(&mut self, link_key: Option<LinkKey>, key: SessionKey) {
-        if let Some(link_key) = link_key
-            && let Some(link) = self.links.get_mut(link_key)
-            && link.paused.is_some_and(|(paused_for, _)| paused_for == key)
-        {
-            link.paused = None;
-            self.outputs.push_back(Output::ResumeLink(link_key));
+    /// The connections that were not read because of this client's full output are read again.
+    fn resume_links(&mut self, key: SessionKey) {
+        for link_key in self.links.keys() {
+            if let Some(link) = self.links.get_mut(link_key)
+                && link.paused.is_some_and(|(paused_for, _)| paused_for == key)
+            {
+                link.paused = None;
+                self.outputs.push_back(Output::ResumeLink(link_key));
+            }
+        }
+    }
+
+    /// Stops reading a connection until its reader has caught up. Its silence says nothing until then.
+    fn pause_link(&mut self, link_key: LinkKey, reader: SessionKey, now: Instant) {
+        let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(reader)) else { return };
+        if link.paused.is_none() {
+            link.paused = Some((reader, now));
+            link.waiting_since = None;
+            session.holds_back = true;
         }
     }
 
@@ -511,9 +524,8 @@ impl Multiplexer {
         let limits = &self.settings.limits;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let below_half = session.output.len() <= limits.output_bytes_max / 2;
-        if below_half {
-            let links = [session.link, session.subscription_link()];
-            links.into_iter().for_each(|link| self.unpause_link(link, key));
+        if below_half && std::mem::take(&mut session.holds_back) {
+            self.resume_links(key);
         }
         self.update_reading(key);
         if below_half {
@@ -585,6 +597,11 @@ impl Multiplexer {
     /// An error reply of Handover's own, in its turn.
     fn refuse(&mut self, key: SessionKey, refusal: &Refusal, now: Instant) {
         self.count_refusal(refusal);
+        if *refusal == Refusal::Uncertain
+            && let Some(session) = self.sessions.get_mut(key)
+        {
+            session.burst_answered = true;
+        }
         self.answer(key, |out| encode::error(out, &refusal.to_string()), now);
     }
 
@@ -606,9 +623,6 @@ impl Multiplexer {
 
     fn send_run(&mut self, link_key: LinkKey, key: SessionKey, run: Run, request: &[u8]) {
         let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(key)) else { return };
-        if session.due == 0 {
-            session.burst_answered = false;
-        }
         session.due += run.commands;
         session.link = Some(link_key);
         self.in_flight += run.commands as usize;
@@ -648,6 +662,7 @@ impl Multiplexer {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.listed = false;
                 self.advance_session(key, now);
+                self.finish_if_done(key);
             }
         }
     }
@@ -656,6 +671,7 @@ impl Multiplexer {
     fn advance_settled(&mut self, now: Instant) {
         while let Some(key) = self.settled.pop() {
             self.advance_session(key, now);
+            self.update_reading(key);
             self.finish_if_done(key);
         }
     }

@@ -82,7 +82,7 @@ impl Multiplexer {
             let Some(spare) = self.pool.pop() else { return None };
             self.close_link(spare, false);
         }
-        if !self.connects.spend(now) {
+        if self.is_profile_refused(active, profile) || !self.connects.spend(now) {
             return None;
         }
         Some(self.dial(active, profile, Role::Pin(Some(key)), now))
@@ -161,7 +161,7 @@ impl Multiplexer {
     /// What becomes of a session's own connections when it is gone.
     pub(super) fn release_own_links(&mut self, session: &Session) {
         if let Some(link) = session.pin.and_then(|pin| pin.link) {
-            self.orphan(link, session.due);
+            self.orphan(link);
         }
         if let Some(subscriptions) = &session.subscriptions {
             for link in subscriptions.links() {
@@ -171,9 +171,12 @@ impl Multiplexer {
     }
 
     /// A pin whose client is gone is closed: what it was doing is cut as with Redis itself.
-    fn orphan(&mut self, link: LinkKey, due: u32) {
-        self.in_flight = self.in_flight.saturating_sub(due as usize);
-        self.close_link(link, false);
+    fn orphan(&mut self, key: LinkKey) {
+        let gone = self.links.get(key).map_or(0, Link::client_requests);
+        self.in_flight = self.in_flight.saturating_sub(gone);
+        self.judged.gone += gone as u64;
+        self.counters.gone += gone as u64;
+        self.close_link(key, gone > 0);
     }
 }
 
