@@ -188,7 +188,7 @@ fn more_pins_than_there_may_be_are_refused_and_one_that_is_freed_is_given() {
     assert_eq!(three.command(&["SET", "k", "v"]), Value::ok());
     assert_eq!(three.command(&["RPUSH", "one", "x"]), Value::Integer(1));
     assert_eq!(one.read_reply(), popped("one", "x"));
-    pair.wait_for_sessions("pinned", 1);
+    pair.wait_for_sessions("pinned", 0);
     three.send_command(&["BLPOP", "three", "0"]);
     wait_for_blocked(&pair.east, 2);
     pair.east.command(&["RPUSH", "three", "y"]);

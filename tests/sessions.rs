@@ -125,7 +125,8 @@ fn databases_of_clients_are_apart() {
         direct.command(&["SELECT", &database.to_string()]);
         assert_eq!(direct.command(&["GET", "k"]), Value::bulk(database.to_string()));
     }
-    let errors = ["SELECT", "SELECT 1 2", "SELECT x", "SELECT -1", "SELECT 16", "SELECT 99999999999999999999", "GET k"];
+    let errors =
+        ["SELECT", "SELECT 1 2", "SELECT x", "SELECT -1", "SELECT 16", "SELECT 99999999999999999999", "GET none"];
     assert_as_redis(&pair, "2", &errors);
     assert_as_redis(&pair, "3", &["SELECT 3", "SELECT 16", "SET a 1", "SELECT 0", "GET a", "SELECT 3", "GET a"]);
 }

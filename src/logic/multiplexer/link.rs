@@ -332,9 +332,10 @@ impl Link {
     /// The next request to be answered is wholly written, and is not one that may block.
     fn front_is_written(&self) -> bool {
         // While it is not read, its silence is our own doing.
-        self.paused.is_none() && self.ring.front().is_some_and(|run| {
-            !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
-        })
+        self.paused.is_none()
+            && self.ring.front().is_some_and(|run| {
+                !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
+            })
     }
 
     /// Bytes came.

@@ -90,9 +90,9 @@ impl Multiplexer {
     /// Whether a reply can be passed on before it is whole: nobody here has to look at it.
     fn can_stream(&self, run: &Run) -> bool {
         let selects = |key| {
-            self.sessions.get(key).is_some_and(|session| {
-                matches!(session.transaction, Transaction::Queuing { selected: Some(_), .. })
-            })
+            self.sessions
+                .get(key)
+                .is_some_and(|session| matches!(session.transaction, Transaction::Queuing { selected: Some(_), .. }))
         };
         match run.kind {
             RunKind::Forward | RunKind::Blocking { .. } => true,
@@ -295,8 +295,9 @@ impl Multiplexer {
         let Some(front) = link.front().filter(|run| run.unanswered() == 1) else { return false };
         let Some(session_key) = front.session else { return false };
         let request = link.front_frame();
-        if self.sessions.get(session_key).is_none_or(|session| session.due != 1 || session.half_closed || matches!(session.transaction, Transaction::Queuing { .. }))
-            || self.is_whole_or_scripted(&request)
+        if self.sessions.get(session_key).is_none_or(|session| {
+            session.due != 1 || session.half_closed || matches!(session.transaction, Transaction::Queuing { .. })
+        }) || self.is_whole_or_scripted(&request)
         {
             return false;
         }

@@ -139,7 +139,11 @@ impl Multiplexer {
             return;
         };
         let is_blocking = matches!(kind, RunKind::Blocking { .. });
-        if !sent && !is_blocking && epoch == self.route.epoch && now.saturating_duration_since(arrived) > self.settings.retry.deadline {
+        if !sent
+            && !is_blocking
+            && epoch == self.route.epoch
+            && now.saturating_duration_since(arrived) > self.settings.retry.deadline
+        {
             // Connections that open and break again and again, without a switch.
             for _ in 0..commands {
                 self.refuse(key, &Refusal::Unavailable, now);

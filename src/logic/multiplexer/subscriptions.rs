@@ -227,7 +227,9 @@ impl Multiplexer {
         if self.is_profile_refused(active, profile) {
             return;
         }
-        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else { return };
+        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else {
+            return;
+        };
         if !self.connects.spend(now) {
             subscriptions.retry_at = Some(now);
             return;
@@ -365,7 +367,9 @@ impl Multiplexer {
     /// What was asked for on this connection has been asked for again on the one that will take over.
     fn is_superseded(&self, key: SessionKey, link: LinkKey) -> bool {
         let next = self.sessions.get(key).and_then(|session| session.subscriptions.as_ref()?.next);
-        next.filter(|&next| next != link).and_then(|next| self.links.get(next)).is_some_and(|next| next.state == LinkState::Ready)
+        next.filter(|&next| next != link)
+            .and_then(|next| self.links.get(next))
+            .is_some_and(|next| next.state == LinkState::Ready)
     }
 
     /// One confirmation of the client's own command came.

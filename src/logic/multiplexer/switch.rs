@@ -118,7 +118,8 @@ impl Multiplexer {
     fn promote_standbys(&mut self, now: Instant) {
         let epoch = self.route.epoch;
         let in_use = self.profiles_in_use();
-        let mut profiles: Vec<Profile> = self.lanes.drain(..).map(|lane| lane.profile).filter(|profile| in_use.contains(profile)).collect();
+        let mut profiles: Vec<Profile> =
+            self.lanes.drain(..).map(|lane| lane.profile).filter(|profile| in_use.contains(profile)).collect();
         if profiles.is_empty() {
             profiles.push(Profile::default());
         }
@@ -166,7 +167,8 @@ impl Multiplexer {
     /// The active said that it does not have this database, or this protocol.
     pub(super) fn is_profile_refused(&self, backend: BackendId, profile: Profile) -> bool {
         self.backend(backend).is_some_and(|record| {
-            let no_database = record.database_refused.as_ref().is_some_and(|(lowest, _)| profile.database >= Some(*lowest));
+            let no_database =
+                record.database_refused.as_ref().is_some_and(|(lowest, _)| profile.database >= Some(*lowest));
             no_database || (profile.protocol == Protocol::Resp3 && record.resp3_refused.is_some())
         })
     }
@@ -244,7 +246,12 @@ impl Multiplexer {
         self.on_dial_failed(key, role, now);
         // What is asked for in vain takes no lane's place.
         let active = self.route.active;
-        let refused: Vec<Profile> = self.lanes.iter().map(|lane| lane.profile).filter(|&profile| active.is_some_and(|active| self.is_profile_refused(active, profile))).collect();
+        let refused: Vec<Profile> = self
+            .lanes
+            .iter()
+            .map(|lane| lane.profile)
+            .filter(|&profile| active.is_some_and(|active| self.is_profile_refused(active, profile)))
+            .collect();
         self.lanes.retain(|lane| lane.link.is_some() || !refused.contains(&lane.profile));
         self.standbys.retain(|lane| lane.link.is_some() || role != Role::Standby);
         self.advance_waiting(now);
@@ -289,6 +296,7 @@ impl Multiplexer {
 
     /// Time passed. Call it every few milliseconds while [`Self::is_busy`], else a few times a second.
     pub fn on_tick(&mut self, now: Instant) {
+        self.end_blocked_leavers(now);
         self.release_idle_pins(now);
         self.reopen_lanes(now);
         self.keep_standbys(now);
