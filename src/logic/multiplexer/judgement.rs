@@ -273,6 +273,7 @@ impl Multiplexer {
                 vec![self.rearm(key, &request.frame, deadline, sent, request.at, epoch, now)]
             }
             _ if !request.sent => self.move_on(request, false, epoch),
+            RunKind::Blocking { .. } => self.refuse_due(&request),
             _ if request.begun => self.abandon_begun(&request),
             _ if may_repeat => self.move_on(request, true, epoch),
             _ => self.refuse_due(&request),

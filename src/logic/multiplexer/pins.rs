@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::link::{Link, LinkState, Profile, Role, RunKind};
-use super::session::{Pin, Session, Transaction, Wait};
+use super::session::{CloseReason, Pin, Session, Transaction, Wait};
 use super::{Dial, LinkKey, Multiplexer, Output, SessionKey};
 use crate::logic::route::BackendId;
 use crate::resp::encode;
 
 /// How long a pin without state is kept, so that a mixed pipeline does not pay a round trip for each change.
 const PIN_IDLE_MAX: Duration = Duration::from_millis(50);
+/// How long a blocked command is still waited for after its client has closed its sending half.
+const LEAVER_WAIT_MAX: Duration = Duration::from_millis(100);
 /// Pins that nobody holds, kept for the next who needs one.
 const POOL_MAX: usize = 16;
 
@@ -119,6 +121,20 @@ impl Multiplexer {
             }
             self.pinned.push(key);
         }
+    }
+
+    /// Ends clients that closed their sending half while blocked: mostly they are gone, and would be given an element
+    /// that nobody reads. What the server answers at once still reaches those who only have nothing more to ask.
+    pub(super) fn end_blocked_leavers(&mut self, now: Instant) {
+        let is_leaver = |key: &SessionKey| {
+            let Some(session) = self.sessions.get(*key).filter(|session| session.half_closed) else { return false };
+            let front = session.pin.and_then(|pin| pin.link).and_then(|link| self.links.get(link)?.front());
+            front.is_some_and(|run| {
+                matches!(run.kind, RunKind::Blocking { .. }) && now.saturating_duration_since(run.at) >= LEAVER_WAIT_MAX
+            })
+        };
+        let leavers: Vec<SessionKey> = self.pinned.iter().copied().filter(is_leaver).collect();
+        leavers.into_iter().for_each(|key| self.remove_session(key, CloseReason::ClientClosed));
     }
 
     fn release_pin(&mut self, key: SessionKey, now: Instant) {

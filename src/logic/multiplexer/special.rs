@@ -101,6 +101,9 @@ impl Multiplexer {
             Pinned::Multi if !has_one_argument => self.refuse_arity(key, request, now),
             Pinned::Multi => self.take_multi(key, request, now),
             Pinned::Watch if has_one_argument => self.refuse_arity(key, request, now),
+            Pinned::Unwatch | Pinned::Exec | Pinned::Discard if !has_one_argument => {
+                self.refuse_arity(key, request, now)
+            }
             Pinned::Watch => self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Watch), now),
             Pinned::Unwatch if self.is_watching(key) => {
                 self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Unwatch), now)

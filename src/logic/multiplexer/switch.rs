@@ -296,6 +296,7 @@ impl Multiplexer {
 
     /// Time passed. Call it every few milliseconds while [`Self::is_busy`], else a few times a second.
     pub fn on_tick(&mut self, now: Instant) {
+        self.end_blocked_leavers(now);
         self.release_idle_pins(now);
         self.reopen_lanes(now);
         self.keep_standbys(now);
