@@ -157,8 +157,13 @@ struct World {
 impl World {
     fn new(seed: u64, settings: GroupSettings, weights: &[f64], workers: usize) -> Self {
         let start = Instant::now() + SECONDS(1_000_000);
-        let spec =
-            |(index, weight): (usize, &f64)| BackendSpec { id: id(index), name: format!("b{index}"), weight: *weight };
+        let spec = |(index, weight): (usize, &f64)| BackendSpec {
+            id: id(index),
+            name: format!("b{index}"),
+            weight: *weight,
+            health: None,
+            breaker: None,
+        };
         let specs = weights.iter().enumerate().map(spec).collect();
         let backend = |weight: &f64| Backend {
             weight: *weight,

@@ -350,6 +350,7 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BackendOverrides;
     use crate::logic::settings::ProbePolicy;
     use tokio::net::TcpListener;
 
@@ -433,6 +434,7 @@ mod tests {
             credential,
             weight: 1.0,
             connect_timeout: Duration::from_secs(5),
+            overrides: BackendOverrides::default(),
         };
         Checker::new(&backend, &settings)
     }

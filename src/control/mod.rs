@@ -66,8 +66,8 @@ pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Optio
         .enumerate()
         .map(|(index, backend)| Prober {
             backend: shared.ids[index],
-            settings: group.health.clone(),
-            checker: Checker::new(backend, &group.health),
+            settings: group.health_of(backend).clone(),
+            checker: Checker::new(backend, group.health_of(backend)),
             cadence: Cadence::default(),
             jitter: fastrand::f64(),
             route: route.clone(),

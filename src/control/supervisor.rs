@@ -81,6 +81,8 @@ impl Supervisor {
             id: *id,
             name: backend.name.clone(),
             weight: backend.weight,
+            health: backend.overrides.health.clone(),
+            breaker: Some(group.breaker_of(backend)),
         });
         let settings = GroupSettings {
             health: group.health.clone(),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::channels::Phase;
-use crate::config::{Address, Backend, CommandLists};
+use crate::config::{Address, Backend, BackendOverrides, CommandLists, Replication};
 use crate::logic::failover::Manner;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, NoneHealthy,
@@ -60,6 +60,7 @@ impl Server {
             credential: None,
             weight,
             connect_timeout: Duration::from_secs(5),
+            overrides: BackendOverrides::default(),
         }
     }
 }
@@ -94,6 +95,7 @@ fn config(backends: Vec<Backend>) -> Group {
         name: "default".into(),
         listeners: Vec::new(),
         backends,
+        replication: Replication::default(),
         health: HealthSettings {
             modes: vec![ProbeMode::Write],
             interval: MS(500),

@@ -17,11 +17,11 @@ pub use self::event::{
 };
 use self::member::{Inquiry, Member, Sign};
 use self::switching::{Reporting, Stage};
-use crate::channels::{ProbeReport, WorkerReport};
 use crate::logic::backoff::Backoff;
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Finding, Sample};
 use crate::logic::health::ProbeVerdict;
+use crate::logic::report::{ProbeReport, WorkerReport};
 use crate::logic::route::{Availability, BackendId, Route};
 use crate::logic::selection;
 use crate::logic::settings::{BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, NoneHealthy};
@@ -51,6 +51,10 @@ pub struct BackendSpec {
     pub name: String,
     /// Its preference, > 0.
     pub weight: f64,
+    /// Its own health checks, if it has any.
+    pub health: Option<HealthSettings>,
+    /// Its own circuit breaker, if it has one.
+    pub breaker: Option<BreakerSettings>,
 }
 
 /// What is to be known of a backend from outside.
@@ -132,7 +136,7 @@ impl Failover {
         let mut members: Vec<Member> = backends.into_iter().map(|spec| Member::new(spec, &settings)).collect();
         let mut restored = None;
         if let Some(saved) = saved {
-            restore_breakers(&mut members, saved, settings.breaker, now);
+            restore_breakers(&mut members, saved, now);
             let last = members.iter().find(|member| Some(&member.name) == saved.active.as_ref());
             restored = last.map(|member| (member.id, saved.epoch));
         }
@@ -312,7 +316,8 @@ impl Failover {
     /// What a report is worth: a late verdict nothing; silence nothing while live traffic is answered,
     /// or while a request that may legally run long keeps everybody waiting. An answer always counts.
     fn weigh(&mut self, index: usize, report: &ProbeReport) -> Worth {
-        let health = &self.settings.health;
+        let health = &self.members[index].health_settings;
+        let timeout = health.timeout;
         let took = report.ended_at.saturating_duration_since(report.started_at);
         let allowed = health.timeout * health.probes + health.probes_delay * (health.probes - 1);
         let ProbeVerdict::Failed { cause, refused } = &report.verdict else {
@@ -327,7 +332,7 @@ impl Failover {
             Worth::Overruled
         } else if !refused && member.detector.is_excused() {
             Worth::Overruled
-        } else if took > allowed + health.timeout / 2 {
+        } else if took > allowed + timeout / 2 {
             Worth::Nothing
         } else {
             Worth::Counts
@@ -530,10 +535,10 @@ impl Failover {
     }
 }
 
-fn restore_breakers(members: &mut [Member], saved: &Saved, settings: BreakerSettings, now: Instant) {
+fn restore_breakers(members: &mut [Member], saved: &Saved, now: Instant) {
     for breaker in &saved.breakers {
         if let Some(member) = members.iter_mut().find(|member| member.name == breaker.backend) {
-            member.breaker = Breaker::restored(settings, now, breaker.grace, breaker.left);
+            member.breaker = Breaker::restored(member.breaker_settings, now, breaker.grace, breaker.left);
         }
     }
 }

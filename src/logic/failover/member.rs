@@ -9,6 +9,7 @@ use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
 use crate::logic::route::BackendId;
 use crate::logic::selection::Candidate;
+use crate::logic::settings::{BreakerSettings, HealthSettings};
 
 /// Between two re-probes that replies or reconnections asked for: at most ten a second.
 const INQUIRY_GAP: Duration = Duration::from_millis(100);
@@ -52,6 +53,8 @@ pub(super) struct Member {
     pub(super) health: Health,
     pub(super) detector: Detector,
     pub(super) breaker: Breaker,
+    pub(super) health_settings: HealthSettings,
+    pub(super) breaker_settings: BreakerSettings,
     /// Why it is unhealthy.
     pub(super) fault: Option<Fault>,
     /// Since when each probe has been clean.
@@ -65,13 +68,17 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn new(spec: BackendSpec, settings: &GroupSettings) -> Self {
+        let health_settings = spec.health.unwrap_or_else(|| settings.health.clone());
+        let breaker_settings = spec.breaker.unwrap_or(settings.breaker);
         Self {
             id: spec.id,
             name: spec.name,
             weight: spec.weight,
-            health: Health::new(settings.health.fall, settings.health.rise),
+            health: Health::new(health_settings.fall, health_settings.rise),
             detector: Detector::new(settings.detector.clone()),
-            breaker: Breaker::new(settings.breaker),
+            breaker: Breaker::new(breaker_settings),
+            health_settings,
+            breaker_settings,
             fault: None,
             clean_since: None,
             hold_factor: 1.0,

@@ -3,12 +3,12 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::channels::{ProbeReport, WorkerId};
 use crate::logic::failover::Failover;
 use crate::logic::failover::event::{Blocked, CallOff, Event, Manner, Output, Reason, Refused, Switched};
 use crate::logic::failover::member::{Member, Sign};
 use crate::logic::health::ProbeVerdict;
 use crate::logic::judged::Judged;
+use crate::logic::report::{ProbeReport, WorkerId};
 use crate::logic::route::{BackendId, Phase};
 use crate::logic::selection;
 use crate::logic::settings::{Failback, InitialPolicy};
@@ -293,7 +293,7 @@ impl Failover {
     /// Begins a planned switch: the target must answer a probe now.
     fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
         let Some(index) = self.index(to) else { return };
-        let until = now + self.settings.health.timeout * 2 + PROVING_SLACK;
+        let until = now + self.members[index].health_settings.timeout * 2 + PROVING_SLACK;
         let switch = Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now };
         self.stage = Stage::Proving { switch, until };
         if self.members[index].on_sign(now, Sign::Look) {

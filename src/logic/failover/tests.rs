@@ -1,7 +1,7 @@
 //! Cases of the decision machine, one after another.
 
 use super::*;
-use crate::channels::Judged;
+use crate::logic::judged::Judged;
 use crate::logic::route::Phase;
 use crate::logic::settings::{Failback, InitialPolicy, ProbeMode, ProbePolicy};
 
@@ -80,7 +80,7 @@ fn readonly() -> ProbeVerdict {
 impl Group {
     fn new(settings: GroupSettings, saved: Option<&Saved>) -> Self {
         let now = Instant::now() + Duration::from_secs(3600);
-        let spec = |id, name: &str, weight| BackendSpec { id, name: name.into(), weight };
+        let spec = |id, name: &str, weight| BackendSpec { id, name: name.into(), weight, health: None, breaker: None };
         let backends = vec![spec(HEAVY, "heavy", 2.0), spec(LIGHT, "light", 1.0)];
         let machine = Failover::new(now, settings, backends, WORKERS, saved);
         Self { machine, now, routes: Vec::new(), asked: Vec::new(), events: Vec::new(), saved: None }

@@ -80,7 +80,8 @@ impl Multiplexer {
             ),
             3 if arguments.nth(1) == Some(b"default") => self.answer(key, |out| encode::simple(out, "OK"), now),
             3 => self.refuse(key, &Refusal::WrongPassword, now),
-            _ => self.refuse(key, &Refusal::WrongArity("auth".to_owned()), now),
+            1 => self.refuse(key, &Refusal::WrongArity("auth".to_owned()), now),
+            _ => self.refuse(key, &Refusal::Redis("ERR syntax error"), now),
         }
     }
 
@@ -112,11 +113,24 @@ impl Multiplexer {
             self.answer(key, |out| out.extend_from_slice(&reply), now);
             return Step::Done { bytes: request.bytes };
         }
+        if self.is_out_of_lanes(profile) {
+            self.refuse(key, &Refusal::LaneLimit, now);
+            return Step::Done { bytes: request.bytes };
+        }
         if !self.enter_profile(key, profile, now) {
             return Step::Wait;
         }
         self.answer(key, |out| encode::simple(out, "OK"), now);
         Step::Done { bytes: request.bytes }
+    }
+
+    /// Every lane is in use, and none is for this profile.
+    fn is_out_of_lanes(&mut self, profile: Profile) -> bool {
+        if self.lanes.len() < LANES_MAX || self.lanes.iter().any(|lane| lane.profile == profile) {
+            return false;
+        }
+        self.close_unused_lanes();
+        self.lanes.len() >= LANES_MAX
     }
 
     /// What the active said of databases that it does not have.
@@ -136,10 +150,6 @@ impl Multiplexer {
             return false;
         }
         if self.lane(profile, now).is_none() {
-            let is_crowded = self.lanes.len() >= LANES_MAX && !self.lanes.iter().any(|lane| lane.profile == profile);
-            if is_crowded {
-                self.refuse(key, &Refusal::LaneLimit, now);
-            }
             self.wait(key, Wait::Lane, now);
             return false;
         }
@@ -172,8 +182,15 @@ impl Multiplexer {
                 self.greet(key, hello, now);
                 return Step::Done { bytes: request.bytes };
             }
-            let step = self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Hello(hello.protocol)), now);
+            // Name and password are the client's own affair: the backend hears of the protocol alone.
+            let mut frame = BytesMut::new();
+            encode::request(&mut frame, &["HELLO", &hello.protocol.number().to_string()]);
+            let plain = Request { frame: &frame, ..request };
+            let step = self.forward_and_wait(key, plain, RunKind::Inspect(Inspect::Hello(hello.protocol)), now);
             self.taint(key);
+            if let (Step::Done { .. }, Some(name), Some(session)) = (step, hello.name, self.sessions.get_mut(key)) {
+                session.peer.name = name;
+            }
             return step;
         }
         if hello.protocol == Protocol::Resp3
@@ -184,6 +201,10 @@ impl Multiplexer {
         }
         // The reply names the active's server and version, so the lane comes first even when nothing changes.
         let wanted = Profile { protocol: hello.protocol, ..profile };
+        if self.is_out_of_lanes(wanted) {
+            self.refuse(key, &Refusal::LaneLimit, now);
+            return Step::Done { bytes: request.bytes };
+        }
         if !self.enter_profile(key, wanted, now) {
             return Step::Wait;
         }
@@ -306,7 +327,13 @@ impl Multiplexer {
             (Answered::ClientSetInfo, 4) => self.set_info(key, arguments[2], arguments[3], now),
             (Answered::ClientGetRedir, 2) => self.answer(key, |out| encode::integer(out, -1), now),
             (Answered::ClientTrackingInfo, 2) => self.answer(key, |out| tracking_info(out, protocol), now),
-            (Answered::ClientNoEvict, 3) => self.answer(key, |out| encode::simple(out, "OK"), now),
+            (Answered::ClientNoEvict, 3) => {
+                let is_known = [b"on".as_slice(), b"off"].iter().any(|word| arguments[2].eq_ignore_ascii_case(word));
+                match is_known {
+                    true => self.answer(key, |out| encode::simple(out, "OK"), now),
+                    false => self.refuse(key, &Refusal::Redis("ERR syntax error"), now),
+                }
+            }
             (Answered::ClientHelp, 2) => self.answer(key, client_help, now),
             (
                 Answered::ClientId

@@ -70,7 +70,7 @@ impl Multiplexer {
     /// Forgets a connection and judges what was due on it; returns how many requests of clients that was.
     pub(super) fn judge_link(&mut self, key: LinkKey, now: Instant) -> u64 {
         let Some(mut link) = self.links.remove(key) else { return 0 };
-        self.forget_link(key);
+        self.forget_link(key, link.proven, now);
         if let Role::Subscription(session) = link.role {
             self.on_subscription_lost(session, key, &mut link, now);
             return 0;
@@ -78,7 +78,8 @@ impl Multiplexer {
         let cut = link.streaming.then(|| link.front().and_then(|run| run.session)).flatten();
         let epoch = link.epoch;
         let owner = if let Role::Pin(owner) = link.role { owner } else { None };
-        let (mut order, mut due) = self.collect_due(&mut link);
+        let is_shared = matches!(link.role, Role::Lane | Role::Standby);
+        let (mut order, mut due) = self.collect_due(&mut link, is_shared);
         if let Some(owner) = owner
             && !due.contains_key(&owner)
         {
@@ -95,17 +96,18 @@ impl Multiplexer {
     }
 
     /// Takes a connection out of every list.
-    fn forget_link(&mut self, key: LinkKey) {
-        for lane in self.lanes.iter_mut().chain(&mut self.standbys) {
-            if lane.link == Some(key) {
-                lane.link = None;
-            }
+    fn forget_link(&mut self, key: LinkKey, proven: bool, now: Instant) {
+        if !proven {
+            self.retry_lane_later(key, now);
+        }
+        for lane in self.lanes.iter_mut().chain(&mut self.standbys).filter(|lane| lane.link == Some(key)) {
+            (lane.link, lane.failures, lane.retry_at) = (None, 0, None);
         }
         self.pool.retain(|&pooled| pooled != key);
     }
 
     /// What is due on a lost connection, by session, and the sessions in the order of their first request.
-    fn collect_due(&mut self, link: &mut Link) -> (Vec<SessionKey>, HashMap<SessionKey, Vec<Due>>) {
+    fn collect_due(&mut self, link: &mut Link, is_shared: bool) -> (Vec<SessionKey>, HashMap<SessionKey, Vec<Due>>) {
         let (runs, retained, written) = link.take_all();
         let (mut order, mut due) = (Vec::new(), HashMap::<SessionKey, Vec<Due>>::new());
         let mut offset = 0;
@@ -128,14 +130,14 @@ impl Multiplexer {
             });
             match run.kind {
                 RunKind::Local(reply) => items.push(Due::Local(reply)),
-                _ => self.split_run(&run, &requests, written_here, items),
+                _ => self.split_run(&run, &requests, written_here, is_shared, items),
             }
         }
         (order, due)
     }
 
-    /// Splits a run into its unanswered requests; a whole transaction stays one.
-    fn split_run(&self, run: &Run, requests: &Bytes, written: usize, items: &mut Vec<Due>) {
+    /// Splits a run into its unanswered requests; a whole transaction, which only shared connections carry, stays one.
+    fn split_run(&self, run: &Run, requests: &Bytes, written: usize, is_shared: bool, items: &mut Vec<Due>) {
         let mut scanner = RequestScanner::new(usize::MAX >> 1);
         let (mut position, mut index) = (0, 0);
         // The transaction in progress: where it starts, its first command's index, and its members' judgement.
@@ -147,7 +149,7 @@ impl Multiplexer {
             let end = position + frame.bytes;
             let retry = judge_frame(classified, bytes);
             let mut unit = Some((position, index, retry, 1));
-            if matches!(run.kind, RunKind::Forward) && run.commands > 1 {
+            if is_shared && matches!(run.kind, RunKind::Forward) && run.commands > 1 {
                 match (classified.class, &mut transaction) {
                     (Class::Pinned(Pinned::Multi), None) => {
                         transaction = Some((position, index, None));
@@ -171,7 +173,8 @@ impl Multiplexer {
                 items.push(Due::Request(Unanswered {
                     frame: requests.slice(start..end),
                     commands: commands - answered,
-                    sent: end <= written,
+                    // What was sent to an earlier connection may have been applied there.
+                    sent: end <= written || run.attempts > 0,
                     begun: answered > 0,
                     kind: run.kind.clone(),
                     retry,
@@ -204,7 +207,9 @@ impl Multiplexer {
         let pending: Vec<Pending> =
             items.into_iter().flat_map(|item| self.judge_due(key, item, may_repeat, is_leaving, epoch, now)).collect();
         self.break_transaction(key);
+        let is_answered = pending.iter().any(|item| matches!(item, Pending::Answer(_)));
         let Some(session) = self.sessions.get_mut(key) else { return };
+        session.burst_answered |= is_answered;
         for item in pending.into_iter().rev() {
             session.pending.push_front(item);
         }
@@ -246,18 +251,29 @@ impl Multiplexer {
             return self.judge_queued(key, &request, watching);
         }
         match &request.kind {
-            RunKind::Inspect(Inspect::Unwatch) => vec![answer(|out| encode::simple(out, "OK"))],
+            RunKind::Inspect(Inspect::Unwatch) => {
+                self.set_transaction(key, Transaction::None);
+                self.judged.aborted += 1;
+                vec![answer(|out| encode::simple(out, "OK"))]
+            }
+            // Whatever it guards now: the guard of the first WATCH is lost.
+            RunKind::Inspect(Inspect::Watch) if transaction == Transaction::Watching => {
+                self.judged.aborted += 1;
+                vec![answer(|out| encode::simple(out, "OK"))]
+            }
             RunKind::Inspect(Inspect::Multi) if transaction == Transaction::Watching => {
                 self.set_transaction(key, Transaction::Broken { queuing: true, end: BrokenEnd::Nil });
+                self.judged.aborted += 1;
                 vec![answer(|out| encode::simple(out, "OK"))]
             }
             _ if is_leaving => self.refuse_due(&request),
             RunKind::Inspect(_) => self.move_on(request, false, epoch),
             RunKind::Blocking { deadline } if self.settings.retry.rearm_blocked => {
-                let deadline = *deadline;
-                vec![self.rearm(key, &request.frame, deadline, request.at, epoch, now)]
+                let (deadline, sent) = (*deadline, request.sent);
+                vec![self.rearm(key, &request.frame, deadline, sent, request.at, epoch, now)]
             }
             _ if !request.sent => self.move_on(request, false, epoch),
+            RunKind::Blocking { .. } => self.refuse_due(&request),
             _ if request.begun => self.abandon_begun(&request),
             _ if may_repeat => self.move_on(request, true, epoch),
             _ => self.refuse_due(&request),
@@ -379,11 +395,13 @@ impl Multiplexer {
     }
 
     /// A blocked command waits again, with the time that is left.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one run")]
     fn rearm(
         &mut self,
         key: SessionKey,
         frame: &Bytes,
         deadline: Option<Instant>,
+        sent: bool,
         at: Instant,
         epoch: u64,
         now: Instant,
@@ -402,7 +420,7 @@ impl Multiplexer {
             _ => frame.clone(),
         };
         let kind = RunKind::Blocking { deadline };
-        Pending::Send { frame, commands: 1, kind, sent: false, read_only: false, attempts: 0, arrived: at, epoch }
+        Pending::Send { frame, commands: 1, kind, sent, read_only: false, attempts: 0, arrived: at, epoch }
     }
 
     /// The blocked command at the front of a pin was unblocked for a planned switch: it waits again on the new active.
@@ -415,7 +433,7 @@ impl Multiplexer {
             return false;
         };
         self.in_flight = self.in_flight.saturating_sub(1);
-        let pending = self.rearm(session_key, &frame, deadline, at, epoch, now);
+        let pending = self.rearm(session_key, &frame, deadline, false, at, epoch, now);
         if let Some(session) = self.sessions.get_mut(session_key) {
             session.due -= 1;
             session.pending.push_front(pending);

@@ -152,6 +152,9 @@ pub enum Taken {
     Invalid(&'static str),
 }
 
+/// A connection on which nothing is due keeps a buffer of at most so many bytes.
+const IDLE_BYTES_MAX: usize = 512 * 1024;
+
 /// One backend connection.
 #[derive(Debug)]
 pub struct Link {
@@ -173,6 +176,8 @@ pub struct Link {
     pub paused: Option<(SessionKey, Instant)>,
     /// When Handover's own ECHO was last sent, and how many commands went since.
     pub sentinel: (Instant, u32),
+    /// Something was answered on it.
+    pub proven: bool,
     /// Already on the list of connections with something to write.
     pub flushing: bool,
     /// The reply in progress is passed on piece by piece.
@@ -201,6 +206,7 @@ impl Link {
             waiting_since: None,
             paused: None,
             sentinel: (now, 0),
+            proven: false,
             flushing: false,
             streaming: false,
             ring: VecDeque::new(),
@@ -217,6 +223,13 @@ impl Link {
     #[must_use]
     pub const fn unanswered(&self) -> usize {
         self.commands_unanswered
+    }
+
+    /// Requests of clients without a reply.
+    #[must_use]
+    pub fn client_requests(&self) -> usize {
+        let of_clients = |run: &&Run| run.session.is_some() && !matches!(run.kind, RunKind::Local(_));
+        self.ring.iter().filter(of_clients).map(|run| run.unanswered() as usize).sum()
     }
 
     /// Nothing is due.
@@ -301,7 +314,8 @@ impl Link {
         let bytes_before = self.retained.len() - run.bytes;
         let Some(last) = self.ring.back_mut() else { return false };
         let unwritten = bytes_before - last.bytes >= self.written;
-        if !(last.is_plain() && last.session == run.session && last.answered == 0 && unwritten) {
+        let is_alike = last.session == run.session && last.attempts == run.attempts;
+        if !(last.is_plain() && is_alike && last.answered == 0 && unwritten) {
             return false;
         }
         last.commands += run.commands;
@@ -320,9 +334,11 @@ impl Link {
 
     /// The next request to be answered is wholly written, and is not one that may block.
     fn front_is_written(&self) -> bool {
-        self.ring.front().is_some_and(|run| {
-            !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
-        })
+        // While it is not read, its silence is our own doing.
+        self.paused.is_none()
+            && self.ring.front().is_some_and(|run| {
+                !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
+            })
     }
 
     /// Bytes came.
@@ -354,10 +370,11 @@ impl Link {
 
     /// Looks at `input`, of which the first `scanned` bytes were looked at before.
     pub fn take(&mut self, input: &[u8], scanned: usize) -> Taken {
-        let plain = self.ring.front().filter(|run| run.is_plain()).map(Run::unanswered);
-        let Some(due) = plain.filter(|_| self.written > 0) else {
+        let is_plain = self.ring.front().is_some_and(Run::is_plain);
+        let due = if is_plain { self.due_written() } else { 0 };
+        if due == 0 {
             return self.take_single(input, scanned);
-        };
+        }
         let (mut end, mut looked_at, mut replies) = (0, scanned, 0);
         while replies < due && looked_at < input.len() {
             if self.scanner.at_start() && matches!(input[looked_at], b'-' | b'>' | b'|') {
@@ -368,6 +385,11 @@ impl Link {
                 };
             }
             match self.scanner.scan(&input[looked_at..]) {
+                // An error or a push behind an attribute: looked at from its first byte on.
+                ReplyScan::Complete { kind: ReplyKind::Error | ReplyKind::Push, .. } if replies > 0 => break,
+                ReplyScan::Complete { bytes, kind: kind @ (ReplyKind::Error | ReplyKind::Push) } => {
+                    return Taken::Single { bytes: looked_at + bytes, kind };
+                }
                 ReplyScan::Complete { bytes, .. } => {
                     looked_at += bytes;
                     end = looked_at;
@@ -387,6 +409,22 @@ impl Link {
         if replies == 0 { Taken::Partial { scanned: looked_at } } else { Taken::Batch { bytes: end, replies } }
     }
 
+    /// Replies that the front run can get: those of its requests that were wholly written.
+    #[must_use]
+    pub fn due_written(&self) -> u32 {
+        let Some(run) = self.ring.front() else { return 0 };
+        if self.written >= run.bytes {
+            return run.unanswered();
+        }
+        let mut scanner = RequestScanner::new(usize::MAX >> 1);
+        let (mut rest, mut whole) = (&self.retained[..self.written], 0_u32);
+        while let Scan::Frame(frame) = scanner.scan(rest) {
+            rest = &rest[frame.bytes..];
+            whole += 1;
+        }
+        whole.saturating_sub(run.answered)
+    }
+
     fn take_single(&mut self, input: &[u8], scanned: usize) -> Taken {
         match self.scanner.scan(&input[scanned..]) {
             ReplyScan::Complete { bytes, kind } => Taken::Single { bytes: scanned + bytes, kind },
@@ -399,6 +437,7 @@ impl Link {
     pub fn answer(&mut self, replies: u32) -> Option<Run> {
         self.scanned = 0;
         self.streaming = false;
+        self.proven = true;
         self.commands_unanswered -= replies as usize;
         let run = self.ring.front_mut()?;
         run.answered += replies;
@@ -408,6 +447,9 @@ impl Link {
         let run = self.ring.pop_front()?;
         self.retained.advance(run.bytes);
         self.written = self.written.saturating_sub(run.bytes);
+        if self.ring.is_empty() && self.retained.capacity() > IDLE_BYTES_MAX {
+            self.retained = BytesMut::new();
+        }
         Some(run)
     }
 
@@ -420,6 +462,7 @@ impl Link {
     /// A pushed frame or a reply that was dealt with without a run.
     pub const fn forget_scanned(&mut self) {
         self.scanned = 0;
+        self.streaming = false;
     }
 
     /// Takes everything that is due out, with the bytes that were kept and how many of them were written.

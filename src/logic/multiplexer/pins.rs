@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::link::{Link, LinkState, Profile, Role, RunKind};
-use super::session::{Pin, Session, Transaction, Wait};
+use super::session::{CloseReason, Pin, Session, Transaction, Wait};
 use super::{Dial, LinkKey, Multiplexer, Output, SessionKey};
 use crate::logic::route::BackendId;
 use crate::resp::encode;
 
 /// How long a pin without state is kept, so that a mixed pipeline does not pay a round trip for each change.
 const PIN_IDLE_MAX: Duration = Duration::from_millis(50);
+/// How long a blocked command is still waited for after its client has closed its sending half.
+const LEAVER_WAIT_MAX: Duration = Duration::from_millis(100);
 /// Pins that nobody holds, kept for the next who needs one.
 const POOL_MAX: usize = 16;
 
@@ -82,7 +84,7 @@ impl Multiplexer {
             let Some(spare) = self.pool.pop() else { return None };
             self.close_link(spare, false);
         }
-        if !self.connects.spend(now) {
+        if self.is_profile_refused(active, profile) || !self.connects.spend(now) {
             return None;
         }
         Some(self.dial(active, profile, Role::Pin(Some(key)), now))
@@ -119,6 +121,20 @@ impl Multiplexer {
             }
             self.pinned.push(key);
         }
+    }
+
+    /// Ends clients that closed their sending half while blocked: mostly they are gone, and would be given an element
+    /// that nobody reads. What the server answers at once still reaches those who only have nothing more to ask.
+    pub(super) fn end_blocked_leavers(&mut self, now: Instant) {
+        let is_leaver = |key: &SessionKey| {
+            let Some(session) = self.sessions.get(*key).filter(|session| session.half_closed) else { return false };
+            let front = session.pin.and_then(|pin| pin.link).and_then(|link| self.links.get(link)?.front());
+            front.is_some_and(|run| {
+                matches!(run.kind, RunKind::Blocking { .. }) && now.saturating_duration_since(run.at) >= LEAVER_WAIT_MAX
+            })
+        };
+        let leavers: Vec<SessionKey> = self.pinned.iter().copied().filter(is_leaver).collect();
+        leavers.into_iter().for_each(|key| self.remove_session(key, CloseReason::ClientClosed));
     }
 
     fn release_pin(&mut self, key: SessionKey, now: Instant) {
@@ -161,7 +177,7 @@ impl Multiplexer {
     /// What becomes of a session's own connections when it is gone.
     pub(super) fn release_own_links(&mut self, session: &Session) {
         if let Some(link) = session.pin.and_then(|pin| pin.link) {
-            self.orphan(link, session.due);
+            self.orphan(link);
         }
         if let Some(subscriptions) = &session.subscriptions {
             for link in subscriptions.links() {
@@ -171,9 +187,12 @@ impl Multiplexer {
     }
 
     /// A pin whose client is gone is closed: what it was doing is cut as with Redis itself.
-    fn orphan(&mut self, link: LinkKey, due: u32) {
-        self.in_flight = self.in_flight.saturating_sub(due as usize);
-        self.close_link(link, false);
+    fn orphan(&mut self, key: LinkKey) {
+        let gone = self.links.get(key).map_or(0, Link::client_requests);
+        self.in_flight = self.in_flight.saturating_sub(gone);
+        self.judged.gone += gone as u64;
+        self.counters.gone += gone as u64;
+        self.close_link(key, gone > 0);
     }
 }
 

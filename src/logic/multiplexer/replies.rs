@@ -20,7 +20,7 @@ impl Multiplexer {
         self.hear(backend, now);
         let input = joined.as_deref().unwrap_or(bytes);
         if let Some((rest, scanned)) = self.take_replies(key, input, scanned, now) {
-            self.keep_partial(key, rest, scanned);
+            self.keep_partial(key, rest, scanned, now);
         }
         self.after_replies(key, now);
     }
@@ -67,24 +67,37 @@ impl Multiplexer {
     }
 
     /// Keeps the start of a reply; of a long one passes on what is there.
-    fn keep_partial(&mut self, key: LinkKey, rest: &[u8], scanned: usize) {
-        let Some(link) = self.links.get_mut(key) else { return };
-        let can_stream = link.front().is_some_and(|run| {
-            run.session.is_some() && matches!(run.kind, RunKind::Forward | RunKind::Blocking { .. })
-        });
-        let kept = match can_stream && (link.streaming || rest.len() > STREAM_BYTES) {
-            true => {
-                link.streaming = true;
-                let session = link.front().and_then(|run| run.session);
-                if let Some(session) = session {
-                    self.append_output(session, &rest[..scanned]);
+    fn keep_partial(&mut self, key: LinkKey, rest: &[u8], scanned: usize, now: Instant) {
+        let Some(link) = self.links.get(key) else { return };
+        let is_long = link.streaming || rest.len() > STREAM_BYTES;
+        let reader = link.front().filter(|run| is_long && self.can_stream(run)).and_then(|run| run.session);
+        let kept = match reader {
+            Some(session) => {
+                if let Some(link) = self.links.get_mut(key) {
+                    link.streaming = true;
                 }
+                self.append_output(session, &rest[..scanned]);
+                self.hold_back(key, session, now);
                 (&rest[scanned..], 0)
             }
-            false => (rest, scanned),
+            None => (rest, scanned),
         };
         if let Some(link) = self.links.get_mut(key) {
             link.keep(kept.0, kept.1);
+        }
+    }
+
+    /// Whether a reply can be passed on before it is whole: nobody here has to look at it.
+    fn can_stream(&self, run: &Run) -> bool {
+        let selects = |key| {
+            self.sessions
+                .get(key)
+                .is_some_and(|session| matches!(session.transaction, Transaction::Queuing { selected: Some(_), .. }))
+        };
+        match run.kind {
+            RunKind::Forward | RunKind::Blocking { .. } => true,
+            RunKind::Inspect(Inspect::Exec) => !run.session.is_some_and(selects),
+            _ => false,
         }
     }
 
@@ -118,6 +131,7 @@ impl Multiplexer {
         let finished = link.answer(count);
         let backend = link.backend;
         self.record(backend).successes += u64::from(count);
+        self.budget.pay(f64::from(count) * self.settings.retry.budget);
         if let Some(session_key) = session_key {
             self.settle_due(session_key, count);
             self.append_output(session_key, replies);
@@ -142,12 +156,10 @@ impl Multiplexer {
     }
 
     /// Stops reading a link whose client does not read.
-    fn hold_back(&mut self, link_key: LinkKey, key: SessionKey, now: Instant) {
+    pub(super) fn hold_back(&mut self, link_key: LinkKey, key: SessionKey, now: Instant) {
         let output_bytes_max = self.settings.limits.output_bytes_max;
-        if self.sessions.get(key).is_some_and(|session| session.output.len() > output_bytes_max)
-            && let Some(link) = self.links.get_mut(link_key)
-        {
-            link.paused.get_or_insert((key, now));
+        if self.sessions.get(key).is_some_and(|session| session.output.len() > output_bytes_max) {
+            self.pause_link(link_key, key, now);
             self.update_reading(key);
         }
     }
@@ -193,7 +205,7 @@ impl Multiplexer {
         if kind == ReplyKind::Push {
             return self.on_push(key, frame);
         }
-        let is_written = link.written() > 0;
+        let is_written = link.due_written() > 0;
         let Some(front) = link.front().filter(|_| is_written) else {
             return self.on_unasked(key, frame, now);
         };
@@ -284,8 +296,9 @@ impl Multiplexer {
         let Some(front) = link.front().filter(|run| run.unanswered() == 1) else { return false };
         let Some(session_key) = front.session else { return false };
         let request = link.front_frame();
-        if self.sessions.get(session_key).is_none_or(|session| session.due != 1 || session.half_closed)
-            || self.is_whole_or_scripted(&request)
+        if self.sessions.get(session_key).is_none_or(|session| {
+            session.due != 1 || session.half_closed || matches!(session.transaction, Transaction::Queuing { .. })
+        }) || self.is_whole_or_scripted(&request)
         {
             return false;
         }
@@ -365,20 +378,24 @@ impl Multiplexer {
 
     /// Follows what a reply says about the state of a session on its pin.
     fn inspect(&mut self, key: SessionKey, inspect: &Inspect, frame: &[u8], kind: ReplyKind) {
+        let default_database = self.settings.database;
+        let normal = |database| Some(database).filter(|&database| default_database != Some(database));
         let Some(session) = self.sessions.get_mut(key) else { return };
         let is_ok = kind != ReplyKind::Error;
         match (inspect, is_ok) {
-            (Inspect::Select(database), true) => session.profile.database = Some(*database),
+            (Inspect::Select(database), true) => session.profile.database = normal(*database),
             (Inspect::Hello(protocol), true) => session.profile.protocol = *protocol,
             (Inspect::Multi, true) => {
                 let watching = session.transaction == Transaction::Watching;
                 session.transaction = Transaction::Queuing { watching, queued: 0, selected: None };
             }
             (Inspect::Multi, false) => {
+                session.taint_pin();
                 session.transaction = Transaction::Broken { queuing: true, end: BrokenEnd::Refused };
             }
             (Inspect::Watch, true) => session.transaction = Transaction::Watching,
             (Inspect::Watch, false) => {
+                session.taint_pin();
                 session.transaction = Transaction::Broken { queuing: false, end: BrokenEnd::Refused };
             }
             (Inspect::Unwatch | Inspect::Discard, true) => session.transaction = Transaction::None,
@@ -386,7 +403,7 @@ impl Multiplexer {
                 if let Transaction::Queuing { selected: Some((index, database)), .. } = session.transaction
                     && element(frame, index).is_some_and(|element| element.starts_with(b"+OK"))
                 {
-                    session.profile.database = Some(database);
+                    session.profile.database = normal(database);
                 }
                 session.transaction = Transaction::None;
             }

@@ -10,6 +10,7 @@ use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkS
 use crate::command::classify::Classified;
 use crate::command::refusal::Refusal;
 use crate::command::table::{Class, Pinned};
+use crate::resp::arguments::Arguments;
 use crate::resp::request::{Frame, ProtocolError, RequestScanner, Scan};
 use crate::resp::{encode, inline};
 
@@ -49,6 +50,7 @@ impl Multiplexer {
         }
         session.peer.active_at = Some(now);
         if session.input.is_empty() && session.wait.is_none() && session.pending.is_empty() {
+            session.burst_answered &= session.due > 0;
             let consumed = self.take_requests(key, bytes, now);
             if let Some(session) = self.sessions.get_mut(key)
                 && session.ending.is_none()
@@ -57,6 +59,7 @@ impl Multiplexer {
             }
         } else {
             session.input.extend_from_slice(bytes);
+            self.held_bytes += bytes.len();
             if session.wait.is_none() {
                 self.pump(key, now);
             }
@@ -136,7 +139,19 @@ impl Multiplexer {
         else {
             return;
         };
-        if sent {
+        let is_blocking = matches!(kind, RunKind::Blocking { .. });
+        if !sent
+            && !is_blocking
+            && epoch == self.route.epoch
+            && now.saturating_duration_since(arrived) > self.settings.retry.deadline
+        {
+            // Connections that open and break again and again, without a switch.
+            for _ in 0..commands {
+                self.refuse(key, &Refusal::Unavailable, now);
+            }
+            return self.note_refused_transaction(key, &kind);
+        }
+        if sent && !is_blocking {
             // The switch's own repeats are free; others have a budget, lest a flapping connection multiplies the load.
             let is_allowed = attempts <= self.settings.retry.attempts
                 && now.saturating_duration_since(arrived) <= self.settings.retry.deadline
@@ -290,7 +305,7 @@ impl Multiplexer {
         let is_full = self.links.get(link_key).is_some_and(|link| link.retained().len() >= LANE_BYTES_MAX);
         if is_full {
             self.crowded = true;
-            self.wait(key, Wait::Lane, now);
+            self.wait(key, Wait::Room, now);
             return None;
         }
         Some(link_key)
@@ -350,7 +365,11 @@ pub(super) fn whole_transaction(input: &[u8], apply: impl Fn(&[u8], &[u8]) -> Cl
         commands += 1;
         match class {
             Class::Pinned(Pinned::Multi) if commands == 1 => {}
-            Class::Pinned(Pinned::Exec) => return (position <= LARGE_REQUEST_BYTES).then_some((position, commands)),
+            // An EXEC that the server refuses would leave the shared connection in the transaction.
+            Class::Pinned(Pinned::Exec) => {
+                let is_accepted = Arguments::new(&rest[..frame.bytes]).remaining() == 1;
+                return (is_accepted && position <= LARGE_REQUEST_BYTES).then_some((position, commands));
+            }
             Class::Shared => {}
             _ => return None,
         }

@@ -83,8 +83,10 @@ impl CloseReason {
 pub enum Wait {
     /// The replies that are due.
     Due,
-    /// A lane: none is open, none has room, or a switch is under way.
+    /// A lane: none is open, or a switch is under way.
     Lane,
+    /// Room in the lane.
+    Room,
     /// A connection of its own.
     Pin,
     /// The verdict on a backend that said it cannot serve.
@@ -223,6 +225,10 @@ pub struct Session {
     pub ending: Option<CloseReason>,
     /// Reading is stopped until it is resumed by [`super::Output::Resume`].
     pub paused: bool,
+    /// A connection is not read because of what waits in its output.
+    pub holds_back: bool,
+    /// Room taken among large requests that are arriving.
+    pub upload_bytes: usize,
     /// Already on the list of sessions with something to write.
     pub flushing: bool,
     /// Already on the list of sessions that wait.
@@ -251,6 +257,8 @@ impl Session {
             half_closed: false,
             ending: None,
             paused: false,
+            holds_back: false,
+            upload_bytes: 0,
             flushing: false,
             listed: false,
         }
@@ -260,6 +268,13 @@ impl Session {
     #[must_use]
     pub fn is_subscriber(&self) -> bool {
         self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.count() > 0)
+    }
+
+    /// What its pin holds cannot be washed off.
+    pub const fn taint_pin(&mut self) {
+        if let Some(pin) = &mut self.pin {
+            pin.tainted = true;
+        }
     }
 
     /// Nothing is due, held or to be written.

@@ -90,8 +90,8 @@ impl Multiplexer {
 
     /// What the pin holds cannot be washed off: it is closed at its release.
     pub(super) fn taint(&mut self, key: SessionKey) {
-        if let Some(pin) = self.sessions.get_mut(key).and_then(|session| session.pin.as_mut()) {
-            pin.tainted = true;
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.taint_pin();
         }
     }
 
@@ -101,6 +101,9 @@ impl Multiplexer {
             Pinned::Multi if !has_one_argument => self.refuse_arity(key, request, now),
             Pinned::Multi => self.take_multi(key, request, now),
             Pinned::Watch if has_one_argument => self.refuse_arity(key, request, now),
+            Pinned::Unwatch | Pinned::Exec | Pinned::Discard if !has_one_argument => {
+                self.refuse_arity(key, request, now)
+            }
             Pinned::Watch => self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Watch), now),
             Pinned::Unwatch if self.is_watching(key) => {
                 self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Unwatch), now)
@@ -178,6 +181,11 @@ impl Multiplexer {
 
     /// Between MULTI and EXEC everything goes to the pin, but for what breaks the framing of EXEC's array there.
     fn take_queued(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let ends = matches!(request.classified.class, Class::Pinned(Pinned::Exec | Pinned::Discard));
+        if ends && Arguments::new(request.frame).remaining() != 1 {
+            // The server refuses it and stays in the transaction.
+            return self.queue(key, request, false, None, now);
+        }
         let Class::Answered(answered) = request.classified.class else {
             return match request.classified.class {
                 Class::Pinned(Pinned::Exec) => {

@@ -224,6 +224,12 @@ impl Multiplexer {
         if subscriptions.next.is_some() || subscriptions.retry_at.is_some_and(|at| at > now) {
             return;
         }
+        if self.is_profile_refused(active, profile) {
+            return;
+        }
+        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else {
+            return;
+        };
         if !self.connects.spend(now) {
             subscriptions.retry_at = Some(now);
             return;
@@ -337,7 +343,7 @@ impl Multiplexer {
         if !is_confirmation(frame) {
             if delivers {
                 self.counters.messages += 1;
-                self.deliver_message(key, frame);
+                self.deliver_message(key, frame, now);
             }
             return;
         }
@@ -351,12 +357,23 @@ impl Multiplexer {
         if restoring {
             return self.take_over_if_restored(key, link, now);
         }
-        self.deliver_message(key, frame);
-        self.confirm_change(key, now);
+        if self.is_superseded(key, link) {
+            return;
+        }
+        self.deliver_message(key, frame, now);
+        self.confirm_change(key, frame, now);
+    }
+
+    /// What was asked for on this connection has been asked for again on the one that will take over.
+    fn is_superseded(&self, key: SessionKey, link: LinkKey) -> bool {
+        let next = self.sessions.get(key).and_then(|session| session.subscriptions.as_ref()?.next);
+        next.filter(|&next| next != link)
+            .and_then(|next| self.links.get(next))
+            .is_some_and(|next| next.state == LinkState::Ready)
     }
 
     /// One confirmation of the client's own command came.
-    fn confirm_change(&mut self, key: SessionKey, now: Instant) {
+    fn confirm_change(&mut self, key: SessionKey, frame: &[u8], now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(subscriptions) = session.subscriptions.as_mut() else { return };
         let Some(change) = subscriptions.changes.front_mut() else { return };
@@ -365,7 +382,7 @@ impl Multiplexer {
             (Some(name), true) => drop(wanted.insert(name)),
             (Some(name), false) => drop(wanted.remove(&name)),
             (None, _) if change.due == 1 => wanted.clear(),
-            (None, _) => {}
+            (None, _) => drop(confirmed_name(frame).map(|name| wanted.remove(name))),
         }
         change.due -= 1;
         if change.due == 0 {
@@ -411,7 +428,10 @@ impl Multiplexer {
         };
         let (due, restoring) = (run.unanswered(), run.kind == RunKind::Confirm { restoring: true });
         link.answer(due);
-        self.deliver_message(key, frame);
+        if self.is_superseded(key, link_key) {
+            return;
+        }
+        self.deliver_message(key, frame, now);
         if restoring {
             // It cannot have here what it had: what is left is what the backend confirmed.
             return self.end(key, CloseReason::ClientLost);
@@ -423,7 +443,7 @@ impl Multiplexer {
     }
 
     /// A message goes to the client, but never into the middle of a reply.
-    fn deliver_message(&mut self, key: SessionKey, frame: &[u8]) {
+    fn deliver_message(&mut self, key: SessionKey, frame: &[u8], now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let is_streaming = session
             .link
@@ -434,12 +454,8 @@ impl Multiplexer {
             return;
         }
         self.append_output(key, frame);
-        let link = self.sessions.get(key).and_then(Session::subscription_link);
-        let output_bytes_max = self.settings.limits.output_bytes_max;
-        if self.sessions.get(key).is_some_and(|session| session.output.len() > output_bytes_max)
-            && let Some(link) = link.and_then(|link| self.links.get_mut(link))
-        {
-            link.paused.get_or_insert((key, link.sentinel.0));
+        if let Some(link) = self.sessions.get(key).and_then(Session::subscription_link) {
+            self.hold_back(link, key, now);
         }
     }
 
@@ -525,6 +541,18 @@ fn is_confirmation(frame: &[u8]) -> bool {
     ["subscribe\r", "unsubscribe\r", "psubscribe\r", "punsubscribe\r", "ssubscribe\r", "sunsubscribe\r"]
         .iter()
         .any(|known| word.starts_with(known.as_bytes()))
+}
+
+/// The name that a confirmation speaks of.
+fn confirmed_name(frame: &[u8]) -> Option<&[u8]> {
+    let mut rest = frame;
+    for _ in 0..3 {
+        rest = &rest[memchr::memchr(b'\n', rest)? + 1..];
+    }
+    let digits = rest.strip_prefix(b"$")?;
+    let line_end = memchr::memchr(b'\r', digits)?;
+    let length: usize = std::str::from_utf8(&digits[..line_end]).ok()?.parse().ok()?;
+    digits.get(line_end + 2..line_end + 2 + length)
 }
 
 fn write_command<'a>(out: &mut BytesMut, kind: Kind, subscribe: bool, names: impl ExactSizeIterator<Item = &'a Bytes>) {

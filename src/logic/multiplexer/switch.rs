@@ -1,17 +1,20 @@
 //! The route: what a switch does to connections and sessions; and what time does to those who wait.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::link::{Inspect, LinkState, Profile, Role, RunKind};
+use super::link::{Inspect, Link, LinkState, Profile, Role, RunKind};
 use super::session::{BrokenEnd, CloseReason, Pending, Transaction, Wait};
 use super::{BackendId, DialOutcome, LANES_MAX, Lane, LinkKey, Multiplexer, Output, Report, SessionKey};
 use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class, Pinned};
+use crate::logic::arena::Arena;
 use crate::logic::judged::Judged;
 use crate::logic::route::{Availability, Phase, Route};
 use crate::resp::arguments::Arguments;
+use crate::resp::encode::Protocol;
 use crate::resp::request::Scan;
 
 /// A reader that lets others wait behind its replies for so long is closed.
@@ -48,12 +51,12 @@ impl Multiplexer {
         }
         if self.route.epoch != old.epoch {
             self.activate(&old, now);
-        } else {
-            match self.route.phase {
-                Phase::Cut { attempt, .. } => self.cut(attempt, now),
-                Phase::Hold { .. } => self.check_drained(),
-                Phase::Serve => self.advance_waiting(now),
-            }
+        }
+        // A watcher may skip values: the next switch can have begun already.
+        match self.route.phase {
+            Phase::Cut { attempt, .. } => self.cut(attempt, now),
+            Phase::Hold { .. } => self.check_drained(),
+            Phase::Serve => self.advance_waiting(now),
         }
         self.advance_settled(now);
     }
@@ -100,7 +103,8 @@ impl Multiplexer {
                 Role::Lane | Role::Pin(_) => false,
             };
             if !is_kept {
-                self.outputs.push_back(Output::CloseLink { link: key, reset: false });
+                let reset = link.client_requests() > 0;
+                self.outputs.push_back(Output::CloseLink { link: key, reset });
                 self.judge_link(key, now);
             }
         }
@@ -108,13 +112,14 @@ impl Multiplexer {
         let judged = std::mem::replace(&mut self.judged, Judged::default());
         self.outputs.push_back(Output::Report(Report::Activated { epoch: self.route.epoch, judged }));
         self.move_subscriptions(now);
-        self.advance_waiting(now);
     }
 
     /// Lanes that were kept warm become the lanes; those that were not are opened.
     fn promote_standbys(&mut self, now: Instant) {
         let epoch = self.route.epoch;
-        let mut profiles: Vec<Profile> = self.lanes.drain(..).map(|lane| lane.profile).collect();
+        let in_use = self.profiles_in_use();
+        let mut profiles: Vec<Profile> =
+            self.lanes.drain(..).map(|lane| lane.profile).filter(|profile| in_use.contains(profile)).collect();
         if profiles.is_empty() {
             profiles.push(Profile::default());
         }
@@ -131,10 +136,53 @@ impl Multiplexer {
         }
     }
 
-    /// Begins to open a lane, unless there are too many.
+    /// What the sessions' commands need, and what a fresh one will.
+    fn profiles_in_use(&self) -> HashSet<Profile> {
+        self.sessions.iter().map(|(_, session)| session.profile).chain([Profile::default()]).collect()
+    }
+
+    /// Makes room for another lane: those that nobody uses any more are closed.
+    pub(super) fn close_unused_lanes(&mut self) {
+        let in_use = self.profiles_in_use();
+        let is_unused = |links: &Arena<Link>, lane: &Lane| {
+            !in_use.contains(&lane.profile) && lane.link.and_then(|key| links.get(key)).is_none_or(Link::is_idle)
+        };
+        let (unused, used) = std::mem::take(&mut self.lanes).into_iter().partition(|lane| is_unused(&self.links, lane));
+        self.lanes = used;
+        let unused: Vec<Lane> = unused;
+        for link in unused.into_iter().filter_map(|lane| lane.link) {
+            self.close_link(link, false);
+        }
+        let lanes = &self.lanes;
+        let unused_standbys: Vec<LinkKey> = self
+            .standbys
+            .iter()
+            .filter(|standby| !lanes.iter().any(|lane| lane.profile == standby.profile))
+            .filter_map(|standby| standby.link)
+            .collect();
+        self.standbys.retain(|standby| lanes.iter().any(|lane| lane.profile == standby.profile));
+        unused_standbys.into_iter().for_each(|link| self.close_link(link, false));
+    }
+
+    /// The active said that it does not have this database, or this protocol.
+    pub(super) fn is_profile_refused(&self, backend: BackendId, profile: Profile) -> bool {
+        self.backend(backend).is_some_and(|record| {
+            let no_database =
+                record.database_refused.as_ref().is_some_and(|(lowest, _)| profile.database >= Some(*lowest));
+            no_database || (profile.protocol == Protocol::Resp3 && record.resp3_refused.is_some())
+        })
+    }
+
+    /// Begins to open a lane, unless there are too many, or the active cannot have it.
     pub(super) fn open_lane(&mut self, profile: Profile, now: Instant) {
         let Some(active) = self.route.active.filter(|_| self.is_serving()) else { return };
+        if self.is_profile_refused(active, profile) {
+            return;
+        }
         if !self.lanes.iter().any(|lane| lane.profile == profile) {
+            if self.lanes.len() >= LANES_MAX {
+                self.close_unused_lanes();
+            }
             if self.lanes.len() >= LANES_MAX {
                 return;
             }
@@ -166,12 +214,12 @@ impl Multiplexer {
                 let known = self.record(backend).database_refused.take();
                 let lowest = known.map_or(database, |(known, _)| known.min(database));
                 self.record(backend).database_refused = Some((lowest, reply));
-                self.forget_refused(key, profile, now);
+                self.forget_refused(key, role, now);
                 false
             }
             DialOutcome::RefusedProtocol(reply) => {
                 self.record(backend).resp3_refused = Some(reply);
-                self.forget_refused(key, profile, now);
+                self.forget_refused(key, role, now);
                 false
             }
             DialOutcome::Failed(cause) => {
@@ -185,44 +233,36 @@ impl Multiplexer {
 
     fn on_link_ready(&mut self, key: LinkKey, role: Role, now: Instant) {
         match role {
-            Role::Lane => {
-                for lane in self.lanes.iter_mut().filter(|lane| lane.link == Some(key)) {
-                    (lane.failures, lane.retry_at) = (0, None);
-                }
-                self.advance_waiting(now);
-            }
-            Role::Standby => {
-                for lane in self.standbys.iter_mut().filter(|lane| lane.link == Some(key)) {
-                    (lane.failures, lane.retry_at) = (0, None);
-                }
-            }
+            Role::Lane => self.advance_waiting(now),
             Role::Pin(Some(session)) => self.advance_session(session, now),
-            Role::Pin(None) => {}
+            Role::Standby | Role::Pin(None) => {}
             Role::Subscription(session) => self.on_subscription_ready(session, key, now),
         }
         self.advance_settled(now);
     }
 
     /// The server will not have this database or protocol: whoever asked for it hears so.
-    fn forget_refused(&mut self, key: LinkKey, profile: Profile, now: Instant) {
-        self.links.remove(key);
-        self.lanes.retain(|lane| lane.profile != profile || lane.link != Some(key));
-        self.standbys.retain(|lane| lane.link != Some(key));
+    fn forget_refused(&mut self, key: LinkKey, role: Role, now: Instant) {
+        self.on_dial_failed(key, role, now);
+        // What is asked for in vain takes no lane's place.
+        let active = self.route.active;
+        let refused: Vec<Profile> = self
+            .lanes
+            .iter()
+            .map(|lane| lane.profile)
+            .filter(|&profile| active.is_some_and(|active| self.is_profile_refused(active, profile)))
+            .collect();
+        self.lanes.retain(|lane| lane.link.is_some() || !refused.contains(&lane.profile));
+        self.standbys.retain(|lane| lane.link.is_some() || role != Role::Standby);
         self.advance_waiting(now);
+        self.advance_settled(now);
     }
 
     fn on_dial_failed(&mut self, key: LinkKey, role: Role, now: Instant) {
         self.links.remove(key);
         match role {
             Role::Lane | Role::Standby => {
-                let spread = 0.5 + (self.next_random() % 1024) as f64 / 1024.0;
-                let lanes = if role == Role::Lane { &mut self.lanes } else { &mut self.standbys };
-                for lane in lanes.iter_mut().filter(|lane| lane.link == Some(key)) {
-                    let delay = REDIAL_DELAY.saturating_mul(1 << lane.failures.min(7)).min(REDIAL_DELAY_MAX);
-                    lane.link = None;
-                    lane.failures += 1;
-                    lane.retry_at = Some(now + delay.mul_f64(spread));
-                }
+                self.retry_lane_later(key, now);
             }
             Role::Pin(Some(session)) => {
                 if let Some(pin) = self.sessions.get_mut(session).and_then(|session| session.pin.as_mut()) {
@@ -231,6 +271,17 @@ impl Multiplexer {
             }
             Role::Pin(None) => {}
             Role::Subscription(session) => self.on_subscription_failed(session, key),
+        }
+    }
+
+    /// The lane's connection is gone before it carried anything: the next attempt waits a little longer.
+    pub(super) fn retry_lane_later(&mut self, key: LinkKey, now: Instant) {
+        let spread = 0.5 + (self.next_random() % 1024) as f64 / 1024.0;
+        for lane in self.lanes.iter_mut().chain(&mut self.standbys).filter(|lane| lane.link == Some(key)) {
+            let delay = REDIAL_DELAY.saturating_mul(1 << lane.failures.min(7)).min(REDIAL_DELAY_MAX);
+            lane.link = None;
+            lane.failures += 1;
+            lane.retry_at = Some(now + delay.mul_f64(spread));
         }
     }
 
@@ -245,6 +296,7 @@ impl Multiplexer {
 
     /// Time passed. Call it every few milliseconds while [`Self::is_busy`], else a few times a second.
     pub fn on_tick(&mut self, now: Instant) {
+        self.end_blocked_leavers(now);
         self.release_idle_pins(now);
         self.reopen_lanes(now);
         self.keep_standbys(now);
@@ -254,6 +306,7 @@ impl Multiplexer {
         self.reopen_subscriptions(now);
         self.advance_waiting(now);
         self.expire_held(now);
+        self.feed_starved();
         self.advance_settled(now);
         // What suspicion kept back goes once the silence has ended otherwise than by a byte.
         for key in self.links.keys() {
@@ -285,7 +338,7 @@ impl Multiplexer {
         self.drop_standbys(Some(standby));
         let profiles: Vec<Profile> = self.lanes.iter().map(|lane| lane.profile).collect();
         for profile in profiles {
-            if !self.standbys.iter().any(|lane| lane.profile == profile) {
+            if !self.is_profile_refused(standby, profile) && !self.standbys.iter().any(|lane| lane.profile == profile) {
                 self.standbys.push(Lane { profile, link: None, failures: 0, retry_at: None });
             }
         }
@@ -371,21 +424,36 @@ impl Multiplexer {
         for key in self.waiting.clone() {
             let Some(session) = self.sessions.get(key) else { continue };
             let Some((what, since)) = session.wait else { continue };
+            if matches!(what, Wait::Due | Wait::Answer | Wait::Confirmation) {
+                continue;
+            }
             let held = now.saturating_duration_since(since);
             let is_capped = what == Wait::Pin && session.pin.is_some_and(|pin| pin.link.is_none());
             if is_capped && self.is_serving() && held >= self.settings.limits.pin_wait {
                 self.refuse_held(key, Some(Refusal::PinLimit), now);
                 continue;
             }
-            let is_served = what == Wait::Lane && self.has_lane(session.profile);
+            let is_served = what == Wait::Room && self.has_lane(session.profile);
             let hold = match self.route.availability {
                 Availability::Refusing => Duration::ZERO,
                 Availability::Healthy | Availability::Degraded => self.settings.failover.hold,
             };
-            if !is_served && held >= hold {
+            if what == Wait::Verdict && held >= hold {
+                self.pass_withheld(key, now);
+            } else if !is_served && held >= hold {
                 self.refuse_held(key, None, now);
             }
         }
+    }
+
+    /// No verdict came in time: the backend's own word goes to the client, which may go on.
+    fn pass_withheld(&mut self, key: SessionKey, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.wait = None;
+        if let Some(Pending::Withheld { reply, .. }) = session.pending.pop_front() {
+            self.answer(key, |out| out.extend_from_slice(&reply), now);
+        }
+        self.settled.push(key);
     }
 
     /// A lane that is open, though it may be full.
@@ -431,7 +499,7 @@ impl Multiplexer {
     }
 
     /// After a refused MULTI or WATCH nothing may run until its EXEC.
-    fn note_refused_transaction(&mut self, key: SessionKey, kind: &RunKind) {
+    pub(super) fn note_refused_transaction(&mut self, key: SessionKey, kind: &RunKind) {
         let queuing = match kind {
             RunKind::Inspect(Inspect::Multi) => true,
             RunKind::Inspect(Inspect::Watch) => false,
