@@ -266,7 +266,10 @@ impl Multiplexer {
                 self.judged.aborted += 1;
                 vec![answer(|out| encode::simple(out, "OK"))]
             }
-            _ if is_leaving => self.refuse_due(&request),
+            _ if is_leaving => {
+                self.note_refused_transaction(key, &request.kind);
+                self.refuse_due(&request)
+            }
             RunKind::Inspect(_) => self.move_on(request, false, epoch),
             RunKind::Blocking { deadline } if self.settings.retry.rearm_blocked => {
                 let (deadline, sent) = (*deadline, request.sent);

@@ -256,6 +256,8 @@ impl Multiplexer {
             }
             Class::Pinned(Pinned::Discard) if queuing || refused => self.leave_transaction(key, request, now),
             Class::Pinned(Pinned::Unwatch) if !queuing => self.leave_transaction(key, request, now),
+            // What it guards from now on does not matter: what it guarded before may have changed.
+            Class::Pinned(Pinned::Watch) if !queuing && !refused => self.answer_ok(key, request, now),
             Class::Pinned(Pinned::Exec) if queuing || refused => {
                 self.end_broken(key, end, now);
                 Step::Done { bytes: request.bytes }
