@@ -133,7 +133,7 @@ impl Client {
             _ if is_alone && self.kind != Kind::Subscriber && random.one_in(12) => self.change_connection(random, &mut bytes),
             _ if is_alone && self.kind == Kind::Subscriber && random.one_in(20) => self.change_connection(random, &mut bytes),
             Kind::Mixed => {
-                let commands = if random.one_in(30) { 60 + random.below(80) } else { 1 + random.below(5) };
+                let commands = if random.one_in(60) { 60 + random.below(80) } else { 1 + random.below(5) };
                 for _ in 0..commands {
                     self.mixed(random, ledger, now, blockers, subscribers, &mut bytes);
                 }

@@ -17,7 +17,7 @@ use super::backend::{Applied, Backend, Closed, Connection};
 use super::client::{Client, Kind, Ledger, Outcome};
 use super::supervisor::Supervisor;
 
-const FAULTS: Duration = Duration::from_millis(900);
+const FAULTS: Duration = Duration::from_millis(600);
 const SETTLING: Duration = Duration::from_millis(1500);
 const DRAIN: Duration = Duration::from_millis(100);
 const OUTPUT_BYTES_MAX: usize = 8 * 1024;
@@ -253,13 +253,13 @@ impl World {
         };
         let (blockers, subscribers) = (of_kind(&self.clients, Kind::Blocker), of_kind(&self.clients, Kind::Subscriber));
         for client in self.clients.iter_mut().filter(|client| !client.ended) {
-            if !self.random.one_in(8) {
+            if !self.random.one_in(14) {
                 continue;
             }
             let Some((bytes, is_alone)) = client.issue(&mut self.random, &mut self.ledger, self.now, &blockers, &subscribers) else { continue };
             let mut at = client.to_proxy.back().map_or(self.now, |(at, _)| *at).max(self.now);
             let piece = match self.random.below(6) {
-                0 => 1,
+                0 if bytes.len() < 500 => 1,
                 1 => 7,
                 2 => 60,
                 _ => bytes.len(),
@@ -523,7 +523,7 @@ impl World {
     }
 
     fn cause_faults(&mut self) {
-        if !self.random.one_in(30) {
+        if !self.random.one_in(20) {
             return;
         }
         let index = self.random.below(self.backends.len() as u64) as usize;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::link::{Inspect, RunKind};
 use super::requests::{Request, Step, whole_transaction};
-use super::session::{BrokenEnd, Transaction, Wait};
+use super::session::{BrokenEnd, CloseReason, Transaction, Wait};
 use super::{LinkKey, Multiplexer, SessionKey};
 use crate::command::blocking::{self, BlockTimeout};
 use crate::command::refusal::{Refusal, quoted_name};
@@ -160,6 +160,11 @@ impl Multiplexer {
     }
 
     fn take_blocking(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        if self.sessions.get(key).is_some_and(|session| session.half_closed) {
+            // It may not be there any more to take the element.
+            self.end(key, CloseReason::ClientClosed);
+            return Step::Done { bytes: request.bytes };
+        }
         let timeout = request
             .classified
             .command
