@@ -644,7 +644,7 @@ impl World {
 
     fn check_rest(&self) {
         for worker in &self.workers {
-            assert_eq!(worker.multiplexer.in_flight(), 0, "something is in flight for ever");
+            assert_eq!(worker.multiplexer.in_flight(), 0, "something is in flight for ever: {}", worker.multiplexer.client_list(self.now));
             assert_eq!(worker.multiplexer.clients(), worker.clients.len() + usize::from(std::ptr::eq(worker, &self.workers[0])));
         }
     }

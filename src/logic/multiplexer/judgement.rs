@@ -195,8 +195,8 @@ impl Multiplexer {
         session.due = 0;
         session.link = None;
         if let Some(pin) = session.pin.as_mut() {
+            // Still tainted: what made it so may be sent again.
             pin.link = None;
-            pin.tainted = false;
         }
         if is_cut {
             self.count_uncertain(u64::from(requests));

@@ -440,8 +440,6 @@ impl Multiplexer {
         session.half_closed = true;
         if session.is_subscriber() {
             self.end(key, CloseReason::ClientClosed);
-        } else if self.waits_for_ever(key) {
-            self.remove_session(key, CloseReason::ClientClosed);
         } else {
             self.advance_session(key, now);
         }
@@ -481,6 +479,10 @@ impl Multiplexer {
     /// Closes the client's connection if everything due to it was written.
     fn finish_if_done(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
+        let is_abandoned = session.half_closed && session.output.is_empty() && self.waits_for_ever(key);
+        if is_abandoned {
+            return self.remove_session(key, CloseReason::ClientClosed);
+        }
         if !session.is_quiet() {
             return;
         }

@@ -177,6 +177,11 @@ impl Multiplexer {
             }
         }
         self.deliver_locals(key);
+        let next = self.links.get(key).and_then(|link| link.front()?.session);
+        if let Some(next) = next.filter(|&next| self.sessions.get(next).is_some_and(|session| session.half_closed)) {
+            // It may be blocked now, with nobody there any more.
+            self.settled.push(next);
+        }
     }
 
     /// Delivers Handover's own replies whose turn has come.
