@@ -188,7 +188,9 @@ impl World {
         let mut quiet_for = 0;
         while quiet_for < 40 {
             self.step(false);
-            quiet_for = if self.clients.iter().all(|client| client.ended || client.is_quiet()) { quiet_for + 1 } else { 0 };
+            let is_quiet = self.clients.iter().all(|client| client.ended || client.is_quiet())
+                && self.workers.iter().all(|worker| worker.multiplexer.in_flight() == 0);
+            quiet_for = if is_quiet { quiet_for + 1 } else { 0 };
             if self.now > self.start + FAULTS + SETTLING {
                 let stuck: Vec<String> =
                     self.clients.iter().filter(|client| !client.ended && !client.is_quiet()).map(Client::outstanding).collect();
