@@ -195,8 +195,8 @@ impl Multiplexer {
         session.due = 0;
         session.link = None;
         if let Some(pin) = session.pin.as_mut() {
+            // Still tainted: what made it so may be sent again.
             pin.link = None;
-            pin.tainted = false;
         }
         if is_cut {
             self.count_uncertain(u64::from(requests));
@@ -266,7 +266,10 @@ impl Multiplexer {
                 self.judged.aborted += 1;
                 vec![answer(|out| encode::simple(out, "OK"))]
             }
-            _ if is_leaving => self.refuse_due(&request),
+            _ if is_leaving => {
+                self.note_refused_transaction(key, &request.kind);
+                self.refuse_due(&request)
+            }
             RunKind::Inspect(_) => self.move_on(request, false, epoch),
             RunKind::Blocking { deadline } if self.settings.retry.rearm_blocked => {
                 let (deadline, sent) = (*deadline, request.sent);

@@ -178,6 +178,11 @@ impl Multiplexer {
             }
         }
         self.deliver_locals(key);
+        let next = self.links.get(key).and_then(|link| link.front()?.session);
+        if let Some(next) = next.filter(|&next| self.sessions.get(next).is_some_and(|session| session.half_closed)) {
+            // It may be blocked now, with nobody there any more.
+            self.settled.push(next);
+        }
     }
 
     /// Delivers Handover's own replies whose turn has come.
@@ -370,7 +375,8 @@ impl Multiplexer {
     fn on_unblocked(&mut self, key: LinkKey, frame: &[u8], deadline: Option<Instant>, now: Instant) {
         let is_nil = matches!(frame, b"$-1\r\n" | b"*-1\r\n" | b"_\r\n");
         let time_left = deadline.is_none_or(|deadline| deadline > now);
-        if is_nil && time_left && self.is_holding() && self.rearm_front(key, now) {
+        let was_unblocked = self.links.get(key).is_some_and(|link| link.unblocked);
+        if is_nil && time_left && was_unblocked && self.rearm_front(key, now) {
             return;
         }
         self.deliver(key, frame, 1, now);

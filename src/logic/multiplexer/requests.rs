@@ -112,6 +112,9 @@ impl Multiplexer {
     fn send_pending(&mut self, key: SessionKey, now: Instant) -> bool {
         loop {
             let Some(session) = self.sessions.get_mut(key) else { return false };
+            if session.wait.is_some() {
+                return false;
+            }
             match session.pending.front() {
                 None => return true,
                 Some(Pending::Withheld { .. }) => {
@@ -165,9 +168,14 @@ impl Multiplexer {
             }
             self.counters.repeated += u64::from(commands);
         }
+        // What follows depends on the state that these replies bring.
+        let must_wait = matches!(kind, RunKind::Inspect(_) | RunKind::Blocking { .. });
         let bytes = frame.len();
         let run = Run { session: Some(key), commands, answered: 0, dropped: 0, bytes, attempts, at: arrived, kind };
         self.send_run(link, key, run, &frame);
+        if must_wait {
+            self.wait(key, Wait::Due, now);
+        }
     }
 
     /// Finds the requests in `bytes` and carries them out; returns how many bytes were consumed.
