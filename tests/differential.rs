@@ -254,7 +254,13 @@ impl Stream {
         if self.random.chance(8) {
             return self.transaction();
         }
-        vec![self.command()]
+        let command = self.command();
+        let mut commands = vec![command];
+        if commands[0][0].eq_ignore_ascii_case(b"RESET") {
+            // It leads to database 0, where the clients would meet.
+            commands.push(vec![b"SELECT".to_vec(), self.base.to_string().into_bytes()]);
+        }
+        commands
     }
 
     fn transaction(&mut self) -> Vec<Vec<Vec<u8>>> {
@@ -369,7 +375,6 @@ fn run(pair: &Pair, seed: u64) {
     let mut clients: Vec<(RawClient, RawClient, Stream, Vec<Vec<Vec<u8>>>)> = Vec::new();
     for number in 0..CLIENTS {
         let (mut proxied, mut direct) = (pair.client(), pair.west.client());
-        // Database 0 is where RESET leads: nobody's home.
         let base = 1 + number * 2;
         let resp3 = random.chance(40);
         for client in [&mut proxied, &mut direct] {
@@ -394,7 +399,7 @@ fn run(pair: &Pair, seed: u64) {
             bursts.push(commands);
         }
         for (number, commands) in bursts.iter().enumerate() {
-            let (proxied, direct, stream, history) = &mut clients[number];
+            let (proxied, direct, _, history) = &mut clients[number];
             for command in commands {
                 let (expected, expected_raw) = direct.read_reply_raw();
                 let (reply, raw) = proxied.read_reply_raw();
@@ -405,11 +410,6 @@ fn run(pair: &Pair, seed: u64) {
                     shown(history),
                     shown(std::slice::from_ref(command)),
                 );
-            }
-            // RESET has led to database 0, where the clients would meet.
-            let home = stream.base.to_string();
-            for client in [proxied, direct] {
-                client.command(&["SELECT", &home]);
             }
         }
     }
