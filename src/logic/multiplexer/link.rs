@@ -152,6 +152,9 @@ pub enum Taken {
     Invalid(&'static str),
 }
 
+/// A connection on which nothing is due keeps a buffer of at most so many bytes.
+const IDLE_BYTES_MAX: usize = 512 * 1024;
+
 /// One backend connection.
 #[derive(Debug)]
 pub struct Link {
@@ -444,6 +447,9 @@ impl Link {
         let run = self.ring.pop_front()?;
         self.retained.advance(run.bytes);
         self.written = self.written.saturating_sub(run.bytes);
+        if self.ring.is_empty() && self.retained.capacity() > IDLE_BYTES_MAX {
+            self.retained = BytesMut::new();
+        }
         Some(run)
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::link::RunKind;
-use super::{LinkKey, Multiplexer};
+use super::{Link, LinkKey, Multiplexer, Session};
 
 impl Multiplexer {
     /// Some backend connection has something to be written.
@@ -30,12 +30,7 @@ impl Multiplexer {
     pub fn session_modes(&self) -> [usize; 4] {
         let mut modes = [0; 4];
         for (_, session) in self.sessions.iter() {
-            let is_blocked = session
-                .pin
-                .and_then(|pin| pin.link)
-                .and_then(|link| self.links.get(link))
-                .is_some_and(|link| link.front().is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. })));
-            let mode = match (is_blocked, session.pin.is_some(), session.is_subscriber()) {
+            let mode = match (self.is_blocked(session), session.pin.is_some(), session.is_subscriber()) {
                 (true, _, _) => 3,
                 (false, true, _) => 1,
                 (false, false, true) => 2,
@@ -44,6 +39,12 @@ impl Multiplexer {
             modes[mode] += 1;
         }
         modes
+    }
+
+    /// A command of this session blocks on its pin.
+    pub(super) fn is_blocked(&self, session: &Session) -> bool {
+        let pin = session.pin.and_then(|pin| pin.link).and_then(|link| self.links.get(link));
+        pin.and_then(Link::front).is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. }))
     }
 
     /// Bytes of clients' input, of their output, of backend connections, and of requests held for want of a backend.

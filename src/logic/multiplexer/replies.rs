@@ -131,6 +131,7 @@ impl Multiplexer {
         let finished = link.answer(count);
         let backend = link.backend;
         self.record(backend).successes += u64::from(count);
+        self.budget.pay(f64::from(count) * self.settings.retry.budget);
         if let Some(session_key) = session_key {
             self.settle_due(session_key, count);
             self.append_output(session_key, replies);

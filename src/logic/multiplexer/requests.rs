@@ -59,6 +59,7 @@ impl Multiplexer {
             }
         } else {
             session.input.extend_from_slice(bytes);
+            self.held_bytes += bytes.len();
             if session.wait.is_none() {
                 self.pump(key, now);
             }

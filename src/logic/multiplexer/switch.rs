@@ -306,6 +306,7 @@ impl Multiplexer {
         self.reopen_subscriptions(now);
         self.advance_waiting(now);
         self.expire_held(now);
+        self.feed_starved();
         self.advance_settled(now);
         // What suspicion kept back goes once the silence has ended otherwise than by a byte.
         for key in self.links.keys() {
