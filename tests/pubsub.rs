@@ -148,7 +148,6 @@ fn a_subscriber_of_resp2_may_send_what_redis_lets_it() {
             ("PUBLISH a b", 1),
             ("SELECT 1", 1),
             ("CONFIG GET x", 1),
-            ("EXEC", 1),
             ("UNSUBSCRIBE", 1),
             ("GET k", 1),
             ("PING", 1),
@@ -329,14 +328,13 @@ fn a_publisher_and_a_subscriber_go_on_across_a_kill() {
     let (mut publisher, mut subscriber) = (pair.client(), pair.client());
     subscribe(&mut subscriber, "SUBSCRIBE", "c");
     assert_eq!(publisher.command(&["PUBLISH", "c", "one"]), Value::Integer(1));
+    assert_eq!(subscriber.read_reply(), push(&["message", "c", "one"]));
     pair.east.kill();
     pair.break_east();
     pair.wait_for("west");
     wait_for_confirmed(&pair, 1);
     assert_eq!(publisher.command(&["PUBLISH", "c", "two"]), Value::Integer(1));
-    for payload in ["one", "two"] {
-        assert_eq!(subscriber.read_reply(), push(&["message", "c", payload]));
-    }
+    assert_eq!(subscriber.read_reply(), push(&["message", "c", "two"]));
 }
 
 #[test]

@@ -76,11 +76,15 @@ impl Pair {
     /// Waits until this backend serves.
     #[track_caller]
     pub fn wait_for(&self, backend: &str) {
+        self.wait_for_status(|group| group["active"] == backend && group["phase"] == "serve");
+    }
+
+    #[track_caller]
+    fn wait_for_status(&self, holds: impl Fn(&serde_json::Value) -> bool) {
         wait_until(PATIENCE, || {
             let status: serde_json::Value =
                 serde_json::from_str(&self.handover.http_get("/status").body).expect("the status is JSON");
-            let group = &status["groups"][0];
-            group["active"] == backend && group["phase"] == "serve"
+            holds(&status["groups"][0])
         });
     }
 
@@ -130,7 +134,7 @@ impl PairBuilder {
         self
     }
 
-    /// Starts everything; `east` serves when this returns.
+    /// Starts everything; `east` serves and `west` is known to be healthy when this returns.
     #[track_caller]
     pub fn start(self) -> Pair {
         let (east, west) = (self.east.start(), self.west.start());
@@ -169,6 +173,8 @@ impl PairBuilder {
             .allow_warning("backend is unhealthy")
             .allow_warning("switched")
             .allow_warning("a backend can serve again");
-        Pair { handover: builder.start(), relay, east, west }
+        let pair = Pair { handover: builder.start(), relay, east, west };
+        pair.wait_for_status(|group| group["standby"] == "west");
+        pair
     }
 }

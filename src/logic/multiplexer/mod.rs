@@ -258,6 +258,8 @@ pub struct Multiplexer {
     in_flight: usize,
     judged: Judged,
     drained: Option<u64>,
+    /// Until then, at the latest, nothing is published: subscriptions are being restored after a switch.
+    publish_barrier: Option<Instant>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
     /// Bytes of large requests that are arriving.
@@ -320,6 +322,7 @@ impl Multiplexer {
             in_flight: 0,
             judged: Judged::default(),
             drained: None,
+            publish_barrier: None,
             crowded: false,
             upload_bytes: 0,
             starved: Vec::new(),

@@ -127,7 +127,12 @@ impl Multiplexer {
                         self.answer(key, |out| out.extend_from_slice(&reply), now);
                     }
                 }
-                Some(Pending::Send { .. }) => {
+                Some(Pending::Send { frame, .. }) => {
+                    let publishes = publishes(self.settings.policy.apply(frame, first_argument(frame)));
+                    if publishes && self.publish_barrier.is_some() {
+                        self.wait(key, Wait::Lane, now);
+                        return false;
+                    }
                     let Some(link) = self.target_link(key, now) else { return false };
                     self.send_pending_request(key, link, now);
                 }
@@ -193,7 +198,7 @@ impl Multiplexer {
                 Scan::Nothing { bytes } => Step::Done { bytes },
                 Scan::Frame(frame) => {
                     let request = self.request(input, frame);
-                    if is_plain && request.is_shared() {
+                    if is_plain && self.may_batch(&request) {
                         if batch_commands == 0 && self.lane_link(key, now).is_none() {
                             return position;
                         }
@@ -248,6 +253,11 @@ impl Multiplexer {
         }
     }
 
+    /// It goes to the lane with its neighbours, and nothing is to be looked at.
+    fn may_batch(&self, request: &Request<'_>) -> bool {
+        request.is_shared() && !(self.publish_barrier.is_some() && request.publishes())
+    }
+
     fn take_inline(&mut self, key: SessionKey, line: &[u8], input: &[u8], bytes: usize, now: Instant) -> Step {
         let Some(words) = inline::split(line) else {
             self.end_for_protocol_error(key, ProtocolError::UnbalancedQuotes, now);
@@ -264,7 +274,7 @@ impl Multiplexer {
         let classified = self.settings.policy.apply(&frame, name);
         let request = Request { frame: &frame, name, classified, input, bytes };
         let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
-        if !(is_plain && request.is_shared()) {
+        if !(is_plain && self.may_batch(&request)) {
             return self.take_special(key, request, now);
         }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
@@ -344,6 +354,21 @@ impl Request<'_> {
     pub(super) fn is_shared(&self) -> bool {
         self.classified.class == Class::Shared && self.bytes <= LARGE_REQUEST_BYTES
     }
+}
+
+impl Request<'_> {
+    /// Subscribers hear of it.
+    pub(super) fn publishes(&self) -> bool {
+        publishes(self.classified)
+    }
+}
+
+fn publishes(classified: Classified) -> bool {
+    classified.command.is_some_and(|command| matches!(command.name, "publish" | "spublish"))
+}
+
+fn first_argument(frame: &[u8]) -> &[u8] {
+    Arguments::new(frame).next().unwrap_or_default()
 }
 
 impl super::Session {

@@ -35,6 +35,10 @@ impl Multiplexer {
     }
 
     fn take_by_class(&mut self, key: SessionKey, request: Request<'_>, class: Class, now: Instant) -> Step {
+        if self.publish_barrier.is_some() && request.publishes() {
+            self.wait(key, Wait::Lane, now);
+            return Step::Wait;
+        }
         match class {
             Class::Refused | Class::Closed => self.refuse_command(key, request, now),
             Class::Answered(answered) => self.take_answered(key, answered, request, now),

@@ -93,6 +93,7 @@ impl Multiplexer {
 
     /// Serves in a new epoch.
     fn activate(&mut self, old: &Route, now: Instant) {
+        self.raise_publish_barrier(now);
         // After a planned switch nothing is due but blocked commands that could not be unblocked. Subscriptions
         // are read from the old backend until the new one has confirmed them.
         for key in self.links.keys() {
@@ -304,6 +305,7 @@ impl Multiplexer {
         self.close_slow_readers(now);
         self.unblock(now);
         self.reopen_subscriptions(now);
+        self.lift_publish_barrier(now);
         self.advance_waiting(now);
         self.expire_held(now);
         self.feed_starved();
