@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::link::LinkSocket;
 use super::{client, link, unblock};
@@ -29,6 +29,8 @@ pub(super) const CLIENT_READ_BYTES: usize = 64 * 1024;
 pub(super) const LINK_READ_BYTES: usize = 256 * 1024;
 /// Reports to the supervisor that wait for room; beyond it losses are dropped, since each says the same.
 const REPORTS_WAITING_MAX: usize = 4096;
+/// Between two warnings of clients that speak another protocol.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a hub is made of.
 pub struct HubSpec {
@@ -81,6 +83,8 @@ pub(super) struct Hub {
     is_hurried: Cell<bool>,
     /// A panic left the machine in an unknown state.
     is_broken: Cell<bool>,
+    /// When the last warning of a foreign protocol was written.
+    warned_at: Cell<Option<Instant>>,
     waiting_reports: RefCell<std::collections::VecDeque<WorkerReport>>,
     pub(super) report: Notify,
     published: RefCell<Counters>,
@@ -103,6 +107,7 @@ impl Hub {
             hurry: Notify::new(),
             is_hurried: Cell::new(false),
             is_broken: Cell::new(false),
+            warned_at: Cell::new(None),
             waiting_reports: RefCell::default(),
             report: Notify::new(),
             published: RefCell::default(),
@@ -157,7 +162,10 @@ impl Hub {
                     socket.close(reset);
                 }
             }
-            Output::CloseSession { session, reason: _ } => {
+            Output::CloseSession { session, reason } => {
+                if reason == CloseReason::ForeignProtocol {
+                    self.warn_of_foreign_protocol(now);
+                }
                 let socket = self.clients.borrow_mut().remove(&session);
                 if let Some(socket) = socket {
                     self.spec.counters.clients.subtract(1);
@@ -180,6 +188,15 @@ impl Hub {
                 self.lifecycle.start_local("client list", list_clients(self.clone(), session));
             }
             Output::Unblock { backend, client_id } => self.unblock(backend, client_id),
+        }
+    }
+
+    /// An attack through somebody's browser, or a client with TLS on: worth a line, but not a line for each attempt.
+    fn warn_of_foreign_protocol(&self, now: Instant) {
+        let is_due = self.warned_at.get().is_none_or(|at| now.saturating_duration_since(at) >= WARNING_INTERVAL);
+        if is_due {
+            self.warned_at.set(Some(now));
+            warn!("a client that speaks HTTP or TLS was closed; nothing of what it sent was forwarded");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::command::refusal::{Refusal, quoted_name};
 use crate::command::table::{Answered, Class, Pinned};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
+use crate::resp::parse_number;
 
 impl Multiplexer {
     /// Carries out one request that is not simply shared.
@@ -336,5 +337,5 @@ pub(super) fn parse_database(request: Request<'_>) -> Option<u32> {
     if arguments.remaining() != 2 {
         return None;
     }
-    std::str::from_utf8(arguments.nth(1)?).ok()?.parse().ok()
+    parse_number(arguments.nth(1)?)?.try_into().ok()
 }
