@@ -398,6 +398,7 @@ impl Hub {
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
+            self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
         }
         publish_counters(&machine, &self.spec.counters, &mut self.published.borrow_mut(), now);
     }
@@ -544,15 +545,26 @@ fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut C
     for (index, (now, before)) in counted.clients_closed.iter().zip(&last.clients_closed).enumerate() {
         shared.clients_closed(index).add(now - before);
     }
-    shared.commands(Class::Shared, Outcome::Ok).add(counted.shared - last.shared);
-    shared.commands(Class::Pinned, Outcome::Ok).add(counted.pinned - last.pinned);
+    let ok_shared = |counters: &Counters| counters.replies_shared - counters.errors_shared;
+    let ok_pinned = |counters: &Counters| counters.replies_pinned - counters.errors_pinned;
+    shared.commands(Class::Shared, Outcome::Ok).add(ok_shared(counted) - ok_shared(last));
+    shared.commands(Class::Pinned, Outcome::Ok).add(ok_pinned(counted) - ok_pinned(last));
+    shared.commands(Class::Pinned, Outcome::Error).add(counted.errors_pinned - last.errors_pinned);
     shared.commands(Class::Answered, Outcome::Ok).add(counted.answered - last.answered);
     shared.commands(Class::Refused, Outcome::Error).add(counted.refused - last.refused);
-    shared.commands(Class::Shared, Outcome::Error).add(counted.errors - last.errors);
+    shared.commands(Class::Shared, Outcome::Error).add(counted.errors_shared - last.errors_shared);
     shared.commands(Class::Shared, Outcome::Uncertain).add(counted.uncertain - last.uncertain);
     shared.commands(Class::Shared, Outcome::NotApplied).add(counted.not_applied - last.not_applied);
     shared.messages.add(counted.messages - last.messages);
     shared.sentinel_mismatches.add(counted.mismatches - last.mismatches);
+    for (fault, (now, before)) in
+        counters::ProtocolFault::ALL.into_iter().zip(counted.protocol_faults.iter().zip(&last.protocol_faults))
+    {
+        shared.protocol_faults(fault).add(now - before);
+    }
+    for (category, (now, before)) in counters::Category::ALL.into_iter().zip(counted.lost.iter().zip(&last.lost)) {
+        shared.inflight_lost(category).add(now - before);
+    }
     shared.inflight.set(machine.in_flight() as u64);
     let modes = machine.session_modes();
     for (mode, count) in [Mode::Shared, Mode::Pinned, Mode::Subscribed, Mode::Blocked].into_iter().zip(modes) {

@@ -246,6 +246,9 @@ impl Multiplexer {
             Due::Local(reply) => return vec![Pending::Answer(reply)],
             Due::Request(request) => request,
         };
+        if request.sent {
+            self.counters.lost[request.retry.category as usize] += u64::from(request.commands);
+        }
         let transaction = self.sessions.get(key).map_or(Transaction::None, |session| session.transaction);
         if let Transaction::Queuing { watching, .. } = transaction {
             return self.judge_queued(key, &request, watching);

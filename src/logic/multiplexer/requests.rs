@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::counters::ProtocolFault;
 use super::link::{Run, RunKind};
 use super::session::{CloseReason, Pending, Transaction, Wait};
 use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey};
@@ -287,14 +288,20 @@ impl Multiplexer {
         if error == ProtocolError::TlsHello {
             return self.end_for_foreign_protocol(key);
         }
-        self.counters.protocol_errors += 1;
+        let fault = match error {
+            ProtocolError::ValueTooLarge | ProtocolError::HeaderTooLong | ProtocolError::InlineTooLong => {
+                ProtocolFault::ClientLimit
+            }
+            _ => ProtocolFault::ClientFrame,
+        };
+        self.counters.protocol_faults[fault as usize] += 1;
         self.refuse(key, &Refusal::Protocol(error), now);
         self.end(key, CloseReason::ProtocolError);
     }
 
     /// Somebody speaks HTTP or TLS to us: closed without a reply, as a browser must not be able to reach Redis.
     pub(super) fn end_for_foreign_protocol(&mut self, key: SessionKey) {
-        self.counters.protocol_errors += 1;
+        self.counters.protocol_faults[ProtocolFault::ClientForeign as usize] += 1;
         self.remove_session(key, CloseReason::ForeignProtocol);
     }
 
