@@ -17,8 +17,10 @@ use super::{client, link, unblock};
 use crate::channels::{BackendId, Route, Vitals, WorkerId, WorkerReport};
 use crate::config::Backend;
 use crate::lifecycle::Lifecycle;
+use crate::logic::arena::SideTable;
 use crate::logic::multiplexer::{
-    CloseReason, Counters, LinkKey, Multiplexer, Output, Peer, Report, SessionKey, Settings, SubscriptionKind,
+    CloseReason, Counters, Link, LinkKey, Multiplexer, Output, Peer, Report, Session, SessionKey, Settings,
+    SubscriptionKind,
 };
 use crate::net::stream::WriteHalf;
 use crate::telemetry::counters::{self, WorkerCounters};
@@ -72,8 +74,8 @@ pub(super) struct Hub {
     spec: HubSpec,
     pub(super) lifecycle: Lifecycle,
     machine: RefCell<Multiplexer>,
-    clients: RefCell<HashMap<SessionKey, Rc<ClientSocket>>>,
-    links: RefCell<HashMap<LinkKey, Rc<LinkSocket>>>,
+    clients: RefCell<SideTable<Session, Rc<ClientSocket>>>,
+    links: RefCell<SideTable<Link, Rc<LinkSocket>>>,
     pub(super) client_scratch: RefCell<Vec<u8>>,
     pub(super) link_scratch: RefCell<Vec<u8>>,
     /// Wakes the task that writes to the backends, once every client at hand was read.
@@ -157,7 +159,7 @@ impl Hub {
                 None => error!(backend = %dial.backend, "a connection to an unknown backend was asked for"),
             },
             Output::CloseLink { link, reset } => {
-                let socket = self.links.borrow_mut().remove(&link);
+                let socket = self.links.borrow_mut().remove(link);
                 if let Some(socket) = socket {
                     socket.close(reset);
                 }
@@ -166,7 +168,7 @@ impl Hub {
                 if reason == CloseReason::ForeignProtocol {
                     self.warn_of_foreign_protocol(now);
                 }
-                let socket = self.clients.borrow_mut().remove(&session);
+                let socket = self.clients.borrow_mut().remove(session);
                 if let Some(socket) = socket {
                     self.spec.counters.clients.subtract(1);
                     socket.closing.set(true);
@@ -174,12 +176,12 @@ impl Hub {
                 }
             }
             Output::Resume(session) => {
-                if let Some(socket) = self.clients.borrow().get(&session) {
+                if let Some(socket) = self.clients.borrow().get(session) {
                     socket.wake.notify_one();
                 }
             }
             Output::ResumeLink(link) => {
-                if let Some(socket) = self.links.borrow().get(&link) {
+                if let Some(socket) = self.links.borrow().get(link) {
                     socket.wake.notify_one();
                 }
             }
@@ -240,14 +242,14 @@ impl Hub {
         }
         let is_wanted = self.turn(|machine, now| machine.on_dialled(key, outcome, now));
         if !is_wanted {
-            self.links.borrow_mut().remove(&key);
+            self.links.borrow_mut().remove(key);
         }
         is_wanted
     }
 
     /// A backend connection ended by itself.
     pub(super) fn lose_link(self: &Rc<Self>, key: LinkKey, cause: &str) {
-        self.links.borrow_mut().remove(&key);
+        self.links.borrow_mut().remove(key);
         self.turn(|machine, now| machine.on_link_lost(key, cause, now));
     }
 
@@ -262,7 +264,7 @@ impl Hub {
 
     /// Writes to one client.
     pub(super) fn write_client(self: &Rc<Self>, key: SessionKey, now: Instant) {
-        let Some(socket) = self.clients.borrow().get(&key).cloned() else { return };
+        let Some(socket) = self.clients.borrow().get(key).cloned() else { return };
         let result = loop {
             let written = {
                 let machine = self.machine.borrow();
@@ -302,7 +304,7 @@ impl Hub {
 
     /// Writes to one backend connection.
     pub(super) fn write_link(self: &Rc<Self>, key: LinkKey, now: Instant) {
-        let Some(socket) = self.links.borrow().get(&key).cloned() else { return };
+        let Some(socket) = self.links.borrow().get(key).cloned() else { return };
         let failure = loop {
             let written = {
                 let machine = self.machine.borrow();
@@ -326,7 +328,7 @@ impl Hub {
         };
         // Replies that came before the fault are worth more than the fault.
         self.read_dry(key, &socket, now);
-        self.links.borrow_mut().remove(&key);
+        self.links.borrow_mut().remove(key);
         socket.close(true);
         self.feed(|machine| machine.on_link_lost(key, &failure, now));
     }
@@ -345,7 +347,7 @@ impl Hub {
 
     fn read_all_dry(&self, now: Instant) {
         let links: Vec<(LinkKey, Rc<LinkSocket>)> =
-            self.links.borrow().iter().map(|(key, socket)| (*key, socket.clone())).collect();
+            self.links.borrow().iter().map(|(key, socket)| (key, socket.clone())).collect();
         for (key, socket) in links {
             self.read_dry(key, &socket, now);
         }
@@ -367,7 +369,7 @@ impl Hub {
         let now = Instant::now();
         let silent: Vec<LinkKey> = self.machine.borrow().silent_links(now, Duration::from_millis(20));
         for key in silent {
-            let socket = self.links.borrow().get(&key).cloned();
+            let socket = self.links.borrow().get(key).cloned();
             if let Some(socket) = socket {
                 self.read_dry(key, &socket, now);
             }
@@ -494,12 +496,12 @@ impl Hub {
     fn rebuild(self: &Rc<Self>) {
         error!("a bug was contained: every connection of one worker is closed");
         let route = self.machine.borrow().route().clone();
-        for (_, socket) in self.clients.borrow_mut().drain() {
+        for socket in self.clients.borrow_mut().take_all() {
             self.spec.counters.clients.subtract(1);
             socket.closing.set(true);
             socket.wake.notify_one();
         }
-        self.links.borrow_mut().drain().for_each(|(_, socket)| socket.close(true));
+        self.links.borrow_mut().take_all().for_each(|socket| socket.close(true));
         let now = Instant::now();
         let mut machine = Multiplexer::new(self.spec.settings.clone(), now);
         machine.on_route(route, now);
