@@ -124,7 +124,8 @@ impl Backend {
             }
             let Scan::Frame(frame) = RequestScanner::new(1 << 30).scan(&connection.input) else { return };
             let bytes: Vec<u8> = connection.input.drain(..frame.bytes).collect();
-            let words: Vec<String> = Arguments::new(&bytes).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+            let words: Vec<String> =
+                Arguments::new(&bytes).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
             for reply in self.command(id, words, now) {
                 self.reply(id, &reply, now, delay);
             }
@@ -188,7 +189,11 @@ impl Backend {
         }
         match name.as_str() {
             "MULTI" => {
-                assert!(connection.multi.is_none(), "MULTI in somebody's transaction on a backend connection: {:?}", connection.multi);
+                assert!(
+                    connection.multi.is_none(),
+                    "MULTI in somebody's transaction on a backend connection: {:?}",
+                    connection.multi
+                );
                 (connection.multi, connection.dirty) = (Some(Vec::new()), false);
                 ok()
             }
@@ -233,8 +238,12 @@ impl Backend {
             "PUBLISH" => {
                 let message = |word: &str| Reply::Bulk(word.to_owned());
                 let push = Reply::Push(vec![message("message"), message(&words[1]), message(&words[2])]);
-                let receivers: Vec<u64> =
-                    self.connections.iter().filter(|(_, c)| c.channels.contains(&words[1])).map(|(&id, _)| id).collect();
+                let receivers: Vec<u64> = self
+                    .connections
+                    .iter()
+                    .filter(|(_, c)| c.channels.contains(&words[1]))
+                    .map(|(&id, _)| id)
+                    .collect();
                 for &receiver in &receivers {
                     self.reply(receiver, &push, now, &mut || Duration::from_micros(300));
                 }
@@ -257,14 +266,23 @@ impl Backend {
             return Reply::Error("EXECABORT Transaction discarded because of previous errors.".to_owned());
         }
         let owner = |word: &str| word.split(':').next().expect("a part").to_owned();
-        let owners: BTreeSet<String> =
-            queue.iter().filter_map(|words| words.iter().find(|word| word.contains(":op"))).map(|word| owner(word)).chain(watched.iter().map(|(key, _)| owner(key))).collect();
-        assert!(owners.len() <= 1, "a transaction of several clients on one connection: {queue:?}, watching {watched:?}");
+        let owners: BTreeSet<String> = queue
+            .iter()
+            .filter_map(|words| words.iter().find(|word| word.contains(":op")))
+            .map(|word| owner(word))
+            .chain(watched.iter().map(|(key, _)| owner(key)))
+            .collect();
+        assert!(
+            owners.len() <= 1,
+            "a transaction of several clients on one connection: {queue:?}, watching {watched:?}"
+        );
         if watched.iter().any(|(key, version)| self.versions.get(key).copied().unwrap_or(0) != *version) {
             return Reply::Nil;
         }
         let together = queue.len();
-        Reply::Array(queue.into_iter().map(|words| self.plain(database, &words[0].to_uppercase(), &words, together)).collect())
+        Reply::Array(
+            queue.into_iter().map(|words| self.plain(database, &words[0].to_uppercase(), &words, together)).collect(),
+        )
     }
 
     /// A command without effects on its connection.
@@ -280,7 +298,10 @@ impl Backend {
             "ECHO" => Reply::Bulk(words[1].clone()),
             "GET" => self.strings.get(&key).cloned().map_or(Reply::Nil, Reply::Bulk),
             "MGET" => Reply::Array(
-                words[1..].iter().map(|word| self.strings.get(&(database, word.clone())).cloned().map_or(Reply::Nil, Reply::Bulk)).collect(),
+                words[1..]
+                    .iter()
+                    .map(|word| self.strings.get(&(database, word.clone())).cloned().map_or(Reply::Nil, Reply::Bulk))
+                    .collect(),
             ),
             "SET" => {
                 self.strings.insert(key, words[2].clone());

@@ -61,7 +61,10 @@ enum Expect {
     Select(u32),
     Hello(bool),
     Published,
-    Confirm { subscribe: bool, channels: VecDeque<Option<String>> },
+    Confirm {
+        subscribe: bool,
+        channels: VecDeque<Option<String>>,
+    },
 }
 
 pub(crate) struct Client {
@@ -122,7 +125,14 @@ impl Client {
     }
 
     /// New requests, and whether they should arrive in one piece.
-    pub(crate) fn issue(&mut self, random: &mut Random, ledger: &mut Ledger, now: Instant, blockers: &[usize], subscribers: &[usize]) -> Option<(Vec<u8>, bool)> {
+    pub(crate) fn issue(
+        &mut self,
+        random: &mut Random,
+        ledger: &mut Ledger,
+        now: Instant,
+        blockers: &[usize],
+        subscribers: &[usize],
+    ) -> Option<(Vec<u8>, bool)> {
         if self.outstanding.len() > 100 || self.outstanding.iter().any(|(_, expect)| expect.is_barrier()) {
             return None;
         }
@@ -130,8 +140,12 @@ impl Client {
         let is_alone = self.outstanding.is_empty();
         let mut bytes = Vec::new();
         match self.kind {
-            _ if is_alone && self.kind != Kind::Subscriber && random.one_in(12) => self.change_connection(random, &mut bytes),
-            _ if is_alone && self.kind == Kind::Subscriber && random.one_in(20) => self.change_connection(random, &mut bytes),
+            _ if is_alone && self.kind != Kind::Subscriber && random.one_in(12) => {
+                self.change_connection(random, &mut bytes)
+            }
+            _ if is_alone && self.kind == Kind::Subscriber && random.one_in(20) => {
+                self.change_connection(random, &mut bytes)
+            }
             Kind::Mixed => {
                 let commands = if random.one_in(60) { 60 + random.below(80) } else { 1 + random.below(5) };
                 for _ in 0..commands {
@@ -193,7 +207,15 @@ impl Client {
         ledger.next
     }
 
-    fn mixed(&mut self, random: &mut Random, ledger: &mut Ledger, now: Instant, blockers: &[usize], subscribers: &[usize], bytes: &mut Vec<u8>) {
+    fn mixed(
+        &mut self,
+        random: &mut Random,
+        ledger: &mut Ledger,
+        now: Instant,
+        blockers: &[usize],
+        subscribers: &[usize],
+        bytes: &mut Vec<u8>,
+    ) {
         let id = self.id;
         match random.below(22) {
             0 => self.send(&["PING"], Expect::Pong, bytes),
@@ -211,18 +233,31 @@ impl Client {
                 self.send(&["LPUSH", &key, &format!("op{number}")], Expect::Write(number, is_positive), bytes);
             }
             17 if !subscribers.is_empty() => {
-                let channel = format!("ch{}:{}", subscribers[random.below(subscribers.len() as u64) as usize], random.below(3));
+                let channel =
+                    format!("ch{}:{}", subscribers[random.below(subscribers.len() as u64) as usize], random.below(3));
                 self.send(&["PUBLISH", &channel, &format!("m{}", random.next())], Expect::Published, bytes);
             }
             18..=21 => self.transaction(random, ledger, bytes),
-            _ => self.send(&["BLPOP", &format!("c{id}:empty"), "0.02"], Expect::Pop(now, Some(Duration::from_millis(20))), bytes),
+            _ => self.send(
+                &["BLPOP", &format!("c{id}:empty"), "0.02"],
+                Expect::Pop(now, Some(Duration::from_millis(20))),
+                bytes,
+            ),
         }
     }
 
-    fn write(&mut self, name: &'static str, transaction: Option<u64>, random: &mut Random, ledger: &mut Ledger, bytes: &mut Vec<u8>) {
+    fn write(
+        &mut self,
+        name: &'static str,
+        transaction: Option<u64>,
+        random: &mut Random,
+        ledger: &mut Ledger,
+        bytes: &mut Vec<u8>,
+    ) {
         let number = self.operation(ledger, name, transaction);
         let own = format!("c{}:op{number}", self.id);
-        let value = format!("c{}:op{number}{}", self.id, if random.one_in(20) { "x".repeat(3000) } else { String::new() });
+        let value =
+            format!("c{}:op{number}{}", self.id, if random.one_in(20) { "x".repeat(3000) } else { String::new() });
         let (words, is_applied): (Vec<&str>, fn(&Reply) -> bool) = match name {
             "INCR" => (vec![name, &own], is_one),
             "SETNX" => (vec![name, &own, "x"], is_one),
@@ -231,7 +266,8 @@ impl Client {
             _ => (vec![name, "", &value], is_ok),
         };
         let string = format!("c{}:string", self.id);
-        let words: Vec<&str> = words.into_iter().map(|word| if word.is_empty() { string.as_str() } else { word }).collect();
+        let words: Vec<&str> =
+            words.into_iter().map(|word| if word.is_empty() { string.as_str() } else { word }).collect();
         let expect = if transaction.is_some() { Expect::Queued } else { Expect::Write(number, is_applied) };
         self.send(&words, expect, bytes);
     }
@@ -293,13 +329,19 @@ impl Client {
             && items.len() == 3
             && items[0] == Reply::Bulk("message".to_owned())
         {
-            let (Reply::Bulk(channel), Reply::Bulk(message)) = (&items[1], &items[2]) else { panic!("no message: {reply:?}") };
+            let (Reply::Bulk(channel), Reply::Bulk(message)) = (&items[1], &items[2]) else {
+                panic!("no message: {reply:?}")
+            };
             assert!(channel.starts_with(&format!("ch{id}:")), "client {id} got a message of another's: {reply:?}");
-            assert!(ledger.messages.insert((id, format!("{channel} {message}"))), "client {id} got a message twice: {reply:?}");
+            assert!(
+                ledger.messages.insert((id, format!("{channel} {message}"))),
+                "client {id} got a message twice: {reply:?}"
+            );
             return;
         }
         self.trace("<-", format_args!("{reply:?} for {:?}", self.outstanding.front()), now);
-        let (batch, mut expect) = self.outstanding.pop_front().unwrap_or_else(|| panic!("client {id} did not ask: {reply:?}"));
+        let (batch, mut expect) =
+            self.outstanding.pop_front().unwrap_or_else(|| panic!("client {id} did not ask: {reply:?}"));
         if let Reply::Error(text) = &reply {
             let word = text.split(' ').next().expect("a word").to_owned();
             *ledger.replies.entry(word.clone()).or_default() += 1;
@@ -311,7 +353,10 @@ impl Client {
                     || text.starts_with("ERR DISCARD without MULTI"),
                 "client {id} got {text} for {expect:?}"
             );
-            assert!(word != "LOADING" || self.batch_applied != batch || !self.whole.contains(&batch), "LOADING in a burst of which something was applied: {expect:?}");
+            assert!(
+                word != "LOADING" || self.batch_applied != batch || !self.whole.contains(&batch),
+                "LOADING in a burst of which something was applied: {expect:?}"
+            );
         } else {
             *ledger.replies.entry("(good)".to_owned()).or_default() += 1;
         }
@@ -319,7 +364,11 @@ impl Client {
         let is_good = match &mut expect {
             Expect::Write(number, is_applied) => {
                 let outcome = outcome(&reply, *is_applied);
-                assert!(outcome.is_some(), "client {id}: {reply:?} for operation {number}, {:?}", ledger.operations[number]);
+                assert!(
+                    outcome.is_some(),
+                    "client {id}: {reply:?} for operation {number}, {:?}",
+                    ledger.operations[number]
+                );
                 self.settle(ledger, batch, *number, outcome.unwrap_or(Outcome::Unknown));
                 true
             }
@@ -328,7 +377,10 @@ impl Client {
                 let outcome = exec_outcome(&reply, count);
                 assert!(outcome.is_some(), "client {id}: {reply:?} for EXEC of {count}");
                 let outcome = outcome.unwrap_or(Outcome::Unknown);
-                assert!(!self.multi_refused || outcome == Outcome::NotApplied, "client {id}: MULTI was refused, but EXEC said {reply:?}");
+                assert!(
+                    !self.multi_refused || outcome == Outcome::NotApplied,
+                    "client {id}: MULTI was refused, but EXEC said {reply:?}"
+                );
                 for number in ledger.transactions[transaction].clone() {
                     self.settle(ledger, batch, number, outcome);
                 }
@@ -364,7 +416,11 @@ impl Client {
             Expect::Confirm { subscribe, channels } => {
                 let channel = channels.pop_front().expect("one is due");
                 if let Some(channel) = &channel {
-                    if *subscribe { self.subscribed.insert(channel.clone()) } else { self.subscribed.remove(channel) };
+                    if *subscribe {
+                        self.subscribed.insert(channel.clone())
+                    } else {
+                        self.subscribed.remove(channel)
+                    };
                 }
                 let word = if *subscribe { "subscribe" } else { "unsubscribe" };
                 let count = Reply::Integer(self.subscribed.len() as i64);
@@ -399,7 +455,9 @@ impl Client {
             Reply::Nil => timeout.is_some_and(|timeout| now >= at + timeout),
             Reply::Array(items) => {
                 let Reply::Bulk(value) = &items[1] else { return false };
-                items[0] == Reply::Bulk(format!("b{}:list", self.id)) && operation(value).is_some() && ledger.popped.insert(value.clone())
+                items[0] == Reply::Bulk(format!("b{}:list", self.id))
+                    && operation(value).is_some()
+                    && ledger.popped.insert(value.clone())
             }
             _ => false,
         }

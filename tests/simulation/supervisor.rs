@@ -54,7 +54,14 @@ impl Supervisor {
     }
 
     /// Returns whether there is a new route.
-    pub(crate) fn step(&mut self, now: Instant, workers: usize, serves: &[bool], wish: Option<usize>, drain: Duration) -> bool {
+    pub(crate) fn step(
+        &mut self,
+        now: Instant,
+        workers: usize,
+        serves: &[bool],
+        wish: Option<usize>,
+        drain: Duration,
+    ) -> bool {
         let before = self.route.clone();
         self.take_reports(now, serves);
         let active = usize::from(self.route.active.expect("there is one").0);
@@ -69,7 +76,9 @@ impl Supervisor {
             Phase::Serve if !serves[active] => {
                 let since = *self.bad_since.get_or_insert(now);
                 match best {
-                    Some(to) if now >= since + DETECTION => self.begin(|attempt| Phase::Cut { to: BackendId(to as u16), attempt }),
+                    Some(to) if now >= since + DETECTION => {
+                        self.begin(|attempt| Phase::Cut { to: BackendId(to as u16), attempt })
+                    }
                     Some(_) => {}
                     None => self.route.availability = Availability::Degraded,
                 }

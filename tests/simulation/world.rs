@@ -10,7 +10,8 @@ use handover::logic::multiplexer::{
 };
 use handover::logic::route::{Phase, Route};
 use handover::logic::settings::{
-    DetectorSettings, Failback, FailoverSettings, InitialPolicy, LimitSettings, NoneHealthy, RetryCeiling, RetrySettings,
+    DetectorSettings, Failback, FailoverSettings, InitialPolicy, LimitSettings, NoneHealthy, RetryCeiling,
+    RetrySettings,
 };
 
 use super::backend::{Applied, Backend, Closed, Connection};
@@ -150,8 +151,7 @@ impl World {
                 clients: HashMap::new(),
             })
             .collect();
-        let backends =
-            (0..2 + random.below(2) as usize).map(Backend::new).collect();
+        let backends = (0..2 + random.below(2) as usize).map(Backend::new).collect();
         let clients = (0..9)
             .map(|id| {
                 let kind = [Kind::Mixed, Kind::Mixed, Kind::Mixed, Kind::Blocker, Kind::Subscriber][id % 5];
@@ -192,8 +192,12 @@ impl World {
                 && self.workers.iter().all(|worker| worker.multiplexer.in_flight() == 0);
             quiet_for = if is_quiet { quiet_for + 1 } else { 0 };
             if self.now > self.start + FAULTS + SETTLING {
-                let stuck: Vec<String> =
-                    self.clients.iter().filter(|client| !client.ended && !client.is_quiet()).map(Client::outstanding).collect();
+                let stuck: Vec<String> = self
+                    .clients
+                    .iter()
+                    .filter(|client| !client.ended && !client.is_quiet())
+                    .map(Client::outstanding)
+                    .collect();
                 panic!("stuck: {stuck:#?}\nroute {:?}", self.supervisor.route);
             }
         }
@@ -258,7 +262,11 @@ impl World {
             if !self.random.one_in(14) {
                 continue;
             }
-            let Some((bytes, is_alone)) = client.issue(&mut self.random, &mut self.ledger, self.now, &blockers, &subscribers) else { continue };
+            let Some((bytes, is_alone)) =
+                client.issue(&mut self.random, &mut self.ledger, self.now, &blockers, &subscribers)
+            else {
+                continue;
+            };
             let mut at = client.to_proxy.back().map_or(self.now, |(at, _)| *at).max(self.now);
             let piece = match self.random.below(6) {
                 0 if bytes.len() < 500 => 1,
@@ -306,7 +314,10 @@ impl World {
             let worker = &mut self.workers[connection.worker];
             let link = connection.link;
             let is_open = worker.links.get(&link).is_some_and(|upstream| upstream.connection == id);
-            if !is_open || worker.paused_links.contains(&link) || connection.to_proxy.front().is_none_or(|(at, _)| *at > self.now) {
+            if !is_open
+                || worker.paused_links.contains(&link)
+                || connection.to_proxy.front().is_none_or(|(at, _)| *at > self.now)
+            {
                 return;
             }
             let (_, bytes) = connection.to_proxy.pop_front().expect("looked at");
@@ -411,12 +422,19 @@ impl World {
             let bytes = bytes[..count].to_vec();
             let Some(upstream) = worker.links.get(&link) else { panic!("bytes for a connection that is not open") };
             let route = worker.multiplexer.route();
-            let is_own = upstream.role == Role::Standby || !bytes.starts_with(b"*") || bytes.starts_with(b"*2\r\n$4\r\nECHO\r\n$25\r\nhandover:");
-            let is_current = route.active.map(|active| usize::from(active.0)) == Some(upstream.backend) && route.epoch == upstream.epoch;
+            let is_own = upstream.role == Role::Standby
+                || !bytes.starts_with(b"*")
+                || bytes.starts_with(b"*2\r\n$4\r\nECHO\r\n$25\r\nhandover:");
+            let is_current = route.active.map(|active| usize::from(active.0)) == Some(upstream.backend)
+                && route.epoch == upstream.epoch;
             assert!(is_own || is_current, "written to an older epoch's connection");
             assert!(is_own || !matches!(route.phase, Phase::Cut { .. }), "written during a cut");
             if let Some(connection) = self.backends[upstream.backend].connections.get_mut(&upstream.connection) {
-                let at = connection.to_backend.back().map_or(self.now, |(at, _)| *at).max(self.now + self.random.micros(50, 2000));
+                let at = connection
+                    .to_backend
+                    .back()
+                    .map_or(self.now, |(at, _)| *at)
+                    .max(self.now + self.random.micros(50, 2000));
                 connection.to_backend.push_back((at, bytes));
             }
             worker.multiplexer.on_link_written(link, count, self.now);
@@ -456,7 +474,8 @@ impl World {
 
     fn carry_out_events(&mut self) {
         let now = self.now;
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.events).into_iter().partition(|(at, _)| *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.events).into_iter().partition(|(at, _)| *at <= now);
         self.events = later;
         for (_, event) in due {
             match event {
@@ -592,13 +611,15 @@ impl World {
 
     fn heal(&mut self) {
         for backend in &mut self.backends {
-            (backend.alive, backend.hung, backend.readonly, backend.refuses, backend.slow_dial) = (true, false, false, false, false);
+            (backend.alive, backend.hung, backend.readonly, backend.refuses, backend.slow_dial) =
+                (true, false, false, false, false);
         }
         for client in &mut self.clients {
             client.slow_until = None;
         }
         // What waits for ever gets an element.
-        let blockers: Vec<usize> = self.clients.iter().filter(|client| client.kind == Kind::Blocker).map(|client| client.id).collect();
+        let blockers: Vec<usize> =
+            self.clients.iter().filter(|client| client.kind == Kind::Blocker).map(|client| client.id).collect();
         let session = self.workers[0].multiplexer.on_client(Peer::default(), self.now);
         for _ in 0..60 {
             self.step(false);
@@ -607,7 +628,11 @@ impl World {
             for number in 0..6_usize {
                 let select = super::reply::request(&["SELECT", &(number / 2).to_string()]);
                 self.workers[0].multiplexer.on_client_bytes(session, &select, self.now);
-                let push = super::reply::request(&["LPUSH", &format!("b{id}:list"), &format!("op{}", 9_000_000 + id * 10 + number)]);
+                let push = super::reply::request(&[
+                    "LPUSH",
+                    &format!("b{id}:list"),
+                    &format!("op{}", 9_000_000 + id * 10 + number),
+                ]);
                 self.workers[0].multiplexer.on_client_bytes(session, &push, self.now);
             }
         }
@@ -617,7 +642,9 @@ impl World {
     fn check_subscribers(&mut self) {
         for client in self.clients.iter().filter(|client| !client.ended && client.kind == Kind::Subscriber) {
             let active = usize::from(self.supervisor.route.active.expect("there is one").0);
-            let (kinds, live) = self.workers[client.worker].multiplexer.subscription_counts(handover::logic::multiplexer::SubscriptionKind::Channel);
+            let (kinds, live) = self.workers[client.worker]
+                .multiplexer
+                .subscription_counts(handover::logic::multiplexer::SubscriptionKind::Channel);
             assert_eq!(kinds, live, "subscriptions that are not live on {active}");
         }
     }
@@ -633,7 +660,9 @@ impl World {
             assert!(operation.may_repeat || where_applied.len() <= 1, "twice: {}", context());
             match operation.outcome {
                 Outcome::Applied => assert!(!where_applied.is_empty(), "acknowledged, not applied: {}", context()),
-                Outcome::NotApplied => assert!(where_applied.is_empty(), "applied, though said not to be: {}", context()),
+                Outcome::NotApplied => {
+                    assert!(where_applied.is_empty(), "applied, though said not to be: {}", context())
+                }
                 Outcome::Unknown => {}
             }
             let together = operation.transaction.map_or(0, |transaction| self.ledger.transactions[&transaction].len());
@@ -646,8 +675,16 @@ impl World {
 
     fn check_rest(&self) {
         for worker in &self.workers {
-            assert_eq!(worker.multiplexer.in_flight(), 0, "something is in flight for ever: {}", worker.multiplexer.client_list(self.now));
-            assert_eq!(worker.multiplexer.clients(), worker.clients.len() + usize::from(std::ptr::eq(worker, &self.workers[0])));
+            assert_eq!(
+                worker.multiplexer.in_flight(),
+                0,
+                "something is in flight for ever: {}",
+                worker.multiplexer.client_list(self.now)
+            );
+            assert_eq!(
+                worker.multiplexer.clients(),
+                worker.clients.len() + usize::from(std::ptr::eq(worker, &self.workers[0]))
+            );
         }
     }
 }

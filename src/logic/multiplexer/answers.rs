@@ -23,7 +23,13 @@ struct Hello {
 
 impl Multiplexer {
     /// Carries out a command that Handover answers itself.
-    pub(super) fn take_answered(&mut self, key: SessionKey, answered: Answered, request: Request<'_>, now: Instant) -> Step {
+    pub(super) fn take_answered(
+        &mut self,
+        key: SessionKey,
+        answered: Answered,
+        request: Request<'_>,
+        now: Instant,
+    ) -> Step {
         self.counters.answered += 1;
         match answered {
             Answered::Hello => return self.take_hello(key, request, now),
@@ -90,7 +96,8 @@ impl Multiplexer {
         }
         let Some(database) = parse_database(request) else {
             let is_number = Arguments::new(request.frame).nth(1).is_some_and(is_integer);
-            let text = if is_number { "ERR DB index is out of range" } else { "ERR value is not an integer or out of range" };
+            let text =
+                if is_number { "ERR DB index is out of range" } else { "ERR value is not an integer or out of range" };
             self.refuse(key, &Refusal::Redis(text), now);
             return Step::Done { bytes: request.bytes };
         };
@@ -161,7 +168,11 @@ impl Multiplexer {
                 return Step::Done { bytes: request.bytes };
             }
         };
-        if owns_link && session.transaction == Transaction::None && session.pin.is_some_and(|pin| !pin.dedicated) && session.due > 0 {
+        if owns_link
+            && session.transaction == Transaction::None
+            && session.pin.is_some_and(|pin| !pin.dedicated)
+            && session.due > 0
+        {
             self.wait(key, Wait::Due, now);
             return Step::Wait;
         }
@@ -211,7 +222,8 @@ impl Multiplexer {
             session.peer.name = name;
         }
         let (id, protocol) = (session.id, hello.protocol);
-        let (name, version) = server.map_or_else(|| ("redis".to_owned(), "7.0.0".to_owned()), |server| (server.name, server.version));
+        let (name, version) =
+            server.map_or_else(|| ("redis".to_owned(), "7.0.0".to_owned()), |server| (server.name, server.version));
         self.answer(
             key,
             |out| {
@@ -317,9 +329,15 @@ impl Multiplexer {
             (Answered::ClientNoEvict, 3) => self.answer(key, |out| encode::simple(out, "OK"), now),
             (Answered::ClientHelp, 2) => self.answer(key, client_help, now),
             (
-                Answered::ClientId | Answered::ClientInfo | Answered::ClientGetName | Answered::ClientSetName
-                | Answered::ClientSetInfo | Answered::ClientGetRedir | Answered::ClientTrackingInfo
-                | Answered::ClientNoEvict | Answered::ClientHelp,
+                Answered::ClientId
+                | Answered::ClientInfo
+                | Answered::ClientGetName
+                | Answered::ClientSetName
+                | Answered::ClientSetInfo
+                | Answered::ClientGetRedir
+                | Answered::ClientTrackingInfo
+                | Answered::ClientNoEvict
+                | Answered::ClientHelp,
                 _,
             ) => {
                 let name = request.classified.command.map_or("client", |command| command.name);

@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::session::CloseReason;
 
 /// Bounds of the latency buckets, in microseconds; the last bucket has none.
-pub const LATENCY_BOUNDS_US: [u64; 16] =
-    [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000];
+pub const LATENCY_BOUNDS_US: [u64; 16] = [
+    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000,
+    5_000_000,
+];
 
 /// Counts since the start.
 #[derive(Clone, Debug, Default)]

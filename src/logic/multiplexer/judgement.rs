@@ -430,7 +430,8 @@ impl Multiplexer {
         let Some(link) = self.links.get_mut(key) else { return false };
         let frame = link.front_frame();
         let epoch = link.epoch;
-        let Some(Run { session: Some(session_key), kind: RunKind::Blocking { deadline }, at, .. }) = link.answer(1) else {
+        let Some(Run { session: Some(session_key), kind: RunKind::Blocking { deadline }, at, .. }) = link.answer(1)
+        else {
             return false;
         };
         self.in_flight = self.in_flight.saturating_sub(1);

@@ -175,7 +175,7 @@ pub struct Link {
     pub sentinel: (Instant, u32),
     /// `CLIENT UNBLOCK` was sent for it, and may be carried out at any later time.
     pub unblocked: bool,
-    /// Something was answered on it.
+    /// Something came on it.
     pub proven: bool,
     /// Already on the list of connections with something to write.
     pub flushing: bool,
@@ -297,7 +297,16 @@ impl Link {
     /// Puts a reply of Handover's own behind the replies that are due.
     pub fn push_local(&mut self, session: SessionKey, reply: Bytes, at: Instant) {
         let kind = RunKind::Local(reply);
-        self.ring.push_back(Run { session: Some(session), commands: 1, answered: 0, dropped: 0, bytes: 0, attempts: 0, at, kind });
+        self.ring.push_back(Run {
+            session: Some(session),
+            commands: 1,
+            answered: 0,
+            dropped: 0,
+            bytes: 0,
+            attempts: 0,
+            at,
+            kind,
+        });
     }
 
     /// Adds to the last run when it is the same client's and still wholly unwritten.
@@ -326,9 +335,10 @@ impl Link {
     /// The next request to be answered is wholly written, and is not one that may block.
     fn front_is_written(&self) -> bool {
         // While it is not read, its silence is our own doing.
-        self.paused.is_none() && self.ring.front().is_some_and(|run| {
-            !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
-        })
+        self.paused.is_none()
+            && self.ring.front().is_some_and(|run| {
+                !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
+            })
     }
 
     /// Bytes came.
@@ -368,7 +378,11 @@ impl Link {
         let (mut end, mut looked_at, mut replies) = (0, scanned, 0);
         while replies < due && looked_at < input.len() {
             if self.scanner.at_start() && matches!(input[looked_at], b'-' | b'>' | b'|') {
-                return if replies > 0 { Taken::Batch { bytes: end, replies } } else { self.take_single(input, scanned) };
+                return if replies > 0 {
+                    Taken::Batch { bytes: end, replies }
+                } else {
+                    self.take_single(input, scanned)
+                };
             }
             match self.scanner.scan(&input[looked_at..]) {
                 // An error or a push behind an attribute: looked at from its first byte on.
@@ -423,7 +437,6 @@ impl Link {
     pub fn answer(&mut self, replies: u32) -> Option<Run> {
         self.scanned = 0;
         self.streaming = false;
-        self.proven = true;
         self.commands_unanswered -= replies as usize;
         let run = self.ring.front_mut()?;
         run.answered += replies;

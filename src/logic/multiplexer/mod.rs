@@ -17,6 +17,8 @@ mod session;
 mod special;
 mod subscriptions;
 mod switch;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -372,7 +374,9 @@ impl Multiplexer {
     /// Whether bytes of this client are wanted.
     #[must_use]
     pub fn wants_client_bytes(&self, key: SessionKey) -> bool {
-        self.sessions.get(key).is_some_and(|session| !session.paused && !session.half_closed && session.ending.is_none())
+        self.sessions
+            .get(key)
+            .is_some_and(|session| !session.paused && !session.half_closed && session.ending.is_none())
     }
 
     /// Whether bytes of this backend connection are wanted.
@@ -450,7 +454,8 @@ impl Multiplexer {
     fn waits_for_ever(&self, key: SessionKey) -> bool {
         let Some(session) = self.sessions.get(key) else { return false };
         let is_blocking = |kind: &RunKind| matches!(kind, RunKind::Blocking { .. });
-        let is_blocked = session.link.and_then(|link| self.links.get(link)?.front()).is_some_and(|run| is_blocking(&run.kind));
+        let is_blocked =
+            session.link.and_then(|link| self.links.get(link)?.front()).is_some_and(|run| is_blocking(&run.kind));
         let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if is_blocking(kind));
         (session.due > 0 && is_blocked) || is_rearmed || session.pin.is_some_and(|pin| pin.monitoring)
     }
@@ -645,7 +650,10 @@ impl Multiplexer {
     fn send_own(&mut self, link_key: LinkKey, kind: RunKind, request: &[u8], now: Instant) {
         let Some(link) = self.links.get_mut(link_key) else { return };
         let bytes = request.len();
-        link.push(Run { session: None, commands: 1, answered: 0, dropped: 0, bytes, attempts: 0, at: now, kind }, request);
+        link.push(
+            Run { session: None, commands: 1, answered: 0, dropped: 0, bytes, attempts: 0, at: now, kind },
+            request,
+        );
         self.mark_link_to_write(link_key);
     }
 
@@ -697,9 +705,10 @@ impl Multiplexer {
         let patience = self.settings.detector.suspect_after.max(record.reply_time * 20);
         let Some(heard_at) = record.heard_at else { return false };
         now.saturating_duration_since(heard_at) > patience
-            && self.links.iter().any(|(_, link)| {
-                link.backend == backend && link.silence(now).is_some_and(|silence| silence > patience)
-            })
+            && self
+                .links
+                .iter()
+                .any(|(_, link)| link.backend == backend && link.silence(now).is_some_and(|silence| silence > patience))
     }
 
     /// Whether the route lets commands flow.

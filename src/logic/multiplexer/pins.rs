@@ -25,7 +25,8 @@ impl Multiplexer {
                 return None;
             }
             let dedicated = session.peer.dedicated;
-            session.pin = Some(Pin { link: None, dedicated, tainted: false, monitoring: false, renew: false, idle_since: None });
+            session.pin =
+                Some(Pin { link: None, dedicated, tainted: false, monitoring: false, renew: false, idle_since: None });
             self.pinned.push(key);
         }
         self.pin_link(key, now)
@@ -68,7 +69,8 @@ impl Multiplexer {
     /// A pin from the pool, or one that is being opened; none when there are too many.
     fn take_pin(&mut self, key: SessionKey, profile: Profile, now: Instant) -> Option<LinkKey> {
         let active = self.route.active?;
-        let pooled = self.pool.iter().position(|&link| self.links.get(link).is_some_and(|link| link.profile == profile));
+        let pooled =
+            self.pool.iter().position(|&link| self.links.get(link).is_some_and(|link| link.profile == profile));
         if let Some(position) = pooled {
             let link_key = self.pool.swap_remove(position);
             self.links.get_mut(link_key)?.role = Role::Pin(Some(key));
@@ -105,7 +107,8 @@ impl Multiplexer {
         let pinned = std::mem::take(&mut self.pinned);
         for key in pinned {
             let Some(session) = self.sessions.get_mut(key) else { continue };
-            let holds = session.due > 0 || !session.pending.is_empty() || session.wait.is_some() || session.holds_transaction();
+            let holds =
+                session.due > 0 || !session.pending.is_empty() || session.wait.is_some() || session.holds_transaction();
             let Some(pin) = session.pin.as_mut() else { continue };
             let idle_since = *pin.idle_since.get_or_insert(now);
             if holds || pin.dedicated || pin.monitoring {

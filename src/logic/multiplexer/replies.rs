@@ -14,6 +14,7 @@ impl Multiplexer {
     /// A backend sent bytes.
     pub fn on_link_bytes(&mut self, key: LinkKey, bytes: &[u8], now: Instant) {
         let Some(link) = self.links.get_mut(key) else { return };
+        link.proven = true;
         let backend = link.backend;
         let joined = link.unstash(bytes);
         let scanned = link.scanned();
@@ -90,9 +91,9 @@ impl Multiplexer {
     /// Whether a reply can be passed on before it is whole: nobody here has to look at it.
     fn can_stream(&self, run: &Run) -> bool {
         let selects = |key| {
-            self.sessions.get(key).is_some_and(|session| {
-                matches!(session.transaction, Transaction::Queuing { selected: Some(_), .. })
-            })
+            self.sessions
+                .get(key)
+                .is_some_and(|session| matches!(session.transaction, Transaction::Queuing { selected: Some(_), .. }))
         };
         match run.kind {
             RunKind::Forward | RunKind::Blocking { .. } => true,
@@ -268,7 +269,9 @@ impl Multiplexer {
         match (role, is_exact) {
             (Role::Pin(None), true) => self.pool_pin(key, now),
             (_, true) => {}
-            (Role::Lane | Role::Standby, false) if is_undecided(frame) => self.lose_link(key, "the sentinel was refused", now),
+            (Role::Lane | Role::Standby, false) if is_undecided(frame) => {
+                self.lose_link(key, "the sentinel was refused", now)
+            }
             (_, false) => {
                 self.counters.mismatches += 1;
                 self.lose_link(key, "a reply out of step", now);
@@ -298,8 +301,9 @@ impl Multiplexer {
         let Some(front) = link.front().filter(|run| run.unanswered() == 1) else { return false };
         let Some(session_key) = front.session else { return false };
         let request = link.front_frame();
-        if self.sessions.get(session_key).is_none_or(|session| session.due != 1 || session.half_closed || matches!(session.transaction, Transaction::Queuing { .. }))
-            || self.is_whole_or_scripted(&request)
+        if self.sessions.get(session_key).is_none_or(|session| {
+            session.due != 1 || session.half_closed || matches!(session.transaction, Transaction::Queuing { .. })
+        }) || self.is_whole_or_scripted(&request)
         {
             return false;
         }
@@ -330,7 +334,9 @@ impl Multiplexer {
     /// A withheld reply: passed on when the backend was acquitted, its request moved when the route changed; else waits.
     pub(super) fn settle_withheld(&mut self, key: SessionKey, now: Instant) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return false };
-        let Some(Pending::Withheld { frame, reply, acquittals, epoch }) = session.pending.front().cloned() else { return true };
+        let Some(Pending::Withheld { frame, reply, acquittals, epoch }) = session.pending.front().cloned() else {
+            return true;
+        };
         if acquittals != self.route.acquittals {
             session.pending.pop_front();
             self.answer(key, |out| out.extend_from_slice(&reply), now);
@@ -412,7 +418,10 @@ impl Multiplexer {
                     pin.monitoring = true;
                 }
             }
-            (Inspect::Select(_) | Inspect::Hello(_) | Inspect::Unwatch | Inspect::Discard | Inspect::Monitor, false) => {}
+            (
+                Inspect::Select(_) | Inspect::Hello(_) | Inspect::Unwatch | Inspect::Discard | Inspect::Monitor,
+                false,
+            ) => {}
         }
     }
 }

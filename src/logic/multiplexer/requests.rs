@@ -136,12 +136,17 @@ impl Multiplexer {
 
     fn send_pending_request(&mut self, key: SessionKey, link: LinkKey, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(Pending::Send { frame, commands, kind, sent, read_only, attempts, arrived, epoch }) = session.pending.pop_front()
+        let Some(Pending::Send { frame, commands, kind, sent, read_only, attempts, arrived, epoch }) =
+            session.pending.pop_front()
         else {
             return;
         };
         let is_blocking = matches!(kind, RunKind::Blocking { .. });
-        if !sent && !is_blocking && epoch == self.route.epoch && now.saturating_duration_since(arrived) > self.settings.retry.deadline {
+        if !sent
+            && !is_blocking
+            && epoch == self.route.epoch
+            && now.saturating_duration_since(arrived) > self.settings.retry.deadline
+        {
             // Connections that open and break again and again, without a switch.
             for _ in 0..commands {
                 self.refuse(key, &Refusal::Unavailable, now);
@@ -177,7 +182,8 @@ impl Multiplexer {
         let (mut position, mut batch_start, mut batch_commands) = (0, 0, 0);
         while let Some(session) = self.sessions.get_mut(key).filter(|session| session.takes_requests()) {
             let input = &bytes[position..];
-            if session.due as usize + batch_commands as usize >= self.settings.limits.inflight_max && batch_commands > 0 {
+            if session.due as usize + batch_commands as usize >= self.settings.limits.inflight_max && batch_commands > 0
+            {
                 break;
             }
             let is_plain = session.is_plain();
@@ -355,10 +361,7 @@ impl super::Session {
 }
 
 /// A transaction that stands whole at the start of `input`, all of whose commands may be shared: its bytes and commands.
-pub(super) fn whole_transaction(
-    input: &[u8],
-    apply: impl Fn(&[u8], &[u8]) -> Classified,
-) -> Option<(usize, u32)> {
+pub(super) fn whole_transaction(input: &[u8], apply: impl Fn(&[u8], &[u8]) -> Classified) -> Option<(usize, u32)> {
     let mut scanner = RequestScanner::new(LARGE_REQUEST_BYTES);
     let (mut position, mut commands) = (0, 0);
     while position < LARGE_REQUEST_BYTES.min(INPUT_BYTES_MAX) {

@@ -74,7 +74,13 @@ impl Multiplexer {
     }
 
     /// The same, and nothing more is looked at until its reply has come.
-    pub(super) fn forward_and_wait(&mut self, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) -> Step {
+    pub(super) fn forward_and_wait(
+        &mut self,
+        key: SessionKey,
+        request: Request<'_>,
+        kind: RunKind,
+        now: Instant,
+    ) -> Step {
         let step = self.forward_on_pin(key, request, kind, now);
         if step != Step::Wait {
             self.wait(key, Wait::Due, now);
@@ -149,7 +155,8 @@ impl Multiplexer {
     /// A transaction that arrived whole travels on the lane as one contiguous group; one in pieces takes a pin.
     fn take_multi(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
         let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
-        let whole = is_plain.then(|| whole_transaction(request.input, |frame, name| self.settings.policy.apply(frame, name)));
+        let whole =
+            is_plain.then(|| whole_transaction(request.input, |frame, name| self.settings.policy.apply(frame, name)));
         let Some((bytes, commands)) = whole.flatten() else {
             return self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Multi), now);
         };
@@ -165,10 +172,8 @@ impl Multiplexer {
             self.end(key, CloseReason::ClientClosed);
             return Step::Done { bytes: request.bytes };
         }
-        let timeout = request
-            .classified
-            .command
-            .and_then(|command| blocking::timeout(command, Arguments::new(request.frame)));
+        let timeout =
+            request.classified.command.and_then(|command| blocking::timeout(command, Arguments::new(request.frame)));
         let deadline = match timeout {
             Some(BlockTimeout::For(time)) => now.checked_add(time),
             Some(BlockTimeout::Forever) | None => None,
@@ -216,7 +221,14 @@ impl Multiplexer {
     }
 
     /// Sends a command to be queued.
-    fn queue(&mut self, key: SessionKey, request: Request<'_>, taints: bool, database: Option<u32>, now: Instant) -> Step {
+    fn queue(
+        &mut self,
+        key: SessionKey,
+        request: Request<'_>,
+        taints: bool,
+        database: Option<u32>,
+        now: Instant,
+    ) -> Step {
         let step = self.forward_on_pin(key, request, RunKind::Forward, now);
         if step == Step::Wait {
             return step;
@@ -252,7 +264,14 @@ impl Multiplexer {
     }
 
     /// Carries a transaction on that cannot succeed any more, without a backend.
-    fn take_in_broken(&mut self, key: SessionKey, request: Request<'_>, queuing: bool, end: BrokenEnd, now: Instant) -> Step {
+    fn take_in_broken(
+        &mut self,
+        key: SessionKey,
+        request: Request<'_>,
+        queuing: bool,
+        end: BrokenEnd,
+        now: Instant,
+    ) -> Step {
         let refused = end == BrokenEnd::Refused;
         let class = request.classified.class;
         match class {

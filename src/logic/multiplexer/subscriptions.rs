@@ -98,7 +98,13 @@ impl Session {
 
 impl Multiplexer {
     /// What a RESP2 subscriber may send.
-    pub(super) fn take_subscribed(&mut self, key: SessionKey, request: Request<'_>, class: Class, now: Instant) -> Step {
+    pub(super) fn take_subscribed(
+        &mut self,
+        key: SessionKey,
+        request: Request<'_>,
+        class: Class,
+        now: Instant,
+    ) -> Step {
         match class {
             Class::Answered(Answered::Ping) => {
                 let mut arguments = Arguments::new(request.frame);
@@ -129,7 +135,10 @@ impl Multiplexer {
                 | Answered::SUnsubscribe),
             ) => self.take_answered(key, answered, request, now),
             _ => {
-                let name = request.classified.command.map_or_else(|| quoted_name(request.name), |command| command.name.to_owned());
+                let name = request
+                    .classified
+                    .command
+                    .map_or_else(|| quoted_name(request.name), |command| command.name.to_owned());
                 self.refuse(key, &Refusal::Subscribed(name), now);
                 Step::Done { bytes: request.bytes }
             }
@@ -196,7 +205,9 @@ impl Multiplexer {
         let subscriptions = self.sessions.get_mut(key)?.subscriptions.get_or_insert_default();
         // While a new connection is being restored, nothing is written to the old one any more.
         let usable = subscriptions.link.filter(|_| subscriptions.next.is_none());
-        if let Some(link) = usable.filter(|&link| self.links.get(link).is_some_and(|link| link.epoch == self.route.epoch)) {
+        if let Some(link) =
+            usable.filter(|&link| self.links.get(link).is_some_and(|link| link.epoch == self.route.epoch))
+        {
             return Some(link);
         }
         self.open_subscription(key, now);
@@ -216,7 +227,9 @@ impl Multiplexer {
         if self.is_profile_refused(active, profile) {
             return;
         }
-        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else { return };
+        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else {
+            return;
+        };
         if !self.connects.spend(now) {
             subscriptions.retry_at = Some(now);
             return;
@@ -249,7 +262,15 @@ impl Multiplexer {
         self.wait(key, Wait::Confirmation, now);
     }
 
-    fn send_subscription(&mut self, link_key: LinkKey, key: SessionKey, due: usize, restoring: bool, frame: &[u8], now: Instant) {
+    fn send_subscription(
+        &mut self,
+        link_key: LinkKey,
+        key: SessionKey,
+        due: usize,
+        restoring: bool,
+        frame: &[u8],
+        now: Instant,
+    ) {
         let Some(link) = self.links.get_mut(link_key) else { return };
         let run = Run {
             session: Some(key),
@@ -289,9 +310,10 @@ impl Multiplexer {
 
     /// The restored connection delivers from now on; the one before it is closed.
     fn take_over_if_restored(&mut self, key: SessionKey, link_key: LinkKey, now: Instant) {
-        let is_restoring = self.links.get(link_key).is_some_and(|link| {
-            link.runs().iter().any(|run| run.kind == RunKind::Confirm { restoring: true })
-        });
+        let is_restoring = self
+            .links
+            .get(link_key)
+            .is_some_and(|link| link.runs().iter().any(|run| run.kind == RunKind::Confirm { restoring: true }));
         let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else {
             return;
         };
@@ -306,7 +328,14 @@ impl Multiplexer {
     }
 
     /// A frame from a connection that carries subscriptions: a message, a confirmation, or an error.
-    pub(super) fn on_subscription_frame(&mut self, link: LinkKey, key: SessionKey, frame: &[u8], kind: ReplyKind, now: Instant) {
+    pub(super) fn on_subscription_frame(
+        &mut self,
+        link: LinkKey,
+        key: SessionKey,
+        frame: &[u8],
+        kind: ReplyKind,
+        now: Instant,
+    ) {
         let delivers = self.sessions.get(key).is_some_and(|session| session.subscription_link() == Some(link));
         if kind == ReplyKind::Error {
             return self.on_subscription_refused(link, key, frame, now);
@@ -338,7 +367,9 @@ impl Multiplexer {
     /// What was asked for on this connection has been asked for again on the one that will take over.
     fn is_superseded(&self, key: SessionKey, link: LinkKey) -> bool {
         let next = self.sessions.get(key).and_then(|session| session.subscriptions.as_ref()?.next);
-        next.filter(|&next| next != link).and_then(|next| self.links.get(next)).is_some_and(|next| next.state == LinkState::Ready)
+        next.filter(|&next| next != link)
+            .and_then(|next| self.links.get(next))
+            .is_some_and(|next| next.state == LinkState::Ready)
     }
 
     /// One confirmation of the client's own command came.
@@ -383,7 +414,9 @@ impl Multiplexer {
 
     /// Ends all subscriptions of a session, without a word.
     pub(super) fn drop_subscriptions(&mut self, key: SessionKey) {
-        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.take()) else { return };
+        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.take()) else {
+            return;
+        };
         subscriptions.links().for_each(|link| self.close_link(link, false));
     }
 
@@ -412,9 +445,10 @@ impl Multiplexer {
     /// A message goes to the client, but never into the middle of a reply.
     fn deliver_message(&mut self, key: SessionKey, frame: &[u8], now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let is_streaming = session.link.and_then(|link| self.links.get(link)).is_some_and(|link| {
-            link.streaming && link.front().is_some_and(|run| run.session == Some(key))
-        });
+        let is_streaming = session
+            .link
+            .and_then(|link| self.links.get(link))
+            .is_some_and(|link| link.streaming && link.front().is_some_and(|run| run.session == Some(key)));
         if is_streaming && let Some(subscriptions) = session.subscriptions.as_mut() {
             subscriptions.deferred.extend_from_slice(frame);
             return;
@@ -427,7 +461,9 @@ impl Multiplexer {
 
     /// Messages that had to wait for the end of a long reply.
     pub(super) fn deliver_deferred(&mut self, key: SessionKey) {
-        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else { return };
+        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else {
+            return;
+        };
         if !subscriptions.deferred.is_empty() {
             let messages = std::mem::take(&mut subscriptions.deferred);
             self.append_output(key, &messages);
@@ -436,7 +472,9 @@ impl Multiplexer {
 
     /// The connection of a session's subscriptions was lost: they are restored on the active.
     pub(super) fn on_subscription_lost(&mut self, key: SessionKey, link: LinkKey, _lost: &mut Link, now: Instant) {
-        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else { return };
+        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else {
+            return;
+        };
         if subscriptions.link == Some(link) {
             subscriptions.link = None;
         }

@@ -118,7 +118,8 @@ impl Multiplexer {
     fn promote_standbys(&mut self, now: Instant) {
         let epoch = self.route.epoch;
         let in_use = self.profiles_in_use();
-        let mut profiles: Vec<Profile> = self.lanes.drain(..).map(|lane| lane.profile).filter(|profile| in_use.contains(profile)).collect();
+        let mut profiles: Vec<Profile> =
+            self.lanes.drain(..).map(|lane| lane.profile).filter(|profile| in_use.contains(profile)).collect();
         if profiles.is_empty() {
             profiles.push(Profile::default());
         }
@@ -166,7 +167,8 @@ impl Multiplexer {
     /// The active said that it does not have this database, or this protocol.
     pub(super) fn is_profile_refused(&self, backend: BackendId, profile: Profile) -> bool {
         self.backend(backend).is_some_and(|record| {
-            let no_database = record.database_refused.as_ref().is_some_and(|(lowest, _)| profile.database >= Some(*lowest));
+            let no_database =
+                record.database_refused.as_ref().is_some_and(|(lowest, _)| profile.database >= Some(*lowest));
             no_database || (profile.protocol == Protocol::Resp3 && record.resp3_refused.is_some())
         })
     }
@@ -244,7 +246,12 @@ impl Multiplexer {
         self.on_dial_failed(key, role, now);
         // What is asked for in vain takes no lane's place.
         let active = self.route.active;
-        let refused: Vec<Profile> = self.lanes.iter().map(|lane| lane.profile).filter(|&profile| active.is_some_and(|active| self.is_profile_refused(active, profile))).collect();
+        let refused: Vec<Profile> = self
+            .lanes
+            .iter()
+            .map(|lane| lane.profile)
+            .filter(|&profile| active.is_some_and(|active| self.is_profile_refused(active, profile)))
+            .collect();
         self.lanes.retain(|lane| lane.link.is_some() || !refused.contains(&lane.profile));
         self.standbys.retain(|lane| lane.link.is_some() || role != Role::Standby);
         self.advance_waiting(now);
@@ -536,7 +543,8 @@ impl Multiplexer {
     }
 
     fn refuse_request(&mut self, key: SessionKey, class: Class, refusal: &Refusal, now: Instant) {
-        let broken = self.sessions.get(key).is_some_and(|session| matches!(session.transaction, Transaction::Broken { .. }));
+        let broken =
+            self.sessions.get(key).is_some_and(|session| matches!(session.transaction, Transaction::Broken { .. }));
         match class {
             Class::Answered(Answered::Quit) => {
                 self.answer(key, |out| crate::resp::encode::simple(out, "OK"), now);
@@ -551,8 +559,12 @@ impl Multiplexer {
             _ => {
                 self.refuse(key, refusal, now);
                 match class {
-                    Class::Pinned(Pinned::Multi) => self.note_refused_transaction(key, &RunKind::Inspect(Inspect::Multi)),
-                    Class::Pinned(Pinned::Watch) => self.note_refused_transaction(key, &RunKind::Inspect(Inspect::Watch)),
+                    Class::Pinned(Pinned::Multi) => {
+                        self.note_refused_transaction(key, &RunKind::Inspect(Inspect::Multi))
+                    }
+                    Class::Pinned(Pinned::Watch) => {
+                        self.note_refused_transaction(key, &RunKind::Inspect(Inspect::Watch))
+                    }
                     _ => {}
                 }
             }
