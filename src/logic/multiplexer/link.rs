@@ -178,7 +178,7 @@ pub struct Link {
     pub sentinel: (Instant, u32),
     /// `CLIENT UNBLOCK` was sent for it, and may be carried out at any later time.
     pub unblocked: bool,
-    /// Something was answered on it.
+    /// Something came on it.
     pub proven: bool,
     /// Already on the list of connections with something to write.
     pub flushing: bool,
@@ -440,7 +440,6 @@ impl Link {
     pub fn answer(&mut self, replies: u32) -> Option<Run> {
         self.scanned = 0;
         self.streaming = false;
-        self.proven = true;
         self.commands_unanswered -= replies as usize;
         let run = self.ring.front_mut()?;
         run.answered += replies;

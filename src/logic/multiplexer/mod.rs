@@ -19,6 +19,8 @@ mod session;
 mod special;
 mod subscriptions;
 mod switch;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -15,6 +15,7 @@ impl Multiplexer {
     /// A backend sent bytes.
     pub fn on_link_bytes(&mut self, key: LinkKey, bytes: &[u8], now: Instant) {
         let Some(link) = self.links.get_mut(key) else { return };
+        link.proven = true;
         let backend = link.backend;
         let joined = link.unstash(bytes);
         let scanned = link.scanned();
