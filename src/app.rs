@@ -39,8 +39,6 @@ const ARRIVALS_MAX: usize = 1024;
 const INQUIRIES_MAX: usize = 64;
 /// Pins and subscription connections opened per second and backend, over all workers.
 const CONNECTS_PER_SECOND: f64 = 500.0;
-/// Larger values are not supported yet, whatever the configuration allows.
-const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Descriptors that are not for clients: probes, admin, logs, the state file.
 const DESCRIPTORS_RESERVED: u64 = 128;
 
@@ -390,7 +388,6 @@ fn multiplexer_settings(config: &Config, group: &Group, worker: usize) -> Settin
     let limits = LimitSettings {
         pins_per_backend_max: (config.limits.pins_per_backend_max / workers).max(1),
         held_bytes_max: config.limits.held_bytes_max / workers,
-        value_bytes_max: config.limits.value_bytes_max.min(VALUE_BYTES_MAX),
         ..config.limits.clone()
     };
     let lists = &group.commands;

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::link::LinkSocket;
 use super::{client, link, unblock};
@@ -29,6 +29,8 @@ pub(super) const CLIENT_READ_BYTES: usize = 64 * 1024;
 pub(super) const LINK_READ_BYTES: usize = 256 * 1024;
 /// Reports to the supervisor that wait for room; beyond it losses are dropped, since each says the same.
 const REPORTS_WAITING_MAX: usize = 4096;
+/// Between two warnings of clients that speak another protocol.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a hub is made of.
 pub struct HubSpec {
@@ -81,6 +83,8 @@ pub(super) struct Hub {
     is_hurried: Cell<bool>,
     /// A panic left the machine in an unknown state.
     is_broken: Cell<bool>,
+    /// When the last warning of a foreign protocol was written.
+    warned_at: Cell<Option<Instant>>,
     waiting_reports: RefCell<std::collections::VecDeque<WorkerReport>>,
     pub(super) report: Notify,
     published: RefCell<Counters>,
@@ -103,6 +107,7 @@ impl Hub {
             hurry: Notify::new(),
             is_hurried: Cell::new(false),
             is_broken: Cell::new(false),
+            warned_at: Cell::new(None),
             waiting_reports: RefCell::default(),
             report: Notify::new(),
             published: RefCell::default(),
@@ -157,7 +162,10 @@ impl Hub {
                     socket.close(reset);
                 }
             }
-            Output::CloseSession { session, reason: _ } => {
+            Output::CloseSession { session, reason } => {
+                if reason == CloseReason::ForeignProtocol {
+                    self.warn_of_foreign_protocol(now);
+                }
                 let socket = self.clients.borrow_mut().remove(&session);
                 if let Some(socket) = socket {
                     self.spec.counters.clients.subtract(1);
@@ -180,6 +188,15 @@ impl Hub {
                 self.lifecycle.start_local("client list", list_clients(self.clone(), session));
             }
             Output::Unblock { backend, client_id } => self.unblock(backend, client_id),
+        }
+    }
+
+    /// An attack through somebody's browser, or a client with TLS on: worth a line, but not a line for each attempt.
+    fn warn_of_foreign_protocol(&self, now: Instant) {
+        let is_due = self.warned_at.get().is_none_or(|at| now.saturating_duration_since(at) >= WARNING_INTERVAL);
+        if is_due {
+            self.warned_at.set(Some(now));
+            warn!("a client that speaks HTTP or TLS was closed; nothing of what it sent was forwarded");
         }
     }
 
@@ -381,6 +398,7 @@ impl Hub {
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
+            self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
         }
         publish_counters(&machine, &self.spec.counters, &mut self.published.borrow_mut(), now);
     }
@@ -527,15 +545,26 @@ fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut C
     for (index, (now, before)) in counted.clients_closed.iter().zip(&last.clients_closed).enumerate() {
         shared.clients_closed(index).add(now - before);
     }
-    shared.commands(Class::Shared, Outcome::Ok).add(counted.shared - last.shared);
-    shared.commands(Class::Pinned, Outcome::Ok).add(counted.pinned - last.pinned);
+    let ok_shared = |counters: &Counters| counters.replies_shared - counters.errors_shared;
+    let ok_pinned = |counters: &Counters| counters.replies_pinned - counters.errors_pinned;
+    shared.commands(Class::Shared, Outcome::Ok).add(ok_shared(counted) - ok_shared(last));
+    shared.commands(Class::Pinned, Outcome::Ok).add(ok_pinned(counted) - ok_pinned(last));
+    shared.commands(Class::Pinned, Outcome::Error).add(counted.errors_pinned - last.errors_pinned);
     shared.commands(Class::Answered, Outcome::Ok).add(counted.answered - last.answered);
     shared.commands(Class::Refused, Outcome::Error).add(counted.refused - last.refused);
-    shared.commands(Class::Shared, Outcome::Error).add(counted.errors - last.errors);
+    shared.commands(Class::Shared, Outcome::Error).add(counted.errors_shared - last.errors_shared);
     shared.commands(Class::Shared, Outcome::Uncertain).add(counted.uncertain - last.uncertain);
     shared.commands(Class::Shared, Outcome::NotApplied).add(counted.not_applied - last.not_applied);
     shared.messages.add(counted.messages - last.messages);
     shared.sentinel_mismatches.add(counted.mismatches - last.mismatches);
+    for (fault, (now, before)) in
+        counters::ProtocolFault::ALL.into_iter().zip(counted.protocol_faults.iter().zip(&last.protocol_faults))
+    {
+        shared.protocol_faults(fault).add(now - before);
+    }
+    for (category, (now, before)) in counters::Category::ALL.into_iter().zip(counted.lost.iter().zip(&last.lost)) {
+        shared.inflight_lost(category).add(now - before);
+    }
     shared.inflight.set(machine.in_flight() as u64);
     let modes = machine.session_modes();
     for (mode, count) in [Mode::Shared, Mode::Pinned, Mode::Subscribed, Mode::Blocked].into_iter().zip(modes) {

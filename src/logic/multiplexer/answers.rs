@@ -14,6 +14,7 @@ use crate::command::refusal::Refusal;
 use crate::command::table::Answered;
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
+use crate::resp::parse_number;
 
 /// A HELLO, parsed.
 struct Hello {
@@ -388,7 +389,7 @@ impl Multiplexer {
 }
 
 fn is_integer(word: &[u8]) -> bool {
-    std::str::from_utf8(word).is_ok_and(|word| word.parse::<i64>().is_ok())
+    parse_number(word).is_some()
 }
 
 /// Text for people: a bulk in RESP2, a verbatim string in RESP3, as Redis has it.

@@ -176,6 +176,8 @@ pub struct Link {
     pub paused: Option<(SessionKey, Instant)>,
     /// When Handover's own ECHO was last sent, and how many commands went since.
     pub sentinel: (Instant, u32),
+    /// `CLIENT UNBLOCK` was sent for it, and may be carried out at any later time.
+    pub unblocked: bool,
     /// Something was answered on it.
     pub proven: bool,
     /// Already on the list of connections with something to write.
@@ -206,6 +208,7 @@ impl Link {
             waiting_since: None,
             paused: None,
             sentinel: (now, 0),
+            unblocked: false,
             proven: false,
             flushing: false,
             streaming: false,

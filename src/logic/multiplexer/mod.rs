@@ -25,12 +25,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-pub use counters::{Counters, LATENCY_BOUNDS_US};
+pub use counters::{Counters, LATENCY_BOUNDS_US, ProtocolFault};
 pub use link::{Link, LinkState, Profile, Role};
 pub use session::{CloseReason, Session};
 
 use self::link::{Run, RunKind};
-use self::session::Wait;
+use self::session::{Pending, Wait};
 pub use self::subscriptions::Kind as SubscriptionKind;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
@@ -467,6 +467,16 @@ impl Multiplexer {
         self.finish_if_done(key);
     }
 
+    /// Blocked, or monitoring: a server lets go of such a client as soon as it says that it will send no more.
+    fn waits_for_ever(&self, key: SessionKey) -> bool {
+        let Some(session) = self.sessions.get(key) else { return false };
+        let is_blocking = |kind: &RunKind| matches!(kind, RunKind::Blocking { .. });
+        let is_blocked =
+            session.link.and_then(|link| self.links.get(link)?.front()).is_some_and(|run| is_blocking(&run.kind));
+        let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if is_blocking(kind));
+        (session.due > 0 && is_blocked) || is_rearmed || session.pin.is_some_and(|pin| pin.monitoring)
+    }
+
     /// The client is gone.
     pub fn on_client_lost(&mut self, key: SessionKey, reason: CloseReason) {
         self.remove_session(key, reason);
@@ -484,6 +494,10 @@ impl Multiplexer {
     /// Closes the client's connection if everything due to it was written.
     fn finish_if_done(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
+        let is_abandoned = session.half_closed && session.output.is_empty() && self.waits_for_ever(key);
+        if is_abandoned {
+            return self.remove_session(key, CloseReason::ClientClosed);
+        }
         if !session.is_quiet() {
             return;
         }

@@ -3,9 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::link::RunKind;
-use super::{Link, LinkKey, Multiplexer, Session};
+use super::{BackendId, Link, LinkKey, LinkState, Multiplexer, Session};
 
 impl Multiplexer {
+    /// Connections open to a backend.
+    #[must_use]
+    pub fn connections(&self, backend: BackendId) -> usize {
+        self.links.iter().filter(|(_, link)| link.backend == backend && link.state == LinkState::Ready).count()
+    }
+
     /// Some backend connection has something to be written.
     #[must_use]
     pub fn has_link_to_write(&self) -> bool {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::counters::ProtocolFault;
 use super::link::{Run, RunKind};
 use super::session::{CloseReason, Pending, Transaction, Wait};
 use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey};
@@ -112,6 +113,9 @@ impl Multiplexer {
     fn send_pending(&mut self, key: SessionKey, now: Instant) -> bool {
         loop {
             let Some(session) = self.sessions.get_mut(key) else { return false };
+            if session.wait.is_some() {
+                return false;
+            }
             match session.pending.front() {
                 None => return true,
                 Some(Pending::Withheld { .. }) => {
@@ -170,9 +174,14 @@ impl Multiplexer {
             }
             self.counters.repeated += u64::from(commands);
         }
+        // What follows depends on the state that these replies bring.
+        let must_wait = matches!(kind, RunKind::Inspect(_) | RunKind::Blocking { .. });
         let bytes = frame.len();
         let run = Run { session: Some(key), commands, answered: 0, dropped: 0, bytes, attempts, at: arrived, kind };
         self.send_run(link, key, run, &frame);
+        if must_wait {
+            self.wait(key, Wait::Due, now);
+        }
     }
 
     /// Finds the requests in `bytes` and carries them out; returns how many bytes were consumed.
@@ -279,14 +288,20 @@ impl Multiplexer {
         if error == ProtocolError::TlsHello {
             return self.end_for_foreign_protocol(key);
         }
-        self.counters.protocol_errors += 1;
+        let fault = match error {
+            ProtocolError::ValueTooLarge | ProtocolError::HeaderTooLong | ProtocolError::InlineTooLong => {
+                ProtocolFault::ClientLimit
+            }
+            _ => ProtocolFault::ClientFrame,
+        };
+        self.counters.protocol_faults[fault as usize] += 1;
         self.refuse(key, &Refusal::Protocol(error), now);
         self.end(key, CloseReason::ProtocolError);
     }
 
     /// Somebody speaks HTTP or TLS to us: closed without a reply, as a browser must not be able to reach Redis.
     pub(super) fn end_for_foreign_protocol(&mut self, key: SessionKey) {
-        self.counters.protocol_errors += 1;
+        self.counters.protocol_faults[ProtocolFault::ClientForeign as usize] += 1;
         self.remove_session(key, CloseReason::ForeignProtocol);
     }
 

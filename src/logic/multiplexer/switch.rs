@@ -407,10 +407,12 @@ impl Multiplexer {
     fn unblock(&mut self, now: Instant) {
         let Phase::Hold { attempt, until, .. } = self.route.phase else { return };
         let mut blocked = 0;
-        for (_, link) in self.links.iter() {
+        for key in self.links.keys() {
+            let Some(link) = self.links.get_mut(key) else { continue };
             if link.front().is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. })) {
                 blocked += link.unanswered();
                 if let Some(client_id) = link.client_id {
+                    link.unblocked = true;
                     self.outputs.push_back(Output::Unblock { backend: link.backend, client_id });
                 }
             }
