@@ -231,21 +231,26 @@ const TEMPLATES: &[&str] = &[
     "AUTH",
     "ACL WHOAMI",
     "RESET",
-    "UNSUBSCRIBE",
-    "PUNSUBSCRIBE V",
     "HELLO 9",
     "HELLO x",
 ];
 
+/// What a client of RESP3 adds that subscribes; nothing is published where it listens.
+const SUBSCRIBING: &[&str] =
+    &["SUBSCRIBE C", "PSUBSCRIBE C", "SSUBSCRIBE C", "UNSUBSCRIBE C", "PUNSUBSCRIBE C", "SUNSUBSCRIBE C"];
+
+/// What the others add.
+const GREETING: &[&str] = &["HELLO", "HELLO 2", "HELLO 3", "HELLO 3 SETNAME me", "UNSUBSCRIBE", "PUNSUBSCRIBE V"];
+
 /// Refused inside a transaction through a proxy, or answered with something that is made alike by its command's name.
-const NOT_QUEUED: [&str; 10] =
-    ["HELLO", "AUTH", "UNSUBSCRIBE", "PUNSUBSCRIBE", "CLIENT", "EXPIRETIME", "PEXPIRETIME", "HGETALL", "HKEYS", "SORT"];
+const NOT_QUEUED: [&str; 8] = ["HELLO", "AUTH", "CLIENT", "EXPIRETIME", "PEXPIRETIME", "HGETALL", "HKEYS", "SORT"];
 
 struct Stream {
     random: Random,
     /// Each client's first database: of two that nobody else uses.
     base: usize,
     queuing: bool,
+    subscribes: bool,
 }
 
 impl Stream {
@@ -257,8 +262,11 @@ impl Stream {
         let command = self.command();
         let mut commands = vec![command];
         if commands[0][0].eq_ignore_ascii_case(b"RESET") {
-            // It leads to database 0, where the clients would meet.
+            // It leads to database 0, where the clients would meet, and to RESP2, where a subscriber may do nothing else.
             commands.push(vec![b"SELECT".to_vec(), self.base.to_string().into_bytes()]);
+            if self.subscribes {
+                commands.push(vec![b"HELLO".to_vec(), b"3".to_vec()]);
+            }
         }
         commands
     }
@@ -277,11 +285,14 @@ impl Stream {
 
     fn command(&mut self) -> Vec<Vec<u8>> {
         loop {
-            let template = self.random.one(TEMPLATES);
+            let own = if self.subscribes { SUBSCRIBING } else { GREETING };
+            let templates = if self.random.chance(4) { own } else { TEMPLATES };
+            let template = self.random.one(templates);
             let name = template.split(' ').next().expect("a word");
             // What would end the transaction early stays outside: its end is the generator's business.
             let ends = ["EXEC", "DISCARD", "RESET"].contains(&name);
-            if !(self.queuing && (ends || NOT_QUEUED.contains(&name))) {
+            let is_excluded = ends || NOT_QUEUED.contains(&name) || name.ends_with("SUBSCRIBE");
+            if !(self.queuing && is_excluded) {
                 return template.split(' ').map(|word| self.word(word)).collect();
             }
         }
@@ -295,12 +306,17 @@ impl Stream {
             "S" => self.random.one(&["0", "1", "1.5", "-3", "inf", "2e3"]).as_bytes().to_vec(),
             "I" => format!("{}-{}", self.random.below(6), self.random.below(3) + 1).into_bytes(),
             "D" => (self.base + self.random.below(2)).to_string().into_bytes(),
+            "C" => format!("channel:{}", self.random.below(3)).into_bytes(),
             "V" => self.value(),
             other => self.in_some_case(other),
         }
     }
 
     fn value(&mut self) -> Vec<u8> {
+        if self.random.chance(1) {
+            // Above what may share a connection.
+            return vec![b'y'; 60_000 + self.random.below(100_000)];
+        }
         match self.random.below(12) {
             0 => Vec::new(),
             1 => b"\r\n+OK\r\n$-1\r\n".to_vec(),
@@ -321,7 +337,7 @@ impl Stream {
 
 /// A command as a frame, or inline where its words allow that.
 fn written(command: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
-    let is_plain = |word: &Vec<u8>| !word.is_empty() && word.iter().all(u8::is_ascii_alphanumeric);
+    let is_plain = |word: &Vec<u8>| (1..1000).contains(&word.len()) && word.iter().all(u8::is_ascii_alphanumeric);
     if !(random.chance(10) && command.iter().all(is_plain)) {
         return encode(command);
     }
@@ -352,6 +368,13 @@ fn normal(command: &[Vec<u8>], reply: &Value, raw: &[u8]) -> String {
             sorted(elements.iter().map(|element| format!("{element:?}")).collect())
         }
         (b"HGETALL", Value::Map(pairs)) => sorted(pairs.iter().map(|pair| format!("{pair:?}")).collect()),
+        // A client's number is Handover's own.
+        (b"HELLO", Value::Map(pairs)) => {
+            format!("map {:?}", pairs.iter().filter(|(name, _)| *name != Value::bulk("id")).collect::<Vec<_>>())
+        }
+        (b"HELLO", Value::Array(flat)) => {
+            format!("array {:?}", flat.chunks(2).filter(|pair| pair[0] != Value::bulk("id")).collect::<Vec<_>>())
+        }
         // The moment at which EX or EXPIRE came.
         (b"EXPIRETIME" | b"PEXPIRETIME", Value::Integer(1..)) => "a moment".to_owned(),
         _ => raw.escape_ascii().to_string(),
@@ -376,14 +399,19 @@ fn run(pair: &Pair, seed: u64) {
     for number in 0..CLIENTS {
         let (mut proxied, mut direct) = (pair.client(), pair.west.client());
         let base = 1 + number * 2;
-        let resp3 = random.chance(40);
+        let subscribes = random.chance(30);
         for client in [&mut proxied, &mut direct] {
-            if resp3 {
+            if subscribes {
                 client.command(&["HELLO", "3"]);
             }
             assert_eq!(client.command(&["SELECT", &base.to_string()]), Value::ok());
         }
-        clients.push((proxied, direct, Stream { random: Random(random.next()), base, queuing: false }, Vec::new()));
+        clients.push((
+            proxied,
+            direct,
+            Stream { random: Random(random.next()), base, queuing: false, subscribes },
+            Vec::new(),
+        ));
     }
     for _ in 0..ROUNDS {
         let mut bursts = Vec::new();

@@ -375,6 +375,26 @@ fn monitor_shows_what_the_active_does_until_quit() {
 }
 
 #[test]
+fn monitor_goes_on_after_a_fault_and_after_a_planned_switch() {
+    let mut pair = Pair::builder().returning().start();
+    let (mut monitor, mut other) = (pair.client(), pair.client());
+    assert_eq!(monitor.command(&["MONITOR"]), Value::ok());
+    for (number, switch) in [|_: &mut Pair| {}, Pair::fail_over, Pair::fail_back].into_iter().enumerate() {
+        switch(&mut pair);
+        let server = if number == 1 { &pair.west } else { &pair.east };
+        wait_until(PATIENCE, || server.command(&["CLIENT", "LIST"]).text().contains("flags=O"));
+        let key = format!("seen:{number}");
+        assert_eq!(other.command(&["SET", &key, "1"]), Value::ok());
+        let line = format!("\"SET\" \"{key}\" \"1\"");
+        wait_until(PATIENCE, || {
+            let shown = monitor.read_reply().text();
+            assert_ne!(shown, "OK", "a reply that was not asked for");
+            shown.contains(&line)
+        });
+    }
+}
+
+#[test]
 fn what_a_proxy_cannot_let_through_is_refused_by_name() {
     let pair = Pair::start();
     let mut client = pair.client();

@@ -76,6 +76,7 @@ impl Multiplexer {
         if let Some(position) = pooled {
             let link_key = self.pool.swap_remove(position);
             self.links.get_mut(link_key)?.role = Role::Pin(Some(key));
+            self.monitor_again(key, link_key, now);
             return Some(link_key);
         }
         let own = self.links.iter().filter(|(_, link)| matches!(link.role, Role::Pin(_))).count();
@@ -120,6 +121,27 @@ impl Multiplexer {
                 continue;
             }
             self.pinned.push(key);
+        }
+    }
+
+    /// A monitoring client that lost its connection gets another.
+    pub(super) fn reopen_monitors(&mut self, now: Instant) {
+        let is_cut_off = |key: &SessionKey| {
+            let pin = self.sessions.get(*key).and_then(|session| session.pin);
+            pin.is_some_and(|pin| pin.monitoring && pin.link.is_none())
+        };
+        let cut_off: Vec<SessionKey> = self.pinned.iter().copied().filter(is_cut_off).collect();
+        for key in cut_off {
+            self.pin_link(key, now);
+        }
+    }
+
+    /// Goes on monitoring on a new connection, without a word to the client.
+    pub(super) fn monitor_again(&mut self, key: SessionKey, link: LinkKey, now: Instant) {
+        let pin = self.sessions.get_mut(key).and_then(|session| session.pin.as_mut());
+        if let Some(pin) = pin.filter(|pin| pin.monitoring) {
+            pin.tainted = true;
+            self.send_own(link, RunKind::Ignored, b"*1\r\n$7\r\nMONITOR\r\n", now);
         }
     }
 

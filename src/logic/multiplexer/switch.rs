@@ -235,7 +235,10 @@ impl Multiplexer {
     fn on_link_ready(&mut self, key: LinkKey, role: Role, now: Instant) {
         match role {
             Role::Lane => self.advance_waiting(now),
-            Role::Pin(Some(session)) => self.advance_session(session, now),
+            Role::Pin(Some(session)) => {
+                self.monitor_again(session, key, now);
+                self.advance_session(session, now);
+            }
             Role::Standby | Role::Pin(None) => {}
             Role::Subscription(session) => self.on_subscription_ready(session, key, now),
         }
@@ -299,6 +302,7 @@ impl Multiplexer {
     pub fn on_tick(&mut self, now: Instant) {
         self.end_blocked_leavers(now);
         self.release_idle_pins(now);
+        self.reopen_monitors(now);
         self.reopen_lanes(now);
         self.keep_standbys(now);
         self.send_sentinels(now);
