@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-pub use counters::Counters;
+pub use counters::{Counters, LATENCY_BOUNDS_US};
 pub use link::{Link, LinkState, Profile, Role};
 pub use session::{CloseReason, Session};
 
