@@ -99,8 +99,7 @@ impl Backend {
             return;
         }
         for id in self.connections.keys().copied().collect::<Vec<_>>() {
-            loop {
-                let Some(connection) = self.connections.get_mut(&id) else { break };
+            while let Some(connection) = self.connections.get_mut(&id) {
                 if connection.to_backend.front().is_none_or(|(at, _)| *at > now) {
                     break;
                 }

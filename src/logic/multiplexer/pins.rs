@@ -82,7 +82,7 @@ impl Multiplexer {
         let own = self.links.iter().filter(|(_, link)| matches!(link.role, Role::Pin(_))).count();
         if own >= self.settings.limits.pins_per_backend_max {
             // One that nobody holds makes room for one that fits.
-            let Some(spare) = self.pool.pop() else { return None };
+            let spare = self.pool.pop()?;
             self.close_link(spare, false);
         }
         if self.is_profile_refused(active, profile) || !self.connects.spend(now) {

@@ -243,6 +243,7 @@ impl Multiplexer {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the parts of one command")]
     fn change_subscriptions(
         &mut self,
         key: SessionKey,

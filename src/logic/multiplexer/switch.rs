@@ -11,7 +11,6 @@ use super::{BackendId, DialOutcome, LANES_MAX, Lane, LinkKey, Multiplexer, Outpu
 use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class, Pinned};
 use crate::logic::arena::Arena;
-use crate::logic::judged::Judged;
 use crate::logic::route::{Availability, Phase, Route};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::Protocol;
@@ -110,7 +109,7 @@ impl Multiplexer {
             }
         }
         self.promote_standbys(now);
-        let judged = std::mem::replace(&mut self.judged, Judged::default());
+        let judged = std::mem::take(&mut self.judged);
         self.outputs.push_back(Output::Report(Report::Activated { epoch: self.route.epoch, judged }));
         self.move_subscriptions(now);
     }

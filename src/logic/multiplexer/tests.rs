@@ -251,8 +251,9 @@ fn handover_answers_what_is_its_own() {
 #[test]
 fn what_was_sent_is_judged_by_its_category() {
     use RetryCeiling as Ceiling;
+    type Lines = &'static [&'static str];
     // What is sent again, and what the client hears at once.
-    let cases: &[(Ceiling, &[&str], &[&str], &[&str])] = &[
+    let cases: &[(Ceiling, Lines, Lines, Lines)] = &[
         (Ceiling::ReadOnly, &["GET k"], &["GET k"], &[]),
         (Ceiling::ReadOnly, &["SET k v"], &[], &["-UNCERTAIN"]),
         (Ceiling::Never, &["GET k"], &[], &["-UNCERTAIN"]),
