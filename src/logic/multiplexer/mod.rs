@@ -537,14 +537,14 @@ impl Multiplexer {
     fn update_reading(&mut self, key: SessionKey) {
         let limits = &self.settings.limits;
         let Some(session) = self.sessions.get_mut(key) else { return };
-        // A request that is still arriving may be larger than the limit of what is held.
-        let input_max = INPUT_BYTES_MAX.max(session.scanner.bytes_announced() + 1);
+        // A request that is still arriving may be larger than the limit of what is held: only its rest ends the wait.
+        let is_arriving = session.scanner.bytes_announced() > 0 && session.takes_requests();
         let full = session.due as usize >= limits.inflight_max
             || session.output.len() >= limits.output_bytes_max
-            || session.input.len() >= input_max;
+            || (session.input.len() >= INPUT_BYTES_MAX && !is_arriving);
         let relieved = (session.due as usize) <= limits.inflight_max / 2
             && session.output.len() <= limits.output_bytes_max / 2
-            && session.input.len() <= input_max / 2;
+            && (session.input.len() <= INPUT_BYTES_MAX / 2 || is_arriving);
         if full {
             session.paused = true;
         } else if session.paused && relieved {

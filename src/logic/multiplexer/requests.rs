@@ -335,7 +335,7 @@ impl Request<'_> {
 
 impl super::Session {
     /// Its next request may be looked at.
-    fn takes_requests(&self) -> bool {
+    pub(super) fn takes_requests(&self) -> bool {
         self.ending.is_none() && self.wait.is_none()
     }
 
