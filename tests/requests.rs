@@ -385,6 +385,7 @@ fn http_is_closed_before_anything_is_forwarded() {
     }
     assert_eq!(pair.backend.command(&["EXISTS", "http"]).integer(), 0);
     assert_eq!(closed(&pair.handover, "foreign_protocol"), 5.0);
+    pair.handover.wait_for_log(|line| line.text.contains("HTTP or TLS"), PATIENCE);
     let warnings = pair.handover.log().iter().filter(|line| line.text.contains("HTTP or TLS")).count();
     assert_eq!(warnings, 1, "one warning a second");
 }
@@ -397,6 +398,7 @@ fn a_tls_hello_is_closed_at_once() {
     let mut client = pair.handover.client();
     client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
     client.expect_end();
+    pair.handover.wait_for_log(|line| line.text.contains("HTTP or TLS"), PATIENCE);
 }
 
 /// Row 17: who does not read is not read, and nobody else notices.
@@ -549,6 +551,18 @@ fn a_value_of_sixty_megabytes_passes() {
     client.send(encode(&["GET", "none"]));
     assert!(client.read_reply() == Value::Bulk(value), "another value");
     assert_eq!(client.read_reply(), Value::Null);
+}
+
+/// A request of many small arguments may be larger than what is held of a client that waits.
+#[test]
+fn a_request_of_a_hundred_thousand_arguments_passes() {
+    let pair = serve("");
+    let mut words = vec!["MSET".to_owned()];
+    words.extend((0..100_000).flat_map(|number| [format!("key{number}"), format!("value{number}")]));
+    let mut client = pair.handover.client();
+    assert_eq!(client.command(&words), Value::ok());
+    assert_eq!(client.command(&["GET", "key99999"]), Value::bulk("value99999"));
+    assert_eq!(pair.backend.command(&["DBSIZE"]).integer(), 100_000);
 }
 
 /// Row 30: a hundred thousand channels.

@@ -380,7 +380,7 @@ fn first_argument(frame: &[u8]) -> &[u8] {
 
 impl super::Session {
     /// Its next request may be looked at.
-    fn takes_requests(&self) -> bool {
+    pub(super) fn takes_requests(&self) -> bool {
         self.ending.is_none() && self.wait.is_none()
     }
 
