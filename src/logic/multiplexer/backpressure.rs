@@ -53,18 +53,18 @@ impl Multiplexer {
         let is_crowded = self.held_bytes > self.settings.limits.held_bytes_max;
         let limits = &self.settings.limits;
         let Some(session) = self.sessions.get_mut(key) else { return };
-        // A request that is still arriving may be larger than the limit of what is held.
-        let input_max = INPUT_BYTES_MAX.max(session.scanner.bytes_announced() + 1);
         let is_held = session.wait.is_some();
+        // A request that is still arriving may be larger than the limit of what is held: only its rest ends the wait.
+        let is_arriving = session.scanner.bytes_announced() > 0 && session.takes_requests();
         let full = session.due as usize >= limits.inflight_max
             || session.output.len() >= limits.output_bytes_max
-            || session.input.len() >= input_max
+            || (session.input.len() >= INPUT_BYTES_MAX && !is_arriving)
             || (is_held && is_crowded)
             || !has_room;
         // Input that waits for nothing is the start of a request, whose rest must come.
         let relieved = (session.due as usize) <= limits.inflight_max / 2
             && session.output.len() <= limits.output_bytes_max / 2
-            && (!is_held || session.input.len() <= input_max / 2);
+            && (session.input.len() <= INPUT_BYTES_MAX / 2 || !is_held || is_arriving);
         if full {
             session.paused = true;
         } else if session.paused && relieved {

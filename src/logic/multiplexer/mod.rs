@@ -525,65 +525,6 @@ impl Multiplexer {
         self.check_drained();
     }
 
-<<<<<<< HEAD
-=======
-    /// The connections that were not read because of this client's full output are read again.
-    fn resume_links(&mut self, key: SessionKey) {
-        for link_key in self.links.keys() {
-            if let Some(link) = self.links.get_mut(link_key)
-                && link.paused.is_some_and(|(paused_for, _)| paused_for == key)
-            {
-                link.paused = None;
-                self.outputs.push_back(Output::ResumeLink(link_key));
-            }
-        }
-    }
-
-    /// Stops reading a connection until its reader has caught up. Its silence says nothing until then.
-    fn pause_link(&mut self, link_key: LinkKey, reader: SessionKey, now: Instant) {
-        let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(reader)) else { return };
-        if link.paused.is_none() {
-            link.paused = Some((reader, now));
-            link.waiting_since = None;
-            session.holds_back = true;
-        }
-    }
-
-    /// Reads from a client, and from the link that waited for it, again once enough was written.
-    fn relieve(&mut self, key: SessionKey, now: Instant) {
-        let limits = &self.settings.limits;
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let below_half = session.output.len() <= limits.output_bytes_max / 2;
-        if below_half && std::mem::take(&mut session.holds_back) {
-            self.resume_links(key);
-        }
-        self.update_reading(key);
-        if below_half {
-            self.advance_session(key, now);
-        }
-    }
-
-    /// Stops or resumes reading a client, by what it has waiting.
-    fn update_reading(&mut self, key: SessionKey) {
-        let limits = &self.settings.limits;
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        // A request that is still arriving may be larger than the limit of what is held: only its rest ends the wait.
-        let is_arriving = session.scanner.bytes_announced() > 0 && session.takes_requests();
-        let full = session.due as usize >= limits.inflight_max
-            || session.output.len() >= limits.output_bytes_max
-            || (session.input.len() >= INPUT_BYTES_MAX && !is_arriving);
-        let relieved = (session.due as usize) <= limits.inflight_max / 2
-            && session.output.len() <= limits.output_bytes_max / 2
-            && (session.input.len() <= INPUT_BYTES_MAX / 2 || is_arriving);
-        if full {
-            session.paused = true;
-        } else if session.paused && relieved {
-            session.paused = false;
-            self.outputs.push_back(Output::Resume(key));
-        }
-    }
-
->>>>>>> e2e
     /// Puts a session among those that have something to be written.
     fn mark_to_write(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key)
