@@ -52,6 +52,9 @@ enum Outcome {
 struct Run {
     first_success: Duration,
     longest_wait: Duration,
+    /// What Handover's log says of it: from its first sign to the decision, and from there to the new route.
+    detect_ms: f64,
+    switch_ms: f64,
     uncertain: u64,
     errors: Vec<String>,
     lost: i64,
@@ -104,6 +107,11 @@ fn print_row(name: &str, runs: &[Run]) -> bool {
         uncertain as f64 / runs.len() as f64,
         errors.len()
     );
+    let own = |of: fn(&Run) -> f64| {
+        let mut samples: Vec<f64> = runs.iter().map(of).collect();
+        format!("{:.2} ms p50, {:.2} ms p99", percentile(&mut samples, 0.5), percentile(&mut samples, 0.99))
+    };
+    println!("    by its log: detected in {}; switched in {}", own(|run| run.detect_ms), own(|run| run.switch_ms));
     let mut kinds = BTreeMap::<&str, usize>::new();
     errors.iter().for_each(|error| *kinds.entry(error).or_default() += 1);
     kinds.iter().for_each(|(error, count)| println!("    {count} × {error}"));
@@ -149,7 +157,16 @@ fn run(fault: Fault, preset: &str) -> Run {
     if fault == Fault::Stop {
         east.cont();
     }
-    judge(fault_at, &samples, (fault == Fault::Stop).then_some(&east), &west)
+    let switched = handover.wait_for_log(|line| line.message() == "switched" && line.field("to") == "west", WAIT_MAX);
+    let of_log = |field: &str| switched.field(field).parse().map_or(f64::NAN, |us: f64| us / 1e3);
+    let mut run = judge(fault_at, &samples, (fault == Fault::Stop).then_some(&east), &west);
+    (run.detect_ms, run.switch_ms) = (of_log("detect_us"), of_log("switch_us"));
+    // The first is the choice at the start.
+    let switches = handover.log().iter().filter(|line| line.message() == "switched").count() - 1;
+    if switches != 1 {
+        run.errors.push(format!("{switches} switches instead of one"));
+    }
+    run
 }
 
 fn counter_of(client: u32) -> String {
@@ -202,6 +219,8 @@ fn judge(fault_at: Instant, samples: &[Vec<Sample>], east: Option<&RedisServer>,
     let mut run = Run {
         first_success,
         longest_wait: all().map(|sample| sample.replied - sample.sent).max().unwrap_or(WAIT_MAX),
+        detect_ms: f64::NAN,
+        switch_ms: f64::NAN,
         uncertain: uncertain.clone().count() as u64,
         errors: Vec::new(),
         lost: 0,

@@ -178,17 +178,19 @@ impl Bench {
     }
 
     fn print(&self, rounds: &[BTreeMap<Cell, Figures>]) {
-        let is_quiet = |round: &&BTreeMap<Cell, Figures>| {
-            median(&mut round.values().map(|figures| figures.others).collect::<Vec<_>>()) <= OTHERS_MAX
+        let others_in = |round: &BTreeMap<Cell, Figures>| {
+            median(&mut round.values().map(|figures| figures.others).collect::<Vec<_>>())
         };
-        let quiet: Vec<_> = rounds.iter().filter(is_quiet).collect();
+        let quiet: Vec<_> = rounds.iter().filter(|round| others_in(round) <= OTHERS_MAX).collect();
         let kept = if quiet.len() >= ROUNDS_KEPT_MIN { quiet.clone() } else { rounds.iter().collect() };
         println!(
-            "rounds:   {} of {} s a measurement, {} of them quiet (others used at most {OTHERS_MAX} cores); medians of {}",
+            "rounds:   {} of {} s a measurement, {} of them quiet (others used at most {OTHERS_MAX} cores); medians of {}, \
+             in which others used {:.2} cores",
             rounds.len(),
             self.seconds,
             quiet.len(),
-            kept.len()
+            kept.len(),
+            median(&mut kept.iter().map(|round| others_in(round)).collect::<Vec<_>>())
         );
         println!("\n{} clients, {} bytes", self.clients, self.bytes);
         println!(
