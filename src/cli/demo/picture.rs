@@ -161,7 +161,7 @@ fn title(view: &View, line: Line) -> Line {
         None => minutes(view.elapsed),
     };
     line.add(Style::Bold, " handover demo")
-        .dim("   two Redis servers that know nothing of each other")
+        .dim("   two Redis servers behind one address")
         .at(WIDTH - clock.chars().count())
         .dim(&clock)
 }
@@ -231,6 +231,17 @@ fn errors(view: &View, line: Line) -> Line {
 
 fn happening(event: &Happening, line: Line) -> Line {
     line.dim(&format!(" {:>6}  ", seconds(event.at))).plain(&event.text)
+}
+
+/// Why a backend is active, in words.
+pub(super) fn why(reason: &str) -> String {
+    match reason {
+        "" => String::new(),
+        "start" => "the heaviest when all began".to_owned(),
+        "failback" => "the heaviest, and healthy again".to_owned(),
+        "operator" => "an operator's will".to_owned(),
+        fault => format!("{fault}: the one before failed"),
+    }
 }
 
 /// How Handover sees a backend, in words.
@@ -332,25 +343,29 @@ mod tests {
 
     #[test]
     fn a_frame_says_all_there_is() {
-        let expected = "
- handover demo   two Redis servers that know nothing of each ot…0:07 of about 1:15
-
- 20 clients ──▶ Handover at 127.0.0.1:43211 ──▶ west
-
- ○ east   weight 1    port 20001  killed       unhealthy, breaker open
- ● west   weight 0.5  port 20002  pid 4711     healthy
- why      the heaviest healthy one
-
- now       398 commands/s   p50 0.21 ms   p99 12 ms   of the last second
- p50      ▁▁▁
- p99      ▄▄▄
- commands 3,120 sent, 3,119 answered, 1 outcome unknown
- errors   UNCERTAIN 1   wrong replies 0   reconnects 0
-
-  3.0 s  kill -9 4710
- Ctrl-C ends the demo";
-        let frame = frame(&view(), false).join("\n");
-        assert_eq!(frame, expected);
+        let expected = [
+            " handover demo   two Redis servers behind one address        0:07 of about 1:15",
+            "",
+            " 20 clients ──▶ Handover at 127.0.0.1:43211 ──▶ west",
+            "",
+            " ○ east   weight 1    port 20001  killed       unhealthy, breaker open",
+            " ● west   weight 0.5  port 20002  pid 4711     healthy",
+            " why      the heaviest healthy one",
+            "",
+            " now       398 commands/s   p50 0.21 ms   p99 12 ms   of the last second",
+            &format!(" p50      {}", "▁".repeat(SPARKLINE_WIDTH)),
+            &format!(" p99      {}", "▄".repeat(SPARKLINE_WIDTH)),
+            " commands 3,120 sent, 3,119 answered, 1 outcome unknown",
+            " errors   UNCERTAIN 1   wrong replies 0   reconnects 0",
+            "",
+            "  3.0 s  kill -9 4710",
+        ];
+        let frame = frame(&view(), false);
+        let (above, below) = frame.split_at(expected.len());
+        assert_eq!(above, expected);
+        let (hint, empty) = below.split_last().unwrap();
+        assert_eq!(hint, " Ctrl-C ends the demo");
+        assert!(empty.len() == EVENTS_SHOWN - 1 && empty.iter().all(String::is_empty), "{empty:?}");
     }
 
     #[test]

@@ -155,7 +155,8 @@ mod tests {
             to: None,
             longest: Duration::from_millis(12),
         };
-        let traffic = Traffic { upheavals: vec![upheaval], ..Traffic::default() };
+        let mut traffic = Traffic::default();
+        traffic.upheavals.push(upheaval);
         let memory = Memory { counters: vec![2], queued: 0 };
         let remains = [
             Remains { life: Life(0), name: "east, until its kill".to_owned(), memory: None },

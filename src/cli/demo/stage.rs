@@ -79,6 +79,8 @@ pub(super) struct Stage {
 #[derive(Default)]
 struct State {
     phase: Phase,
+    /// How often somebody wanted it to end.
+    interrupts: u32,
     clients: usize,
     status: Status,
     /// Every life so far, and whose it is.
@@ -211,13 +213,17 @@ impl Stage {
     fn on_handover_ended(&mut self) {
         let said: Vec<_> = self.state.troubles.iter().cloned().collect();
         self.state.failures.push(format!("Handover ended by itself; it said: {}", said.join(" / ")));
-        self.state.phase = Phase::Ended;
+        if self.state.phase != Phase::Interrupted {
+            self.state.phase = Phase::Ended;
+        }
     }
 
     fn on_interrupt(&mut self) {
+        self.state.interrupts += 1;
         self.state.phase = match self.state.phase {
             Phase::Kept => Phase::Ended,
-            Phase::Playing | Phase::Ended | Phase::Interrupted => Phase::Interrupted,
+            Phase::Playing => Phase::Interrupted,
+            over => over,
         };
     }
 
@@ -231,9 +237,9 @@ impl Stage {
         let Switched { from, to, reason, detect_us, switch_us, judged, .. } = switched;
         let took = |micros: &u64| wait(Some(Duration::from_micros(*micros)));
         let text = if switched.planned() {
-            format!("{from} -> {to}: {reason}, planned; commands waited {}", took(switch_us))
+            format!("{from} → {to}, planned, {reason}: done in {}", took(switch_us))
         } else {
-            format!("{from} -> {to}: {reason}; noticed after {}, switched in {}", took(detect_us), took(switch_us))
+            format!("{from} → {to}, {reason}: seen in {}, switched in {}", took(detect_us), took(switch_us))
         };
         self.happen(text)?;
         let words: Vec<_> = judged.iter().map(|(word, count)| format!("{count} {word}")).collect();
@@ -361,9 +367,10 @@ impl Stage {
 
     fn introduce(&mut self) -> Result<()> {
         let [east, west] = &self.servers;
-        let (servers, pid) = (format!("east on port {}, west on port {}", east.port, west.port), self.handover.pid());
-        self.happen(format!("{servers}, Handover at {} (pid {pid})", self.address))?;
-        self.happen(format!("{CLIENTS} clients connect to Handover, and stay"))
+        let text = format!("Handover at {}; east on port {}, west on port {}", self.address, east.port, west.port);
+        self.happen(text)?;
+        let pid = self.handover.pid();
+        self.happen(format!("{CLIENTS} clients connect to Handover (pid {pid}), and stay"))
     }
 
     fn go_on(&mut self) -> Result<()> {
@@ -378,6 +385,7 @@ impl Stage {
         let active = self.state.status.active.as_deref();
         let active = self.servers.iter().find(|server| Some(server.name) == active);
         match (self.state.phase, active) {
+            (Phase::Ended | Phase::Interrupted, _) => "the demo is over".to_owned(),
             (Phase::Kept, Some(server)) => {
                 format!("try: redis-cli -p {port}   kill -9 {} ({})   Ctrl-C ends", server.pid(), server.name)
             }
@@ -398,12 +406,10 @@ impl Stage {
     fn let_clients_leave(&mut self) -> Result<()> {
         self.stop.store(true, Relaxed);
         let deadline = Instant::now() + LEAVE_TIMEOUT;
-        let before = self.state.phase;
-        while self.state.clients > 0 && Instant::now() < deadline {
+        let interrupts = self.state.interrupts;
+        // Whoever asks again does not want to wait for clients that wait.
+        while self.state.clients > 0 && self.state.interrupts == interrupts && Instant::now() < deadline {
             self.turn()?;
-            if before != self.state.phase && self.state.phase == Phase::Interrupted {
-                break;
-            }
         }
         if self.state.clients > 0 {
             self.state.failures.push(format!("{} clients still wait for an answer", self.state.clients));
@@ -414,9 +420,7 @@ impl Stage {
     fn account(mut self) -> Result<Exit> {
         let now = Instant::now();
         let view = self.view(now);
-        if !matches!(self.state.phase, Phase::Interrupted) {
-            self.screen.show(&view)?;
-        }
+        self.screen.show(&view)?;
         self.traffic.finish();
         let remains = self.remains();
         let lost = self.ledger.lost(|at| self.traffic.killed_at(at));
@@ -469,7 +473,7 @@ impl Stage {
             address: self.address.to_string(),
             clients: self.state.clients,
             active: self.state.status.active.clone(),
-            reason: self.state.status.reason.clone(),
+            reason: picture::why(&self.state.status.reason),
             backends: self.backends(),
             pulse,
             history: self.state.history.clone(),
