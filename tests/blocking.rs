@@ -331,7 +331,8 @@ fn elements_pushed_during_a_planned_switch_are_each_delivered_once_or_kept() {
     pair.relay.listen();
     let mut outsider = pair.west.client();
     let mut pushed = 0;
-    while pair.west.command(&["INFO", "clients"]).text().contains("blocked_clients:0\r") == false && pushed < CLIENTS {
+    let is_blocked = || !pair.west.command(&["INFO", "clients"]).text().contains("blocked_clients:0\r");
+    while is_blocked() && pushed < CLIENTS {
         assert!(outsider.command(&["RPUSH", "k", &format!("w{pushed}")]).integer() > 0);
         pushed += 1;
         std::thread::sleep(Duration::from_millis(20));

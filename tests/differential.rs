@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use support::{Pair, RawClient, Value, encode};
 
-const STREAMS: u64 = 300;
+const STREAMS: u64 = 200;
 const CLIENTS: usize = 3;
 const ROUNDS: usize = 4;
 const COMMANDS_MAX: usize = 12;
@@ -395,7 +395,7 @@ fn run(pair: &Pair, seed: u64) {
     let mut random = Random(seed);
     pair.east.command(&["FLUSHALL"]);
     pair.west.command(&["FLUSHALL"]);
-    let mut clients: Vec<(RawClient, RawClient, Stream, Vec<Vec<Vec<u8>>>)> = Vec::new();
+    let mut clients = Vec::new();
     for number in 0..CLIENTS {
         let (mut proxied, mut direct) = (pair.client(), pair.west.client());
         let base = 1 + number * 2;

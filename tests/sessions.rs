@@ -449,6 +449,7 @@ fn the_operators_lists_are_obeyed() {
 #[test]
 fn http_and_tls_on_the_port_are_closed_without_a_reply() {
     let pair = Pair::start();
+    pair.handover.expect_warning("a client that speaks HTTP or TLS was closed");
     for bytes in [&b"POST / HTTP/1.1\r\n"[..], b"GET / HTTP/1.1\r\n", b"Host: x\r\n", b"\x16\x03\x01\x02\x00\x01"] {
         let mut client = pair.client();
         client.send(bytes);
