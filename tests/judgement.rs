@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use support::{FakeBackend, Handover, HandoverBuilder, Mode, PATIENCE, RawClient, RedisServer, Relay, Value};
 use support::{courtesy, wait_until};
 
-const QUICK: &str = "health.interval = '100ms'\nhealth.standby_interval = '100ms'\n";
-const STAY: &str = "health.interval = '100ms'\nhealth.standby_interval = '100ms'\nfailover.failback = 'never'\n";
+/// All are known before one is chosen, so that the heavier one is.
+const QUICK: &str = "failover.initial = 'all'\nhealth.interval = '100ms'\nhealth.standby_interval = '100ms'\n";
+const STAY: &str = "failover.initial = 'all'\nhealth.interval = '100ms'\nhealth.standby_interval = '100ms'\nfailover.failback = 'never'\n";
 /// Back as soon as it may be.
-const BACK: &str = "health.interval = '100ms'\nhealth.standby_interval = '100ms'\nhealth.rise = 1\n\
+const BACK: &str = "failover.initial = 'all'\nhealth.interval = '100ms'\nhealth.standby_interval = '100ms'\nhealth.rise = 1\n\
     breaker.grace = '200ms'\nbreaker.grace_max = '300ms'\nfailover.failback_hold = '200ms'\n";
 
 fn backends(east: impl std::fmt::Display, west: impl std::fmt::Display) -> String {
@@ -29,6 +30,7 @@ fn builder(configuration: &str) -> HandoverBuilder {
         "no backend is healthy",
         "a backend can serve again",
         "planned switch called off",
+        "workers did not acknowledge a switch in time",
     ];
     told.into_iter().fold(Handover::builder(configuration), HandoverBuilder::allow_warning)
 }
@@ -193,11 +195,13 @@ fn each_mode_judges_by_its_own_question() {
                 let master = RedisServer::start();
                 let replica = RedisServer::builder().replica_of(master.address()).start();
                 let configuration = backends(replica.address(), master.address());
-                let handover = builder(&format!("{configuration}{STAY}health.modes = ['{mode}']\n")).start();
-                let name = if replica_is_healthy { "east" } else { "west" };
-                expect_active(&handover, name);
+                let handover = builder(&format!("{configuration}{}health.modes = ['{mode}']\n", STAY.replace("'all'", "'one'"))).start();
                 wait_until(PATIENCE, || is_up(&handover, "west"));
+                let result = if replica_is_healthy { "good" } else { "bad" };
+                let labels = [("backend", "east"), ("result", result)];
+                wait_until(PATIENCE, || handover.metric("handover_backend_health_checks_total", &labels) >= 3.0);
                 assert_eq!(is_up(&handover, "east"), replica_is_healthy, "{mode}");
+                assert!(replica_is_healthy || active(&handover) == "west");
             });
         }
     });
@@ -218,7 +222,7 @@ fn a_loading_backend_does_not_serve() {
         }
     });
     let west = RedisServer::start();
-    let handover = builder(&format!("{}{BACK}", backends(fake.address(), west.address()))).start();
+    let handover = builder(&format!("{}{}", backends(fake.address(), west.address()), BACK.replace("'all'", "'one'"))).start();
     expect_active(&handover, "west");
     assert_eq!(handover.client().command(&["INCR", "n"]), Value::Integer(1));
     loading.store(false, Ordering::SeqCst);
@@ -324,7 +328,11 @@ fn a_start_without_any_backend_serves_later() {
     let (mut east, mut west) = (RedisServer::start(), RedisServer::start());
     east.kill();
     west.kill();
-    let configuration = format!("{}{QUICK}failover.hold = '800ms'\n", backends(east.address(), west.address()));
+    let configuration = format!(
+        "{}{}failover.hold = '800ms'\n",
+        backends(east.address(), west.address()),
+        QUICK.replace("'all'", "'one'")
+    );
     let handover = builder(&configuration).without_waiting_for_serving().start();
     assert_eq!(handover.http_get("/readyz").status, 503);
     let answer = handover.client().command(&["INCR", "n"]);
@@ -437,5 +445,30 @@ fn killed_connections_are_no_reason_to_leave() {
     assert!(errors.iter().all(|error| error.is_error("UNCERTAIN")), "{errors:?}");
     let applied = number(&east, "n");
     assert!((acknowledged..=acknowledged + errors.len() as i64).contains(&applied));
+    assert_eq!(switches(&handover), 0.0);
+}
+
+/// However much was in flight on it, one killed connection is one failure.
+#[test]
+fn one_killed_connection_with_a_deep_pipeline_is_no_reason_to_leave() {
+    const DEPTH: i64 = 2_000;
+    let (east, west) = (RedisServer::start(), RedisServer::start());
+    let relay = Relay::start(east.address());
+    let handover = start(&format!("{}{STAY}", backends(relay.address(), west.address())));
+    let mut client = handover.client();
+    assert_eq!(client.command(&["GET", "n"]), Value::Null);
+    relay.set_mode(Mode::HoldReplies);
+    client.send(support::encode(&["INCR", "n"]).repeat(DEPTH as usize));
+    wait_until(PATIENCE, || number(&east, "n") >= DEPTH / 2);
+    relay.cut(support::Cut::Reset);
+    relay.set_mode(Mode::Pass);
+    let replies: Vec<Value> = (0..DEPTH).map(|_| client.read_reply()).collect();
+    assert!(replies[0].is_error("UNCERTAIN"), "{:?}", replies[0]);
+    // Whether it was judged so shows a window later at the latest.
+    for _ in 0..20 {
+        assert!(matches!(client.command(&["INCR", "m"]), Value::Integer(_)));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(active(&handover), "east");
     assert_eq!(switches(&handover), 0.0);
 }

@@ -28,7 +28,7 @@ fn alone(configuration: &str) -> HandoverBuilder {
 fn two(east: &RedisServer, west: &RedisServer) -> String {
     format!(
         "backend = [{{ name = 'east', url = 'redis://{}', weight = 2.0 }}, {{ name = 'west', url = 'redis://{}' }}]\n\
-         health.interval = '100ms'\nhealth.standby_interval = '100ms'\n",
+         failover.initial = 'all'\nhealth.interval = '100ms'\nhealth.standby_interval = '100ms'\n",
         east.address(),
         west.address()
     )
