@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use handover::cli::arguments::{Action, Arguments};
-use handover::cli::{Exit, check, run, version};
+use handover::cli::{Exit, check, demo, run, version};
 use handover::config::Sources;
 
 fn main() -> ExitCode {
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     let exit = match action {
         Action::Run => run::run(sources),
         Action::Check => check::check(&sources),
-        Action::Demo(_) => Exit::Failure,
+        Action::Demo(flags) => demo::demo(flags.keep, flags.seconds),
         Action::Version => {
             println!("{}", version::version());
             Exit::Clean

@@ -2,10 +2,12 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use support::{FakeBackend, FakeConnection, Handover, PATIENCE, RawClient, RedisServer, Value, courtesy, encode, wait_until};
+use support::{
+    FakeBackend, FakeConnection, Handover, PATIENCE, RawClient, RedisServer, Value, courtesy, encode, wait_until,
+};
 
 /// What a scripted backend makes of a command that is no courtesy.
 enum Answer {
@@ -224,9 +226,8 @@ fn lengths_that_cannot_be_close_the_connection() {
     .collect();
     let count = replies.len();
     let next = AtomicUsize::new(0);
-    let fake = backend(move |command| {
-        mirror(command, || Write(replies[next.fetch_add(1, Ordering::SeqCst) % count].clone()))
-    });
+    let fake =
+        backend(move |command| mirror(command, || Write(replies[next.fetch_add(1, Ordering::SeqCst) % count].clone())));
     let handover = before(&fake);
     for round in 0..count {
         let mut neighbour = handover.client();

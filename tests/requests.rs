@@ -149,33 +149,43 @@ fn rows() -> Vec<(&'static str, &'static [u8], Expected)> {
         (
             "26a",
             b"MULTI\r\nSUBSCRIBE x y\r\nEXEC\r\n",
-            Bytes(b"+OK\r\n-ERR handover: command 'subscribe' is not allowed inside a transaction\r\n\
-                -EXECABORT Transaction discarded because of previous errors.\r\n"),
+            Bytes(
+                b"+OK\r\n-ERR handover: command 'subscribe' is not allowed inside a transaction\r\n\
+                -EXECABORT Transaction discarded because of previous errors.\r\n",
+            ),
         ),
         (
             "26a",
             b"MULTI\r\nCLIENT REPLY OFF\r\nEXEC\r\n",
-            Bytes(b"+OK\r\n-ERR handover: command 'client|reply' is not allowed inside a transaction\r\n\
-                -EXECABORT Transaction discarded because of previous errors.\r\n"),
+            Bytes(
+                b"+OK\r\n-ERR handover: command 'client|reply' is not allowed inside a transaction\r\n\
+                -EXECABORT Transaction discarded because of previous errors.\r\n",
+            ),
         ),
         (
             "26a",
             b"MULTI\r\nHELLO 3\r\nSET refused 1\r\nEXEC\r\nEXISTS refused\r\n",
-            Bytes(b"+OK\r\n-ERR handover: command 'hello' is not allowed inside a transaction\r\n\
+            Bytes(
+                b"+OK\r\n-ERR handover: command 'hello' is not allowed inside a transaction\r\n\
                 -ERR handover: refused until EXEC or DISCARD, since MULTI or WATCH before it was not accepted\r\n\
-                -EXECABORT Transaction discarded because of previous errors.\r\n:0\r\n"),
+                -EXECABORT Transaction discarded because of previous errors.\r\n:0\r\n",
+            ),
         ),
         (
             "26a",
             b"MULTI\r\nAUTH x\r\nEXEC\r\n",
-            Bytes(b"+OK\r\n-ERR handover: command 'auth' is not allowed inside a transaction\r\n\
-                -EXECABORT Transaction discarded because of previous errors.\r\n"),
+            Bytes(
+                b"+OK\r\n-ERR handover: command 'auth' is not allowed inside a transaction\r\n\
+                -EXECABORT Transaction discarded because of previous errors.\r\n",
+            ),
         ),
         (
             "26a",
             b"MULTI\r\nMONITOR\r\nEXEC\r\n",
-            Bytes(b"+OK\r\n-ERR handover: command 'monitor' is not allowed inside a transaction\r\n\
-                -EXECABORT Transaction discarded because of previous errors.\r\n"),
+            Bytes(
+                b"+OK\r\n-ERR handover: command 'monitor' is not allowed inside a transaction\r\n\
+                -EXECABORT Transaction discarded because of previous errors.\r\n",
+            ),
         ),
         ("27", b"MULTI\r\nMULTI\r\nSET a 1\r\nEXEC\r\nGET a\r\n", AsRedis),
         ("27", b"EXEC\r\nDISCARD\r\nPING\r\n", AsRedis),
@@ -202,7 +212,11 @@ fn rows() -> Vec<(&'static str, &'static [u8], Expected)> {
 }
 
 /// Whether the answer is that of the row; what is wrong, if not.
-fn judge(expected: &Expected, got: &(Vec<u8>, bool), reference: impl FnOnce() -> (Vec<u8>, bool)) -> Result<(), String> {
+fn judge(
+    expected: &Expected,
+    got: &(Vec<u8>, bool),
+    reference: impl FnOnce() -> (Vec<u8>, bool),
+) -> Result<(), String> {
     let shown = |(bytes, open): &(Vec<u8>, bool)| format!("{} open={open}", bytes.escape_ascii());
     match expected {
         Bytes(bytes) if *got == (bytes.to_vec(), true) => Ok(()),
@@ -215,7 +229,11 @@ fn judge(expected: &Expected, got: &(Vec<u8>, bool), reference: impl FnOnce() ->
         }
         AsRedis => {
             let reference = reference();
-            if *got == reference { Ok(()) } else { Err(format!("Redis says {}, got {}", shown(&reference), shown(got))) }
+            if *got == reference {
+                Ok(())
+            } else {
+                Err(format!("Redis says {}, got {}", shown(&reference), shown(got)))
+            }
         }
     }
 }
@@ -302,11 +320,9 @@ fn the_configured_limit_of_values_holds() {
 #[test]
 fn long_lines_are_closed() {
     let pair = serve("");
-    for (start, error) in [
-        ("*", "too big mbulk count string"),
-        ("*1\r\n$", "too big"),
-        ("PING ", "too big inline request"),
-    ] {
+    for (start, error) in
+        [("*", "too big mbulk count string"), ("*1\r\n$", "too big"), ("PING ", "too big inline request")]
+    {
         let mut client = pair.handover.client();
         let line = [start.as_bytes(), &vec![b'1'; 70_000]].concat();
         client.send_while_taken(&line, PATIENCE);
@@ -333,7 +349,11 @@ fn headers_without_end_are_closed_at_the_second() {
     let mut client = pair.handover.client();
     client.send_while_taken(&b"*1\r\n".repeat(5_000_000), PATIENCE);
     let answer = client.read_to_end();
-    assert!(answer.is_empty() || answer == b"-ERR Protocol error: expected '$', got '*'\r\n", "{}", answer.escape_ascii());
+    assert!(
+        answer.is_empty() || answer == b"-ERR Protocol error: expected '$', got '*'\r\n",
+        "{}",
+        answer.escape_ascii()
+    );
     assert_eq!(pair.handover.client().command(&["PING"]), Value::Simple("PONG".into()));
     assert_eq!(closed(&pair.handover, "protocol_error"), 1.0);
 }
@@ -396,7 +416,10 @@ fn a_client_that_does_not_read_its_replies_is_not_read() {
     assert!(before < 256 << 20, "{before} bytes");
     let mut other = pair.handover.client();
     for _ in 0..100 {
-        assert_eq!(other.command(&["INCR", "n"]), Value::Integer(pair.backend.command(&["GET", "n"]).text().parse().unwrap()));
+        assert_eq!(
+            other.command(&["INCR", "n"]),
+            Value::Integer(pair.backend.command(&["GET", "n"]).text().parse().unwrap())
+        );
     }
     let whole = sent / encode(&["PING"]).len();
     greedy.expect("+PONG\r\n".repeat(whole));

@@ -59,7 +59,13 @@ fn world_of(configuration: &str, declare: impl FnOnce(HandoverBuilder) -> Handov
 impl World {
     fn active(&self) -> &'static str {
         let is = |name| self.handover.metric("handover_backend_active", &[("backend", name)]) == 1.0;
-        if is("east") { "east" } else if is("west") { "west" } else { "none" }
+        if is("east") {
+            "east"
+        } else if is("west") {
+            "west"
+        } else {
+            "none"
+        }
     }
 }
 
@@ -158,7 +164,10 @@ fn keep_books(world: &mut World, fault: impl FnOnce(&mut World)) -> (i64, i64) {
     for (number, worker) in workers.into_iter().enumerate() {
         let (increments, others) = worker.thread.join().expect("no worker panics");
         for ledger in [&increments, &others] {
-            assert_eq!(ledger.sent, ledger.answered + ledger.uncertain + ledger.not_applied + ledger.wrong.len() as i64);
+            assert_eq!(
+                ledger.sent,
+                ledger.answered + ledger.uncertain + ledger.not_applied + ledger.wrong.len() as i64
+            );
         }
         wrong.extend(increments.wrong.iter().chain(&others.wrong).map(|text| format!("client {number}: {text}")));
         acknowledged += increments.answered;

@@ -69,7 +69,6 @@ async fn serve(hub: &Rc<Hub>, key: LinkKey, socket: &LinkSocket) {
             Event::Wake => {}
             Event::Writable => {
                 socket.is_blocked.set(false);
-                hub.turn(|_, _| ());
                 hub.write_link(key, std::time::Instant::now());
                 hub.turn(|_, _| ());
             }
