@@ -11,6 +11,10 @@ const MARKER: &str = "the-marker-of-the-end";
 /// Long enough that what is not held back would have come.
 const SILENCE: Duration = Duration::from_millis(100);
 
+/// A server may take long for very much, and is not to be called silent for it.
+const PATIENT: &str = "detector.hang_timeout = '8s'\ndetector.slow_timeout = '9s'\nhealth.timeout = '5s'\n\
+    failover.hold = '6s'\n";
+
 enum Expected {
     /// Exactly these bytes, and the connection goes on.
     Bytes(&'static [u8]),
@@ -556,7 +560,7 @@ fn a_value_of_sixty_megabytes_passes() {
 /// A request of many small arguments may be larger than what is held of a client that waits.
 #[test]
 fn a_request_of_a_hundred_thousand_arguments_passes() {
-    let pair = serve("");
+    let pair = serve(PATIENT);
     let mut words = vec!["MSET".to_owned()];
     words.extend((0..100_000).flat_map(|number| [format!("key{number}"), format!("value{number}")]));
     let mut client = pair.handover.client();
@@ -568,7 +572,7 @@ fn a_request_of_a_hundred_thousand_arguments_passes() {
 /// Row 30: a hundred thousand channels.
 #[test]
 fn subscriptions_without_number_are_confirmed_as_redis_confirms_them() {
-    let pair = serve("");
+    let pair = serve(PATIENT);
     let channels: Vec<String> = (0..100_000).map(|number| format!("channel{number}")).collect();
     let words: Vec<&str> = std::iter::once("SUBSCRIBE").chain(channels.iter().map(String::as_str)).collect();
     let frame = encode(&words);

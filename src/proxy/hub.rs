@@ -376,7 +376,7 @@ impl Hub {
         }
         self.feed(|machine| machine.on_tick(now));
         self.carry_out(now);
-        self.publish(now, is_late);
+        self.publish(is_late);
         self.is_hurried.set(self.machine.borrow().is_waiting());
     }
 
@@ -385,7 +385,7 @@ impl Hub {
         self.is_hurried.get()
     }
 
-    fn publish(&self, now: Instant, is_late: bool) {
+    fn publish(&self, is_late: bool) {
         let machine = self.machine.borrow();
         let micros = |at: Option<Instant>| {
             at.map_or(0, |at| {
@@ -402,7 +402,12 @@ impl Hub {
             vitals.failures.store(signs.failures, Ordering::Relaxed);
             self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
         }
-        publish_counters(&machine, &self.spec.counters, &mut self.published.borrow_mut(), now);
+        let links = self.links.borrow();
+        for (id, _) in &self.spec.backends {
+            let open = links.values().filter(|socket| socket.backend == *id).count();
+            self.spec.counters.backend(*id).connections.set(open as u64);
+        }
+        publish_counters(&machine, &self.spec.counters, &mut self.published.borrow_mut());
     }
 
     fn queue_report(&self, report: Report, at: Instant) {
@@ -420,10 +425,7 @@ impl Hub {
             Report::CannotServe { backend, word } => WorkerReport::CannotServe { backend, at, word },
             Report::Drained(attempt) => WorkerReport::Drained { worker, attempt },
             Report::Stopped(attempt) => WorkerReport::Stopped { worker, attempt },
-            Report::Activated { epoch, judged } => {
-                self.spec.counters.add_judged(&judged);
-                WorkerReport::Activated { worker, epoch, judged }
-            }
+            Report::Activated { epoch, judged } => WorkerReport::Activated { worker, epoch, judged },
         };
         let mut waiting = self.waiting_reports.borrow_mut();
         let is_repeat = match (&report, waiting.back()) {
@@ -540,8 +542,8 @@ async fn list_clients(hub: Rc<Hub>, session: SessionKey) {
 }
 
 /// Adds what the machine has counted since the last time to what the admin plane reads.
-fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut Counters, _now: Instant) {
-    use counters::{Class, Memory, Mode, Outcome, SubscriptionState};
+fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut Counters) {
+    use counters::{Class, Fate, Memory, Mode, Outcome, ProtocolFault, SubscriptionState};
     let counted = machine.counters();
     shared.clients_accepted.add(counted.clients_accepted - last.clients_accepted);
     for (index, (now, before)) in counted.clients_closed.iter().zip(&last.clients_closed).enumerate() {
@@ -557,6 +559,25 @@ fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut C
     shared.commands(Class::Shared, Outcome::Error).add(counted.errors_shared - last.errors_shared);
     shared.commands(Class::Shared, Outcome::Uncertain).add(counted.uncertain - last.uncertain);
     shared.commands(Class::Shared, Outcome::NotApplied).add(counted.not_applied - last.not_applied);
+    // What a switch judges is among these, and what a connection lost without one.
+    for (fate, now, before) in [
+        (Fate::Moved, counted.moved, last.moved),
+        (Fate::Repeated, counted.repeated, last.repeated),
+        (Fate::Rearmed, counted.rearmed, last.rearmed),
+        (Fate::Uncertain, counted.uncertain, last.uncertain),
+        (Fate::NotApplied, counted.not_applied, last.not_applied),
+        (Fate::Aborted, counted.aborted, last.aborted),
+        (Fate::Gone, counted.gone, last.gone),
+    ] {
+        shared.fates(fate).add(now - before);
+    }
+    for (fault, reason) in [
+        (ProtocolFault::ClientFrame, CloseReason::ProtocolError),
+        (ProtocolFault::ClientForeign, CloseReason::ForeignProtocol),
+    ] {
+        let index = reason.index();
+        shared.protocol_faults(fault).add(counted.clients_closed[index] - last.clients_closed[index]);
+    }
     shared.messages.add(counted.messages - last.messages);
     shared.sentinel_mismatches.add(counted.mismatches - last.mismatches);
     for (fault, (now, before)) in

@@ -63,7 +63,8 @@ impl Multiplexer {
         let Some(link) = self.links.get(key) else { return };
         let (backend, epoch) = (link.backend, link.epoch);
         let lost = self.judge_link(key, now);
-        self.record(backend).failures += lost;
+        // One fault, however much was in flight: a deep pipeline on one killed connection is no reason to switch.
+        self.record(backend).failures += u64::from(lost > 0);
         self.outputs.push_back(Output::Report(Report::LinkLost { backend, epoch, cause: cause.to_owned() }));
     }
 
