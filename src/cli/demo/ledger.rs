@@ -1,7 +1,7 @@
 //! The demo's bookkeeping: every command, what became of it, and whether all of that can be true.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Each start of a server counts from another million on, so that a counter's reply tells which server gave it.
 const STEP: u64 = 1_000_000;
@@ -175,12 +175,12 @@ pub(super) struct Increments {
 }
 
 /// Messages that were published, acknowledged and not heard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lost {
     /// Published while a server was dead and Handover had not finished leaving it.
     pub(super) at_kills: u64,
-    /// At any other time.
-    pub(super) otherwise: u64,
+    /// At any other time: when they were sent, since the start.
+    pub(super) otherwise: Vec<Duration>,
 }
 
 /// The whole account.
@@ -333,14 +333,15 @@ impl Ledger {
     }
 
     /// Messages that went out and did not arrive; `killed` says whether a server was being left for dead at a time.
-    pub(super) fn lost(&self, killed: impl Fn(Instant) -> bool) -> Lost {
-        let missing = self.published.iter().filter(|(message, _)| !self.heard.contains(message));
-        let (at_kills, otherwise): (Vec<_>, Vec<_>) = missing.partition(|(_, at)| killed(**at));
-        Lost { at_kills: at_kills.len() as u64, otherwise: otherwise.len() as u64 }
+    pub(super) fn lost(&self, started: Instant, killed: impl Fn(Instant) -> bool) -> Lost {
+        let missing = self.published.iter().filter(|(message, _)| !self.heard.contains(message)).map(|(_, at)| *at);
+        let (at_kills, otherwise): (Vec<_>, Vec<_>) = missing.partition(|at| killed(*at));
+        let since_start = |at: Instant| at.saturating_duration_since(started);
+        Lost { at_kills: at_kills.len() as u64, otherwise: otherwise.into_iter().map(since_start).collect() }
     }
 
     /// What must never happen and did.
-    pub(super) fn violations(&self, remains: &[Remains], lost: Lost) -> Vec<String> {
+    pub(super) fn violations(&self, remains: &[Remains], lost: &Lost) -> Vec<String> {
         let mut all: Vec<String> = self.wrong.iter().map(|what| format!("a wrong reply: {what}")).collect();
         let further = self.wrong_total - self.wrong.len() as u64;
         let total = self.total();
@@ -349,9 +350,11 @@ impl Ledger {
             (total.unanswered, "commands never answered"),
             (total.failed, "commands answered with an error that is neither \"unknown\" nor \"not applied\""),
             (self.reconnects, "times a client had to connect anew"),
-            (lost.otherwise, "messages lost although no server was killed"),
         ];
         all.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+        let unheard =
+            |at: &Duration| format!("a message of {:.2} s lost, although no server was dying", at.as_secs_f64());
+        all.extend(lost.otherwise.iter().map(unheard));
         all.extend(remains.iter().flat_map(|remains| self.compare(remains)));
         all
     }
@@ -410,7 +413,6 @@ impl Counter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const EAST: Life = Life(0);
     const WEST: Life = Life(1);
@@ -459,14 +461,14 @@ mod tests {
         assert_eq!(ledger.total(), Tally { sent: 7, answered: 3, ..expected });
         let words: Vec<_> = ledger.errors().iter().map(|(word, count)| (word.as_str(), *count)).collect();
         assert_eq!(words, [("ERR", 1), ("LOADING", 1), ("UNCERTAIN", 1)]);
-        assert_eq!(ledger.violations(&[], Lost::default()).len(), 2, "one unanswered, one failed");
+        assert_eq!(ledger.violations(&[], &Lost::default()).len(), 2, "one unanswered, one failed");
     }
 
     #[test]
     fn counters_go_on_in_each_life() {
         let (east, west) = (EAST.zero(), WEST.zero());
         let ledger = ledger(&[counted(0, east + 1), counted(0, east + 2), counted(0, west + 1), counted(0, east + 3)]);
-        assert_eq!(ledger.violations(&[remains(EAST, &[3]), remains(WEST, &[1])], Lost::default()), [""; 0]);
+        assert_eq!(ledger.violations(&[remains(EAST, &[3]), remains(WEST, &[1])], &Lost::default()), [""; 0]);
         let line = ledger.increments(&remains(EAST, &[3]));
         assert_eq!((line.acknowledged, line.applied), (3, Some(3)));
     }
@@ -485,7 +487,7 @@ mod tests {
         let west = WEST.zero();
         let one_unknown = [counted(0, west + 1), uncertain(0)];
         for (applied, violations) in [(0, 1), (1, 0), (2, 0), (3, 1)] {
-            let found = ledger(&one_unknown).violations(&[remains(WEST, &[applied])], Lost::default());
+            let found = ledger(&one_unknown).violations(&[remains(WEST, &[applied])], &Lost::default());
             assert_eq!(found.len(), violations, "{applied}: {found:?}");
         }
     }
@@ -495,8 +497,8 @@ mod tests {
         let west = WEST.zero();
         let ledger = ledger(&[counted(0, west + 1), uncertain(0), counted(0, west + 3)]);
         assert_eq!((ledger.wrong_replies(), ledger.increments_unknown()), (0, 0));
-        assert_eq!(ledger.violations(&[remains(WEST, &[3])], Lost::default()), [""; 0]);
-        assert_eq!(ledger.violations(&[remains(WEST, &[4])], Lost::default()).len(), 1);
+        assert_eq!(ledger.violations(&[remains(WEST, &[3])], &Lost::default()), [""; 0]);
+        assert_eq!(ledger.violations(&[remains(WEST, &[4])], &Lost::default()).len(), 1);
     }
 
     #[test]
@@ -528,16 +530,19 @@ mod tests {
             ledger.record(&Exchange { sent_at: start + Duration::from_secs(message), ..published });
         }
         ledger.heard(0);
-        let lost = ledger.lost(|at| at == start + Duration::from_secs(2));
-        assert_eq!(lost, Lost { at_kills: 1, otherwise: 2 });
-        assert_eq!(ledger.violations(&[], lost), ["2 messages lost although no server was killed"]);
+        let lost = ledger.lost(start, |at| at == start + Duration::from_secs(2));
+        let otherwise = vec![Duration::from_secs(1), Duration::from_secs(3)];
+        assert_eq!(lost, Lost { at_kills: 1, otherwise });
+        let told = ledger.violations(&[], &lost);
+        assert_eq!(told[0], "a message of 1.00 s lost, although no server was dying");
+        assert_eq!(told.len(), 2);
     }
 
     #[test]
     fn of_many_wrong_replies_some_are_told_and_all_counted() {
         let mut ledger = Ledger::default();
         (0..8).for_each(|number| ledger.wrong(number.to_string()));
-        let told = ledger.violations(&[], Lost::default());
+        let told = ledger.violations(&[], &Lost::default());
         assert_eq!(told.len(), 6);
         assert_eq!(told[5], "3 further wrong replies");
     }

@@ -15,6 +15,9 @@ const EVENTS_SHOWN: usize = 8;
 
 const SPARKLINE_WIDTH: usize = 60;
 
+/// The p50 and the p99 of a second.
+pub(super) type Percentiles = (Option<Duration>, Option<Duration>);
+
 /// All that is to be seen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
@@ -34,8 +37,8 @@ pub(super) struct View {
     pub(super) backends: Vec<BackendView>,
     /// The last second.
     pub(super) pulse: Pulse,
-    /// The p50 and p99 of the seconds before, the newest last.
-    pub(super) history: Vec<(Option<Duration>, Option<Duration>)>,
+    /// The seconds before, the newest last.
+    pub(super) history: Vec<Percentiles>,
     /// All commands.
     pub(super) total: Tally,
     /// Errors by their first word.
@@ -199,12 +202,7 @@ fn rates(view: &View, line: Line) -> Line {
         .dim("   of the last second")
 }
 
-fn history(
-    view: &View,
-    name: &str,
-    of: fn(&(Option<Duration>, Option<Duration>)) -> Option<Duration>,
-    line: Line,
-) -> Line {
+fn history(view: &View, name: &str, of: fn(&Percentiles) -> Option<Duration>, line: Line) -> Line {
     let values: Vec<_> = view.history.iter().map(of).collect();
     line.dim(name).plain(&sparkline(&values, SPARKLINE_WIDTH))
 }

@@ -13,7 +13,7 @@ pub(super) struct Account<'a> {
     /// What each life of each server left.
     pub(super) remains: &'a [Remains],
     /// Messages that went out and did not arrive.
-    pub(super) lost: Lost,
+    pub(super) lost: &'a Lost,
     /// What must not be and is.
     pub(super) violations: &'a [String],
 }
@@ -93,6 +93,7 @@ fn list(account: &Account<'_>) -> String {
 fn messages(account: &Account<'_>) -> String {
     let (published, heard) = account.ledger.messages();
     let Lost { at_kills, otherwise } = account.lost;
+    let otherwise = otherwise.len();
     let mut text =
         format!("  messages: {} published, {} heard, {at_kills} lost at a kill", grouped(published), grouped(heard));
     if otherwise > 0 {
@@ -162,8 +163,8 @@ mod tests {
             Remains { life: Life(0), name: "east, until its kill".to_owned(), memory: None },
             Remains { life: Life(1), name: "west".to_owned(), memory: Some(memory) },
         ];
-        let lost = Lost { at_kills: 1, otherwise: 0 };
-        report(&Account { ledger: &ledger(), traffic: &traffic, remains: &remains, lost, violations }).join("\n")
+        let lost = Lost { at_kills: 1, otherwise: Vec::new() };
+        report(&Account { ledger: &ledger(), traffic: &traffic, remains: &remains, lost: &lost, violations }).join("\n")
     }
 
     #[test]

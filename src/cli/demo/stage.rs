@@ -14,7 +14,7 @@ use super::Event;
 use super::clients::{self, CLIENTS};
 use super::ledger::{Kind, Ledger, Life, Remains};
 use super::notice::{Notice, Status, Switched};
-use super::picture::{BackendView, Happening, View, wait};
+use super::picture::{BackendView, Happening, Percentiles, View, wait};
 use super::process::{Folder, Process, Starter};
 use super::report::{Account, report};
 use super::screen::Screen;
@@ -88,7 +88,7 @@ struct State {
     /// When servers were found dead.
     dead_since: [Option<Instant>; 2],
     happenings: Vec<Happening>,
-    history: Vec<(Option<Duration>, Option<Duration>)>,
+    history: Vec<Percentiles>,
     troubles: VecDeque<String>,
     /// Upheavals whose outcome was told.
     upheavals_told: usize,
@@ -423,15 +423,15 @@ impl Stage {
         self.screen.show(&view)?;
         self.traffic.finish();
         let remains = self.remains();
-        let lost = self.ledger.lost(|at| self.traffic.killed_at(at));
-        let mut violations = self.ledger.violations(&remains, lost);
+        let lost = self.ledger.lost(self.started, |at| self.traffic.killed_at(at));
+        let mut violations = self.ledger.violations(&remains, &lost);
         violations.append(&mut self.state.failures);
         let (ledger, traffic) = (&self.ledger, &self.traffic);
         let mut lines = vec![String::new()];
         if self.state.phase == Phase::Interrupted {
             lines.push("Interrupted before the end; so far:".to_owned());
         }
-        lines.extend(report(&Account { ledger, traffic, remains: &remains, lost, violations: &violations }));
+        lines.extend(report(&Account { ledger, traffic, remains: &remains, lost: &lost, violations: &violations }));
         self.screen.print(&lines)?;
         let good = violations.is_empty() && self.state.phase == Phase::Ended;
         Ok(if good { Exit::Clean } else { Exit::Failure })

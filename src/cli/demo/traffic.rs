@@ -9,6 +9,9 @@ const KEPT: Duration = Duration::from_secs(4);
 /// At most so many waits are kept.
 const KEPT_MAX: usize = 16_384;
 
+/// A message is on its way from the publisher to the subscriber for no longer than this.
+const UNDER_WAY: Duration = Duration::from_millis(100);
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A command's wait.
@@ -121,9 +124,11 @@ impl Traffic {
         Pulse { rate: lengths.len() as u64, p50: share(50).copied(), p99: share(99).copied() }
     }
 
-    /// A server was being left for dead at that time.
+    /// A server was dying at that time, or what was sent then was still under way when it did.
     pub(super) fn killed_at(&self, at: Instant) -> bool {
-        self.upheavals.iter().any(|upheaval| upheaval.killed && upheaval.contains(at))
+        self.upheavals
+            .iter()
+            .any(|upheaval| upheaval.killed && (upheaval.contains(at) || upheaval.contains(at + UNDER_WAY)))
     }
 }
 
@@ -165,7 +170,20 @@ mod tests {
         traffic.answered(at(201), at(900));
         traffic.finish();
         assert_eq!((traffic.upheavals[0].longest, traffic.longest_otherwise), (100 * MS, 699 * MS));
-        assert!(traffic.killed_at(at(150)) && !traffic.killed_at(at(250)) && !traffic.killed_at(at(99)));
+        assert!(traffic.killed_at(at(150)) && !traffic.killed_at(at(250)));
+    }
+
+    #[test]
+    fn what_was_under_way_at_a_kill_belongs_to_it() {
+        let start = Instant::now();
+        let at = |ms: u32| start + ms * MS;
+        let mut traffic = Traffic::default();
+        traffic.begin(upheaval(at(500), Some(at(600))));
+        for (ms, expected) in [(399, false), (400, true), (500, true), (600, true), (601, false)] {
+            assert_eq!(traffic.killed_at(at(ms)), expected, "{ms}");
+        }
+        traffic.upheavals[0].killed = false;
+        assert!(!traffic.killed_at(at(550)));
     }
 
     #[test]
