@@ -10,79 +10,14 @@
 //! | supervisor → admin: [`GroupStatus`] | `watch`, one a group | 1, the latest | replaced |
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use crate::logic::route::{Availability, BackendId, Phase, Route};
 
 /// Capacity of the report channels.
 pub const REPORTS_MAX: usize = 1024;
 
-/// A worker's number within the process.
-pub type WorkerId = usize;
-
-/// What a worker tells the supervisor of its group.
-#[derive(Clone, Debug, PartialEq)]
-pub enum WorkerReport {
-    /// A connection that had worked was lost (closed, reset, or killed by us for a protocol error).
-    LinkLost {
-        /// Whose connection.
-        backend: BackendId,
-        /// Epoch in which it was opened.
-        epoch: u64,
-        /// When the loss was seen.
-        at: Instant,
-        /// What was seen, for the log ("closed by the server", "connection reset by peer").
-        cause: String,
-    },
-    /// A connection could not be opened.
-    ConnectFailed {
-        /// To whom.
-        backend: BackendId,
-        /// When.
-        at: Instant,
-        /// Why, for the log.
-        cause: String,
-    },
-    /// A connection was opened and its handshake succeeded.
-    Connected {
-        /// To whom.
-        backend: BackendId,
-        /// When.
-        at: Instant,
-    },
-    /// A reply on live traffic began with a word that means "cannot serve".
-    CannotServe {
-        /// Who answered it.
-        backend: BackendId,
-        /// When.
-        at: Instant,
-        /// LOADING, MASTERDOWN, READONLY, NOREPLICAS, MISCONF, BUSY …
-        word: &'static str,
-    },
-    /// Acknowledges [`Phase::Hold`]: nothing of this worker is in flight any more.
-    Drained {
-        /// Who.
-        worker: WorkerId,
-        /// Which attempt.
-        attempt: u64,
-    },
-    /// Acknowledges [`Phase::Cut`]: this worker writes nothing to the old backend any more.
-    Stopped {
-        /// Who.
-        worker: WorkerId,
-        /// Which attempt.
-        attempt: u64,
-    },
-    /// The worker serves in a new epoch; `judged` adds up what became of all that was in flight.
-    Activated {
-        /// Who.
-        worker: WorkerId,
-        /// The new epoch.
-        epoch: u64,
-        /// The judgement.
-        judged: Judged,
-    },
-}
+pub use crate::logic::report::{ProbeReport, WorkerId, WorkerReport};
 
 pub use crate::logic::judged::Judged;
 
@@ -101,21 +36,6 @@ pub struct Vitals {
     pub successes: AtomicU64,
     /// Requests lost with their connection, connects that failed, and "cannot serve" replies, since the start.
     pub failures: AtomicU64,
-}
-
-/// One verdict of a probe round.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ProbeReport {
-    /// Who was probed.
-    pub backend: BackendId,
-    /// When the round began.
-    pub started_at: Instant,
-    /// When it ended.
-    pub ended_at: Instant,
-    /// What it found.
-    pub verdict: ProbeVerdict,
-    /// It was an immediate re-probe that the supervisor asked for.
-    pub immediate: bool,
 }
 
 pub use crate::logic::health::ProbeVerdict;

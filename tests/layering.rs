@@ -18,19 +18,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("config", &["resp", "command", "logic"]),
     ("channels", &["logic", "config"]),
     ("telemetry", &["lifecycle", "logic", "config", "channels"]),
-    ("net", &["resp", "config"]),
+    ("net", &["resp", "logic", "config"]),
     ("proxy", BELOW_PLANES),
     ("control", BELOW_PLANES),
     ("admin", BELOW_PLANES),
-    ("app", PLANES_AND_BELOW),
+    ("app", EVERYTHING),
     ("cli", EVERYTHING),
     ("main", EVERYTHING),
     ("lib", EVERYTHING),
 ];
 
 const BELOW_PLANES: &[&str] = &["resp", "lifecycle", "command", "logic", "config", "channels", "telemetry", "net"];
-const PLANES_AND_BELOW: &[&str] =
-    &["resp", "lifecycle", "command", "logic", "config", "channels", "telemetry", "net", "proxy", "control", "admin"];
 const EVERYTHING: &[&str] = &[
     "resp",
     "lifecycle",

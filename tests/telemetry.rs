@@ -198,7 +198,6 @@ async fn metrics_are_well_formed_and_add_up_over_workers() {
         worker.sessions(Mode::Pinned).set(amount);
         worker.commands(Class::Shared, Outcome::Ok).add(amount);
         worker.durations(Class::Shared).observe(Duration::from_millis(2), amount);
-        worker.backpressure_us.add(amount * 500_000);
         worker.memory_bytes(Memory::Held).set(amount);
         worker.add_judged(&Judged { uncertain: amount, ..Judged::default() });
         worker.backend(BackendId(1)).connects(Connect::Failed).add(amount);
@@ -217,7 +216,6 @@ async fn metrics_are_well_formed_and_add_up_over_workers() {
         (r#"handover_command_duration_seconds_bucket{group="default",class="shared",le="0.001"}"#, 0.0),
         (r#"handover_command_duration_seconds_bucket{group="default",class="shared",le="0.0025"}"#, 11.0),
         (r#"handover_command_duration_seconds_sum{group="default",class="shared"}"#, 0.022),
-        (r#"handover_backpressure_seconds_total{group="default"}"#, 5.5),
         (r#"handover_memory_bytes{group="default",kind="held"}"#, 11.0),
         (r#"handover_uncertain_total{group="default"}"#, 11.0),
         (r#"handover_backend_connects_total{group="default",backend="west",result="failed"}"#, 11.0),

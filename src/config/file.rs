@@ -320,6 +320,9 @@ fn pubsub(section: &mut Section<'_>) {
     section.only("publish", "at-most-once", "another way to publish");
 }
 
+/// Larger values in requests are refused by name until they can be streamed.
+const VALUE_BYTES_SUPPORTED: usize = 64 << 20;
+
 fn limit_table(section: &mut Section<'_>, into: &mut LimitSettings) {
     section.count("clients", 1, &mut into.clients_max);
     section.count("pins_per_backend", 1, &mut into.pins_per_backend_max);
@@ -328,6 +331,10 @@ fn limit_table(section: &mut Section<'_>, into: &mut LimitSettings) {
     section.size("output_bytes", 1, &mut into.output_bytes_max);
     section.size("held_bytes", 1, &mut into.held_bytes_max);
     section.size("value_bytes", 1, &mut into.value_bytes_max);
+    if into.value_bytes_max > VALUE_BYTES_SUPPORTED {
+        into.value_bytes_max = VALUE_BYTES_SUPPORTED;
+        section.notes.warn("limits.value_bytes", "values above 64 MiB are not supported yet; 64 MiB is in force");
+    }
 }
 
 fn admin(section: &mut Section<'_>) -> Admin {

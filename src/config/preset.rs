@@ -117,7 +117,7 @@ pub(super) fn limits() -> LimitSettings {
         inflight_max: 4096,
         output_bytes_max: 1 << 20,
         held_bytes_max: 64 << 20,
-        value_bytes_max: 512 << 20,
+        value_bytes_max: 64 << 20,
     }
 }
 

@@ -123,9 +123,68 @@ impl<T> Arena<T> {
     }
 }
 
+/// Values beside those of an arena, found by the same keys without a hash.
+pub struct SideTable<T, V> {
+    places: Vec<Option<(Key<T>, V)>>,
+}
+
+impl<T, V> Default for SideTable<T, V> {
+    fn default() -> Self {
+        Self { places: Vec::new() }
+    }
+}
+
+impl<T, V> SideTable<T, V> {
+    /// Puts a value beside that of `key`, in the place of what stood there.
+    pub fn insert(&mut self, key: Key<T>, value: V) {
+        if self.places.len() <= key.index() {
+            self.places.resize_with(key.index() + 1, || None);
+        }
+        self.places[key.index()] = Some((key, value));
+    }
+
+    /// Looks a value up.
+    #[must_use]
+    pub fn get(&self, key: Key<T>) -> Option<&V> {
+        match self.places.get(key.index()) {
+            Some(Some((known, value))) if *known == key => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Takes a value out.
+    pub fn remove(&mut self, key: Key<T>) -> Option<V> {
+        self.get(key)?;
+        self.places[key.index()].take().map(|(_, value)| value)
+    }
+
+    /// All values with their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (Key<T>, &V)> {
+        self.places.iter().flatten().map(|(key, value)| (*key, value))
+    }
+
+    /// Takes everything out.
+    pub fn take_all(&mut self) -> impl Iterator<Item = V> + use<T, V> {
+        std::mem::take(&mut self.places).into_iter().flatten().map(|(_, value)| value)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_side_table_tells_generations_apart() {
+        let (mut arena, mut table) = (Arena::default(), SideTable::default());
+        let first = arena.insert(());
+        table.insert(first, "first");
+        arena.remove(first);
+        let second = arena.insert(());
+        assert_eq!((table.get(first), table.get(second)), (Some(&"first"), None));
+        table.insert(second, "second");
+        assert_eq!((table.remove(first), table.remove(second)), (None, Some("second")));
+        assert_eq!(table.iter().count(), 0);
+    }
 
     #[test]
     fn a_key_of_something_gone_finds_nothing() {

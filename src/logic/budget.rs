@@ -26,9 +26,9 @@ impl Budget {
 
     /// Takes one token, if there is one.
     pub fn spend(&mut self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.filled_at).as_secs_f64();
+        let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.filled_at = self.filled_at.max(now);
-        self.pay(elapsed * self.per_second);
+        self.pay(passed * self.per_second);
         let allowed = self.tokens >= 1.0;
         if allowed {
             self.tokens -= 1.0;

@@ -17,11 +17,11 @@ pub use self::event::{
 };
 use self::member::{Inquiry, Member, Sign};
 use self::switching::{Reporting, Stage};
-use crate::channels::{ProbeReport, WorkerReport};
 use crate::logic::backoff::Backoff;
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Finding, Sample};
 use crate::logic::health::ProbeVerdict;
+use crate::logic::report::{ProbeReport, WorkerReport};
 use crate::logic::route::{Availability, BackendId, Route};
 use crate::logic::selection;
 use crate::logic::settings::{BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, NoneHealthy};

@@ -10,6 +10,7 @@ pub mod failover;
 pub mod health;
 pub mod judged;
 pub mod multiplexer;
+pub mod report;
 pub mod route;
 pub mod selection;
 pub mod settings;

@@ -67,7 +67,6 @@ pub async fn connect(address: &Address) -> io::Result<Stream> {
 }
 
 /// The first of several addresses that answers, each tried a little after the one before it or at once when that failed.
-#[expect(clippy::disallowed_methods, reason = "the attempts end with this function, which owns their set")]
 async fn connect_first(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     let mut addresses = addresses.into_iter();

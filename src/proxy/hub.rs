@@ -10,15 +10,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::link::LinkSocket;
 use super::{client, link, unblock};
 use crate::channels::{BackendId, Route, Vitals, WorkerId, WorkerReport};
 use crate::config::Backend;
 use crate::lifecycle::Lifecycle;
+use crate::logic::arena::SideTable;
 use crate::logic::multiplexer::{
-    CloseReason, Counters, LinkKey, Multiplexer, Output, Peer, Report, SessionKey, Settings, SubscriptionKind,
+    CloseReason, Counters, Link, LinkKey, Multiplexer, Output, Peer, Report, Session, SessionKey, Settings,
+    SubscriptionKind,
 };
 use crate::net::stream::WriteHalf;
 use crate::telemetry::counters::{self, WorkerCounters};
@@ -29,6 +31,8 @@ pub(super) const CLIENT_READ_BYTES: usize = 64 * 1024;
 pub(super) const LINK_READ_BYTES: usize = 256 * 1024;
 /// Reports to the supervisor that wait for room; beyond it losses are dropped, since each says the same.
 const REPORTS_WAITING_MAX: usize = 4096;
+/// Between two warnings of clients that speak another protocol.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a hub is made of.
 pub struct HubSpec {
@@ -70,8 +74,8 @@ pub(super) struct Hub {
     spec: HubSpec,
     pub(super) lifecycle: Lifecycle,
     machine: RefCell<Multiplexer>,
-    clients: RefCell<HashMap<SessionKey, Rc<ClientSocket>>>,
-    links: RefCell<HashMap<LinkKey, Rc<LinkSocket>>>,
+    clients: RefCell<SideTable<Session, Rc<ClientSocket>>>,
+    links: RefCell<SideTable<Link, Rc<LinkSocket>>>,
     pub(super) client_scratch: RefCell<Vec<u8>>,
     pub(super) link_scratch: RefCell<Vec<u8>>,
     /// Wakes the task that writes to the backends, once every client at hand was read.
@@ -81,6 +85,8 @@ pub(super) struct Hub {
     is_hurried: Cell<bool>,
     /// A panic left the machine in an unknown state.
     is_broken: Cell<bool>,
+    /// When the last warning of a foreign protocol was written.
+    warned_at: Cell<Option<Instant>>,
     waiting_reports: RefCell<std::collections::VecDeque<WorkerReport>>,
     pub(super) report: Notify,
     published: RefCell<Counters>,
@@ -103,6 +109,7 @@ impl Hub {
             hurry: Notify::new(),
             is_hurried: Cell::new(false),
             is_broken: Cell::new(false),
+            warned_at: Cell::new(None),
             waiting_reports: RefCell::default(),
             report: Notify::new(),
             published: RefCell::default(),
@@ -152,13 +159,16 @@ impl Hub {
                 None => error!(backend = %dial.backend, "a connection to an unknown backend was asked for"),
             },
             Output::CloseLink { link, reset } => {
-                let socket = self.links.borrow_mut().remove(&link);
+                let socket = self.links.borrow_mut().remove(link);
                 if let Some(socket) = socket {
                     socket.close(reset);
                 }
             }
-            Output::CloseSession { session, reason: _ } => {
-                let socket = self.clients.borrow_mut().remove(&session);
+            Output::CloseSession { session, reason } => {
+                if reason == CloseReason::ForeignProtocol {
+                    self.warn_of_foreign_protocol(now);
+                }
+                let socket = self.clients.borrow_mut().remove(session);
                 if let Some(socket) = socket {
                     self.spec.counters.clients.subtract(1);
                     socket.closing.set(true);
@@ -166,12 +176,12 @@ impl Hub {
                 }
             }
             Output::Resume(session) => {
-                if let Some(socket) = self.clients.borrow().get(&session) {
+                if let Some(socket) = self.clients.borrow().get(session) {
                     socket.wake.notify_one();
                 }
             }
             Output::ResumeLink(link) => {
-                if let Some(socket) = self.links.borrow().get(&link) {
+                if let Some(socket) = self.links.borrow().get(link) {
                     socket.wake.notify_one();
                 }
             }
@@ -180,6 +190,15 @@ impl Hub {
                 self.lifecycle.start_local("client list", list_clients(self.clone(), session));
             }
             Output::Unblock { backend, client_id } => self.unblock(backend, client_id),
+        }
+    }
+
+    /// An attack through somebody's browser, or a client with TLS on: worth a line, but not a line for each attempt.
+    fn warn_of_foreign_protocol(&self, now: Instant) {
+        let is_due = self.warned_at.get().is_none_or(|at| now.saturating_duration_since(at) >= WARNING_INTERVAL);
+        if is_due {
+            self.warned_at.set(Some(now));
+            warn!("a client that speaks HTTP or TLS was closed; nothing of what it sent was forwarded");
         }
     }
 
@@ -223,14 +242,14 @@ impl Hub {
         }
         let is_wanted = self.turn(|machine, now| machine.on_dialled(key, outcome, now));
         if !is_wanted {
-            self.links.borrow_mut().remove(&key);
+            self.links.borrow_mut().remove(key);
         }
         is_wanted
     }
 
     /// A backend connection ended by itself.
     pub(super) fn lose_link(self: &Rc<Self>, key: LinkKey, cause: &str) {
-        self.links.borrow_mut().remove(&key);
+        self.links.borrow_mut().remove(key);
         self.turn(|machine, now| machine.on_link_lost(key, cause, now));
     }
 
@@ -245,7 +264,7 @@ impl Hub {
 
     /// Writes to one client.
     pub(super) fn write_client(self: &Rc<Self>, key: SessionKey, now: Instant) {
-        let Some(socket) = self.clients.borrow().get(&key).cloned() else { return };
+        let Some(socket) = self.clients.borrow().get(key).cloned() else { return };
         let result = loop {
             let written = {
                 let machine = self.machine.borrow();
@@ -285,7 +304,7 @@ impl Hub {
 
     /// Writes to one backend connection.
     pub(super) fn write_link(self: &Rc<Self>, key: LinkKey, now: Instant) {
-        let Some(socket) = self.links.borrow().get(&key).cloned() else { return };
+        let Some(socket) = self.links.borrow().get(key).cloned() else { return };
         let failure = loop {
             let written = {
                 let machine = self.machine.borrow();
@@ -309,7 +328,7 @@ impl Hub {
         };
         // Replies that came before the fault are worth more than the fault.
         self.read_dry(key, &socket, now);
-        self.links.borrow_mut().remove(&key);
+        self.links.borrow_mut().remove(key);
         socket.close(true);
         self.feed(|machine| machine.on_link_lost(key, &failure, now));
     }
@@ -328,7 +347,7 @@ impl Hub {
 
     fn read_all_dry(&self, now: Instant) {
         let links: Vec<(LinkKey, Rc<LinkSocket>)> =
-            self.links.borrow().iter().map(|(key, socket)| (*key, socket.clone())).collect();
+            self.links.borrow().iter().map(|(key, socket)| (key, socket.clone())).collect();
         for (key, socket) in links {
             self.read_dry(key, &socket, now);
         }
@@ -350,14 +369,14 @@ impl Hub {
         let now = Instant::now();
         let silent: Vec<LinkKey> = self.machine.borrow().silent_links(now, Duration::from_millis(20));
         for key in silent {
-            let socket = self.links.borrow().get(&key).cloned();
+            let socket = self.links.borrow().get(key).cloned();
             if let Some(socket) = socket {
                 self.read_dry(key, &socket, now);
             }
         }
         self.feed(|machine| machine.on_tick(now));
         self.carry_out(now);
-        self.publish(now, is_late);
+        self.publish(is_late);
         self.is_hurried.set(self.machine.borrow().is_waiting());
     }
 
@@ -366,7 +385,7 @@ impl Hub {
         self.is_hurried.get()
     }
 
-    fn publish(&self, now: Instant, is_late: bool) {
+    fn publish(&self, is_late: bool) {
         let machine = self.machine.borrow();
         let micros = |at: Option<Instant>| {
             at.map_or(0, |at| {
@@ -381,8 +400,14 @@ impl Hub {
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
+            self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
         }
-        publish_counters(&machine, &self.spec.counters, &mut self.published.borrow_mut(), now);
+        let links = self.links.borrow();
+        for (id, _) in &self.spec.backends {
+            let open = links.values().filter(|socket| socket.backend == *id).count();
+            self.spec.counters.backend(*id).connections.set(open as u64);
+        }
+        publish_counters(&machine, &self.spec.counters, &mut self.published.borrow_mut());
     }
 
     fn queue_report(&self, report: Report, at: Instant) {
@@ -400,10 +425,7 @@ impl Hub {
             Report::CannotServe { backend, word } => WorkerReport::CannotServe { backend, at, word },
             Report::Drained(attempt) => WorkerReport::Drained { worker, attempt },
             Report::Stopped(attempt) => WorkerReport::Stopped { worker, attempt },
-            Report::Activated { epoch, judged } => {
-                self.spec.counters.add_judged(&judged);
-                WorkerReport::Activated { worker, epoch, judged }
-            }
+            Report::Activated { epoch, judged } => WorkerReport::Activated { worker, epoch, judged },
         };
         let mut waiting = self.waiting_reports.borrow_mut();
         let is_repeat = match (&report, waiting.back()) {
@@ -476,12 +498,12 @@ impl Hub {
     fn rebuild(self: &Rc<Self>) {
         error!("a bug was contained: every connection of one worker is closed");
         let route = self.machine.borrow().route().clone();
-        for (_, socket) in self.clients.borrow_mut().drain() {
+        for socket in self.clients.borrow_mut().take_all() {
             self.spec.counters.clients.subtract(1);
             socket.closing.set(true);
             socket.wake.notify_one();
         }
-        self.links.borrow_mut().drain().for_each(|(_, socket)| socket.close(true));
+        self.links.borrow_mut().take_all().for_each(|socket| socket.close(true));
         let now = Instant::now();
         let mut machine = Multiplexer::new(self.spec.settings.clone(), now);
         machine.on_route(route, now);
@@ -520,22 +542,52 @@ async fn list_clients(hub: Rc<Hub>, session: SessionKey) {
 }
 
 /// Adds what the machine has counted since the last time to what the admin plane reads.
-fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut Counters, _now: Instant) {
-    use counters::{Class, Memory, Mode, Outcome, SubscriptionState};
+fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut Counters) {
+    use counters::{Class, Fate, Memory, Mode, Outcome, ProtocolFault, SubscriptionState};
     let counted = machine.counters();
     shared.clients_accepted.add(counted.clients_accepted - last.clients_accepted);
     for (index, (now, before)) in counted.clients_closed.iter().zip(&last.clients_closed).enumerate() {
         shared.clients_closed(index).add(now - before);
     }
-    shared.commands(Class::Shared, Outcome::Ok).add(counted.shared - last.shared);
-    shared.commands(Class::Pinned, Outcome::Ok).add(counted.pinned - last.pinned);
+    let ok_shared = |counters: &Counters| counters.replies_shared - counters.errors_shared;
+    let ok_pinned = |counters: &Counters| counters.replies_pinned - counters.errors_pinned;
+    shared.commands(Class::Shared, Outcome::Ok).add(ok_shared(counted) - ok_shared(last));
+    shared.commands(Class::Pinned, Outcome::Ok).add(ok_pinned(counted) - ok_pinned(last));
+    shared.commands(Class::Pinned, Outcome::Error).add(counted.errors_pinned - last.errors_pinned);
     shared.commands(Class::Answered, Outcome::Ok).add(counted.answered - last.answered);
     shared.commands(Class::Refused, Outcome::Error).add(counted.refused - last.refused);
-    shared.commands(Class::Shared, Outcome::Error).add(counted.errors - last.errors);
+    shared.commands(Class::Shared, Outcome::Error).add(counted.errors_shared - last.errors_shared);
     shared.commands(Class::Shared, Outcome::Uncertain).add(counted.uncertain - last.uncertain);
     shared.commands(Class::Shared, Outcome::NotApplied).add(counted.not_applied - last.not_applied);
+    // What a switch judges is among these, and what a connection lost without one.
+    for (fate, now, before) in [
+        (Fate::Moved, counted.moved, last.moved),
+        (Fate::Repeated, counted.repeated, last.repeated),
+        (Fate::Rearmed, counted.rearmed, last.rearmed),
+        (Fate::Uncertain, counted.uncertain, last.uncertain),
+        (Fate::NotApplied, counted.not_applied, last.not_applied),
+        (Fate::Aborted, counted.aborted, last.aborted),
+        (Fate::Gone, counted.gone, last.gone),
+    ] {
+        shared.fates(fate).add(now - before);
+    }
+    for (fault, reason) in [
+        (ProtocolFault::ClientFrame, CloseReason::ProtocolError),
+        (ProtocolFault::ClientForeign, CloseReason::ForeignProtocol),
+    ] {
+        let index = reason.index();
+        shared.protocol_faults(fault).add(counted.clients_closed[index] - last.clients_closed[index]);
+    }
     shared.messages.add(counted.messages - last.messages);
     shared.sentinel_mismatches.add(counted.mismatches - last.mismatches);
+    for (fault, (now, before)) in
+        counters::ProtocolFault::ALL.into_iter().zip(counted.protocol_faults.iter().zip(&last.protocol_faults))
+    {
+        shared.protocol_faults(fault).add(now - before);
+    }
+    for (category, (now, before)) in counters::Category::ALL.into_iter().zip(counted.lost.iter().zip(&last.lost)) {
+        shared.inflight_lost(category).add(now - before);
+    }
     shared.inflight.set(machine.in_flight() as u64);
     let modes = machine.session_modes();
     for (mode, count) in [Mode::Shared, Mode::Pinned, Mode::Subscribed, Mode::Blocked].into_iter().zip(modes) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::hub::Hub;
+use crate::channels::BackendId;
 use crate::config::Backend;
 use crate::logic::multiplexer::{Dial, LinkKey};
 use crate::net::dial;
@@ -16,6 +17,7 @@ use crate::net::stream::{ReadHalf, WriteHalf};
 
 /// A backend connection's socket.
 pub(super) struct LinkSocket {
+    pub(super) backend: BackendId,
     pub(super) read: RefCell<ReadHalf>,
     pub(super) write: WriteHalf,
     pub(super) wake: Notify,
@@ -47,6 +49,7 @@ pub(super) async fn open(hub: Rc<Hub>, wanted: Dial, backend: Arc<Backend>) {
     let socket = stream.map(|stream| {
         let (read, write) = stream.split();
         Rc::new(LinkSocket {
+            backend: wanted.backend,
             read: RefCell::new(read),
             write,
             wake: Notify::new(),
@@ -66,7 +69,6 @@ async fn serve(hub: &Rc<Hub>, key: LinkKey, socket: &LinkSocket) {
             Event::Wake => {}
             Event::Writable => {
                 socket.is_blocked.set(false);
-                hub.turn(|_, _| ());
                 hub.write_link(key, std::time::Instant::now());
                 hub.turn(|_, _| ());
             }

@@ -36,7 +36,8 @@ fn take_word(mut rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     loop {
         match rest {
             [] => return Some((word, rest)),
-            [first, after @ ..] if is_space(*first) => return Some((word, after)),
+            // Fewer than between words: Redis keeps a vertical tab or a form feed inside a word.
+            [b' ' | b'\t' | b'\n' | b'\r', after @ ..] => return Some((word, after)),
             [b'"', after @ ..] => return take_double_quoted(word, after),
             [b'\'', after @ ..] => return take_single_quoted(word, after),
             [byte, after @ ..] => {
@@ -118,6 +119,7 @@ mod tests {
             (b"GET ax\xff", Some(&[b"GET", b"ax\xff"])),
             (b"GET \\x4", Some(&[b"GET", b"\\x4"])),
             (b"GET \"x\\x4\"", Some(&[b"GET", b"xx4"])),
+            (b"GET\x0ba \x0cb\x0c", Some(&[b"GET\x0ba", b"b\x0c"])),
             (b"GET a\0b c", Some(&[b"GET", b"a"])),
             (b"GET \"\"", Some(&[b"GET", b""])),
             (b"GET \"a", None),

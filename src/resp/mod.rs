@@ -10,7 +10,7 @@ pub mod reply;
 pub mod request;
 
 /// A number in a RESP header, strict: no plus, no leading zeros, nothing but digits after one minus.
-fn parse_number(digits: &[u8]) -> Option<i64> {
+pub(crate) fn parse_number(digits: &[u8]) -> Option<i64> {
     let (negative, digits) = match digits {
         [b'-', rest @ ..] => (true, rest),
         _ => (false, digits),

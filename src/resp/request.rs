@@ -187,7 +187,8 @@ impl RequestScanner {
             .and_then(|length| usize::try_from(length).ok())
             .filter(|&length| length <= REDIS_VALUE_BYTES_MAX)
             .ok_or(ProtocolError::BulkLength)?;
-        if length > self.value_bytes_max {
+        let request_bytes_max = self.value_bytes_max.saturating_mul(2).max(REQUEST_BYTES_MIN);
+        if length > self.value_bytes_max || line_end.saturating_add(length) > request_bytes_max {
             return Err(ProtocolError::ValueTooLarge);
         }
         self.position = line_end + 2;
@@ -207,6 +208,9 @@ impl RequestScanner {
         Ok(Scan::Inline { line_bytes, bytes: newline + 1 })
     }
 }
+
+/// A request of many arguments may always have so many bytes; beyond it, twice the limit of one value.
+const REQUEST_BYTES_MIN: usize = 64 * 1024 * 1024;
 
 /// Redis's own limit of one value (`proto-max-bulk-len`).
 pub const REDIS_VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;

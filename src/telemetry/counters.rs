@@ -257,8 +257,6 @@ pub struct WorkerCounters {
     pub inflight: Count,
     /// Messages delivered to subscribers.
     pub messages: Count,
-    /// Microseconds during which a client was not read because of its own backlog, added up over clients.
-    pub backpressure_us: Count,
     /// Lanes closed because their sentinel did not come back.
     pub sentinel_mismatches: Count,
     clients_closed: [Count; CLOSE_REASONS_MAX],

@@ -68,10 +68,6 @@ const INFLIGHT_LOST: Metric =
 const SUBSCRIPTIONS: Metric = Metric::gauge("handover_subscriptions", "Subscriptions that clients want or have.");
 const MESSAGES: Metric = Metric::counter("handover_messages_total", "Messages delivered to subscribers.");
 const MEMORY: Metric = Metric::gauge("handover_memory_bytes", "Bytes kept for clients and backends.");
-const BACKPRESSURE: Metric = Metric::counter(
-    "handover_backpressure_seconds_total",
-    "Time during which a client was not read because of its own backlog, added up over clients.",
-);
 const PROTOCOL_ERRORS: Metric = Metric::counter("handover_protocol_errors_total", "Breaches of the protocol.");
 const SENTINEL_MISMATCH: Metric =
     Metric::counter("handover_sentinel_mismatch_total", "Lanes closed because their sentinel did not come back.");
@@ -262,10 +258,6 @@ impl Page<'_> {
         });
         self.each_labelled(&MEMORY, "kind", &Memory::ALL.map(Memory::label), |worker, index| {
             worker.memory_bytes(Memory::ALL[index])
-        });
-        self.each_group(&BACKPRESSURE, |group, samples| {
-            let total = Duration::from_micros(group.sum(|worker| &worker.backpressure_us));
-            samples.sample(&[group.name()], total.as_secs_f64());
         });
     }
 

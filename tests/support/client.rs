@@ -115,6 +115,28 @@ impl RawClient {
         bytes
     }
 
+    /// The next reply, or `None` when the connection ends, or breaks, before it is whole, whatever came of it.
+    #[track_caller]
+    pub fn read_reply_or_closed(&mut self) -> Option<Value> {
+        match read_value(&mut self.stream, &mut Vec::new()) {
+            Ok(value) => Some(value),
+            Err(error) if is_timeout(error.kind()) => panic!("neither a reply nor an end"),
+            Err(_) => None,
+        }
+    }
+
+    /// What has come, waiting for the first byte; nothing when the connection ended, cleanly or not.
+    #[track_caller]
+    pub fn read_available(&mut self) -> Vec<u8> {
+        let bytes = match self.stream.fill_buf() {
+            Ok(bytes) => bytes.to_vec(),
+            Err(error) if is_end(error.kind()) => Vec::new(),
+            Err(error) => panic!("neither bytes nor an end: {error}"),
+        };
+        self.stream.consume(bytes.len());
+        bytes
+    }
+
     /// Reads as many bytes as are `expected`, which they must equal.
     #[track_caller]
     pub fn expect(&mut self, expected: impl AsRef<[u8]>) {

@@ -7,6 +7,7 @@
 mod client;
 mod fake_backend;
 mod handover;
+mod pair;
 mod port;
 mod process;
 mod redis_server;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 pub use client::RawClient;
 pub use fake_backend::{FakeBackend, FakeConnection, courtesy};
 pub use handover::{Handover, HandoverBuilder, LogLine, Response};
+pub use pair::{Pair, PairBuilder};
 pub use port::ReservedPort;
 pub use process::{Process, Signal};
 pub use redis_server::{RedisServer, RedisServerBuilder};

@@ -3,12 +3,12 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::channels::{ProbeReport, WorkerId};
 use crate::logic::failover::Failover;
 use crate::logic::failover::event::{Blocked, CallOff, Event, Manner, Output, Reason, Refused, Switched};
 use crate::logic::failover::member::{Member, Sign};
 use crate::logic::health::ProbeVerdict;
 use crate::logic::judged::Judged;
+use crate::logic::report::{ProbeReport, WorkerId};
 use crate::logic::route::{BackendId, Phase};
 use crate::logic::selection;
 use crate::logic::settings::{Failback, InitialPolicy};

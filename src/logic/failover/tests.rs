@@ -1,7 +1,7 @@
 //! Cases of the decision machine, one after another.
 
 use super::*;
-use crate::channels::Judged;
+use crate::logic::judged::Judged;
 use crate::logic::route::Phase;
 use crate::logic::settings::{Failback, InitialPolicy, ProbeMode, ProbePolicy};
 

@@ -14,6 +14,7 @@ use crate::command::refusal::Refusal;
 use crate::command::table::Answered;
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
+use crate::resp::parse_number;
 
 /// A HELLO, parsed.
 struct Hello {
@@ -80,7 +81,8 @@ impl Multiplexer {
             ),
             3 if arguments.nth(1) == Some(b"default") => self.answer(key, |out| encode::simple(out, "OK"), now),
             3 => self.refuse(key, &Refusal::WrongPassword, now),
-            _ => self.refuse(key, &Refusal::WrongArity("auth".to_owned()), now),
+            1 => self.refuse(key, &Refusal::WrongArity("auth".to_owned()), now),
+            _ => self.refuse(key, &Refusal::Redis("ERR syntax error"), now),
         }
     }
 
@@ -326,7 +328,13 @@ impl Multiplexer {
             (Answered::ClientSetInfo, 4) => self.set_info(key, arguments[2], arguments[3], now),
             (Answered::ClientGetRedir, 2) => self.answer(key, |out| encode::integer(out, -1), now),
             (Answered::ClientTrackingInfo, 2) => self.answer(key, |out| tracking_info(out, protocol), now),
-            (Answered::ClientNoEvict, 3) => self.answer(key, |out| encode::simple(out, "OK"), now),
+            (Answered::ClientNoEvict, 3) => {
+                let is_known = [b"on".as_slice(), b"off"].iter().any(|word| arguments[2].eq_ignore_ascii_case(word));
+                match is_known {
+                    true => self.answer(key, |out| encode::simple(out, "OK"), now),
+                    false => self.refuse(key, &Refusal::Redis("ERR syntax error"), now),
+                }
+            }
             (Answered::ClientHelp, 2) => self.answer(key, client_help, now),
             (
                 Answered::ClientId
@@ -381,7 +389,7 @@ impl Multiplexer {
 }
 
 fn is_integer(word: &[u8]) -> bool {
-    std::str::from_utf8(word).is_ok_and(|word| word.parse::<i64>().is_ok())
+    parse_number(word).is_some()
 }
 
 /// Text for people: a bulk in RESP2, a verbatim string in RESP3, as Redis has it.

@@ -10,6 +10,26 @@ pub const LATENCY_BOUNDS_US: [u64; 17] = [
     5_000_000, 10_000_000,
 ];
 
+/// Whose bytes broke the protocol, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtocolFault {
+    /// A client's frame that Redis's rules forbid.
+    ClientFrame,
+    /// A client that speaks something else: HTTP, TLS.
+    ClientForeign,
+    /// A length or count of a client beyond a limit.
+    ClientLimit,
+    /// A backend's malformed reply.
+    BackendFrame,
+    /// A backend's reply that nobody asked for.
+    BackendUnsolicited,
+}
+
+impl ProtocolFault {
+    /// How many there are.
+    pub const COUNT: usize = 5;
+}
+
 /// Counts since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -25,8 +45,14 @@ pub struct Counters {
     pub answered: u64,
     /// Errors of Handover's own.
     pub refused: u64,
-    /// Error replies of backends that were passed on.
-    pub errors: u64,
+    /// Replies passed on from lanes, errors among them.
+    pub replies_shared: u64,
+    /// Replies passed on from pins, errors among them.
+    pub replies_pinned: u64,
+    /// Error replies passed on from lanes.
+    pub errors_shared: u64,
+    /// Error replies passed on from pins.
+    pub errors_pinned: u64,
     /// Requests that went to another connection without having been sent.
     pub moved: u64,
     /// Requests sent a second time.
@@ -41,8 +67,10 @@ pub struct Counters {
     pub aborted: u64,
     /// Requests whose client had gone.
     pub gone: u64,
-    /// Clients whose bytes were no RESP.
-    pub protocol_errors: u64,
+    /// Breaches of the protocol, by [`ProtocolFault`].
+    pub protocol_faults: [u64; ProtocolFault::COUNT],
+    /// Requests whose connection was lost before the reply came, by retry category, safest first.
+    pub lost: [u64; 7],
     /// Connections closed because their replies went out of step.
     pub mismatches: u64,
     /// Pub/sub messages delivered.

@@ -63,7 +63,8 @@ impl Multiplexer {
         let Some(link) = self.links.get(key) else { return };
         let (backend, epoch) = (link.backend, link.epoch);
         let lost = self.judge_link(key, now);
-        self.record(backend).failures += lost;
+        // One fault, however much was in flight: a deep pipeline on one killed connection is no reason to switch.
+        self.record(backend).failures += u64::from(lost > 0);
         self.outputs.push_back(Output::Report(Report::LinkLost { backend, epoch, cause: cause.to_owned() }));
     }
 
@@ -195,8 +196,8 @@ impl Multiplexer {
         session.due = 0;
         session.link = None;
         if let Some(pin) = session.pin.as_mut() {
+            // Still tainted: what made it so may be sent again.
             pin.link = None;
-            pin.tainted = false;
         }
         if is_cut {
             self.count_uncertain(u64::from(requests));
@@ -246,6 +247,9 @@ impl Multiplexer {
             Due::Local(reply) => return vec![Pending::Answer(reply)],
             Due::Request(request) => request,
         };
+        if request.sent {
+            self.counters.lost[request.retry.category as usize] += u64::from(request.commands);
+        }
         let transaction = self.sessions.get(key).map_or(Transaction::None, |session| session.transaction);
         if let Transaction::Queuing { watching, .. } = transaction {
             return self.judge_queued(key, &request, watching);
@@ -266,13 +270,17 @@ impl Multiplexer {
                 self.judged.aborted += 1;
                 vec![answer(|out| encode::simple(out, "OK"))]
             }
-            _ if is_leaving => self.refuse_due(&request),
+            _ if is_leaving => {
+                self.note_refused_transaction(key, &request.kind);
+                self.refuse_due(&request)
+            }
             RunKind::Inspect(_) => self.move_on(request, false, epoch),
             RunKind::Blocking { deadline } if self.settings.retry.rearm_blocked => {
                 let (deadline, sent) = (*deadline, request.sent);
                 vec![self.rearm(key, &request.frame, deadline, sent, request.at, epoch, now)]
             }
             _ if !request.sent => self.move_on(request, false, epoch),
+            RunKind::Blocking { .. } => self.refuse_due(&request),
             _ if request.begun => self.abandon_begun(&request),
             _ if may_repeat => self.move_on(request, true, epoch),
             _ => self.refuse_due(&request),

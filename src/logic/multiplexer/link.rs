@@ -152,6 +152,9 @@ pub enum Taken {
     Invalid(&'static str),
 }
 
+/// A connection on which nothing is due keeps a buffer of at most so many bytes.
+const IDLE_BYTES_MAX: usize = 512 * 1024;
+
 /// One backend connection.
 #[derive(Debug)]
 pub struct Link {
@@ -173,7 +176,9 @@ pub struct Link {
     pub paused: Option<(SessionKey, Instant)>,
     /// When Handover's own ECHO was last sent, and how many commands went since.
     pub sentinel: (Instant, u32),
-    /// Something was answered on it.
+    /// `CLIENT UNBLOCK` was sent for it, and may be carried out at any later time.
+    pub unblocked: bool,
+    /// Something came on it.
     pub proven: bool,
     /// Already on the list of connections with something to write.
     pub flushing: bool,
@@ -203,6 +208,7 @@ impl Link {
             waiting_since: None,
             paused: None,
             sentinel: (now, 0),
+            unblocked: false,
             proven: false,
             flushing: false,
             streaming: false,
@@ -332,9 +338,10 @@ impl Link {
     /// The next request to be answered is wholly written, and is not one that may block.
     fn front_is_written(&self) -> bool {
         // While it is not read, its silence is our own doing.
-        self.paused.is_none() && self.ring.front().is_some_and(|run| {
-            !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
-        })
+        self.paused.is_none()
+            && self.ring.front().is_some_and(|run| {
+                !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
+            })
     }
 
     /// Bytes came.
@@ -433,7 +440,6 @@ impl Link {
     pub fn answer(&mut self, replies: u32) -> Option<Run> {
         self.scanned = 0;
         self.streaming = false;
-        self.proven = true;
         self.commands_unanswered -= replies as usize;
         let run = self.ring.front_mut()?;
         run.answered += replies;
@@ -443,6 +449,9 @@ impl Link {
         let run = self.ring.pop_front()?;
         self.retained.advance(run.bytes);
         self.written = self.written.saturating_sub(run.bytes);
+        if self.ring.is_empty() && self.retained.capacity() > IDLE_BYTES_MAX {
+            self.retained = BytesMut::new();
+        }
         Some(run)
     }
 

@@ -7,6 +7,7 @@
 //! `pins`, `subscriptions`.
 
 mod answers;
+mod backpressure;
 mod counters;
 mod judgement;
 mod link;
@@ -18,18 +19,20 @@ mod session;
 mod special;
 mod subscriptions;
 mod switch;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-pub use counters::{Counters, LATENCY_BOUNDS_US};
+pub use counters::{Counters, LATENCY_BOUNDS_US, ProtocolFault};
 pub use link::{Link, LinkState, Profile, Role};
 pub use session::{CloseReason, Session};
 
 use self::link::{Run, RunKind};
-use self::session::Wait;
+use self::session::{Pending, Wait};
 pub use self::subscriptions::Kind as SubscriptionKind;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
@@ -257,8 +260,16 @@ pub struct Multiplexer {
     in_flight: usize,
     judged: Judged,
     drained: Option<u64>,
+    /// Until then, at the latest, nothing is published: subscriptions are being restored after a switch.
+    publish_barrier: Option<Instant>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
+    /// Bytes of large requests that are arriving.
+    upload_bytes: usize,
+    /// Sessions not read until there is room for their large requests.
+    starved: Vec<SessionKey>,
+    /// Bytes of requests held for want of a connection: counted at each tick, and added to in between.
+    held_bytes: usize,
     counters: Counters,
     budget: Budget,
     connects: Budget,
@@ -279,6 +290,11 @@ const LARGE_REQUEST_BYTES: usize = 64 * 1024;
 const SPARE_BUFFERS_MAX: usize = 64;
 /// A buffer larger than this is given back.
 const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Repeats outside a switch that are allowed whatever the traffic, and how many may come at once.
+const REPEATS_PER_SECOND: f64 = 10.0;
+const REPEATS_BURST: f64 = 1000.0;
+/// A lane proves its order at least once in so many requests.
+const SENTINEL_REQUESTS: u32 = 256;
 /// Profiles that have a lane at a time.
 const LANES_MAX: usize = 256;
 
@@ -286,7 +302,7 @@ impl Multiplexer {
     /// A multiplexer without clients.
     #[must_use]
     pub fn new(settings: Settings, now: Instant) -> Self {
-        let budget = Budget::new(10.0, 10.0, now);
+        let budget = Budget::new(REPEATS_PER_SECOND, REPEATS_BURST, now);
         let connects = Budget::new(settings.connects_per_second, settings.connects_per_second * 0.4, now);
         Self {
             random: settings.seed | 1,
@@ -308,7 +324,11 @@ impl Multiplexer {
             in_flight: 0,
             judged: Judged::default(),
             drained: None,
+            publish_barrier: None,
             crowded: false,
+            upload_bytes: 0,
+            starved: Vec::new(),
+            held_bytes: 0,
             counters: Counters::default(),
             budget,
             connects,
@@ -449,16 +469,19 @@ impl Multiplexer {
         self.finish_if_done(key);
     }
 
+    /// Blocked, or monitoring: a server lets go of such a client as soon as it says that it will send no more.
+    fn waits_for_ever(&self, key: SessionKey) -> bool {
+        let Some(session) = self.sessions.get(key) else { return false };
+        let is_blocking = |kind: &RunKind| matches!(kind, RunKind::Blocking { .. });
+        let is_blocked =
+            session.link.and_then(|link| self.links.get(link)?.front()).is_some_and(|run| is_blocking(&run.kind));
+        let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if is_blocking(kind));
+        (session.due > 0 && is_blocked) || is_rearmed || session.pin.is_some_and(|pin| pin.monitoring)
+    }
+
     /// The client is gone.
     pub fn on_client_lost(&mut self, key: SessionKey, reason: CloseReason) {
         self.remove_session(key, reason);
-    }
-
-    /// Ends every session once what is due was delivered; for a drain. Idle ones end at once.
-    pub fn end_all(&mut self, reason: CloseReason) {
-        for key in self.sessions.keys() {
-            self.end(key, reason);
-        }
     }
 
     /// Ends a session after what it has to read was written: nothing more of its input is looked at.
@@ -473,6 +496,10 @@ impl Multiplexer {
     /// Closes the client's connection if everything due to it was written.
     fn finish_if_done(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
+        let is_abandoned = session.half_closed && session.output.is_empty() && self.waits_for_ever(key);
+        if is_abandoned {
+            return self.remove_session(key, CloseReason::ClientClosed);
+        }
         if !session.is_quiet() {
             return;
         }
@@ -488,6 +515,7 @@ impl Multiplexer {
     fn remove_session(&mut self, key: SessionKey, reason: CloseReason) {
         let Some(session) = self.sessions.remove(key) else { return };
         self.counters.clients_closed[reason.index()] += 1;
+        self.upload_bytes -= session.upload_bytes;
         self.release_own_links(&session);
         recycle(&mut self.spare, session.output);
         self.outputs.push_back(Output::CloseSession { session: key, reason });
@@ -495,62 +523,6 @@ impl Multiplexer {
             self.resume_links(key);
         }
         self.check_drained();
-    }
-
-    /// The connections that were not read because of this client's full output are read again.
-    fn resume_links(&mut self, key: SessionKey) {
-        for link_key in self.links.keys() {
-            if let Some(link) = self.links.get_mut(link_key)
-                && link.paused.is_some_and(|(paused_for, _)| paused_for == key)
-            {
-                link.paused = None;
-                self.outputs.push_back(Output::ResumeLink(link_key));
-            }
-        }
-    }
-
-    /// Stops reading a connection until its reader has caught up. Its silence says nothing until then.
-    fn pause_link(&mut self, link_key: LinkKey, reader: SessionKey, now: Instant) {
-        let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(reader)) else { return };
-        if link.paused.is_none() {
-            link.paused = Some((reader, now));
-            link.waiting_since = None;
-            session.holds_back = true;
-        }
-    }
-
-    /// Reads from a client, and from the link that waited for it, again once enough was written.
-    fn relieve(&mut self, key: SessionKey, now: Instant) {
-        let limits = &self.settings.limits;
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let below_half = session.output.len() <= limits.output_bytes_max / 2;
-        if below_half && std::mem::take(&mut session.holds_back) {
-            self.resume_links(key);
-        }
-        self.update_reading(key);
-        if below_half {
-            self.advance_session(key, now);
-        }
-    }
-
-    /// Stops or resumes reading a client, by what it has waiting.
-    fn update_reading(&mut self, key: SessionKey) {
-        let limits = &self.settings.limits;
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        // A request that is still arriving may be larger than the limit of what is held.
-        let input_max = INPUT_BYTES_MAX.max(session.scanner.bytes_announced() + 1);
-        let full = session.due as usize >= limits.inflight_max
-            || session.output.len() >= limits.output_bytes_max
-            || session.input.len() >= input_max;
-        let relieved = (session.due as usize) <= limits.inflight_max / 2
-            && session.output.len() <= limits.output_bytes_max / 2
-            && session.input.len() <= input_max / 2;
-        if full {
-            session.paused = true;
-        } else if session.paused && relieved {
-            session.paused = false;
-            self.outputs.push_back(Output::Resume(key));
-        }
     }
 
     /// Puts a session among those that have something to be written.
@@ -627,8 +599,13 @@ impl Multiplexer {
         session.link = Some(link_key);
         self.in_flight += run.commands as usize;
         link.sentinel.1 = link.sentinel.1.saturating_add(run.commands);
+        let is_owing_proof = link.role == Role::Lane && link.sentinel.1 >= SENTINEL_REQUESTS;
+        let at = run.at;
         link.push(run, request);
         self.mark_link_to_write(link_key);
+        if is_owing_proof {
+            self.send_echo(link_key, at);
+        }
     }
 
     /// Puts a request of Handover's own on a connection.

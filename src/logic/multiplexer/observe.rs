@@ -3,9 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::link::RunKind;
-use super::{LinkKey, Multiplexer};
+use super::{BackendId, Link, LinkKey, LinkState, Multiplexer, Session};
 
 impl Multiplexer {
+    /// Connections open to a backend.
+    #[must_use]
+    pub fn connections(&self, backend: BackendId) -> usize {
+        self.links.iter().filter(|(_, link)| link.backend == backend && link.state == LinkState::Ready).count()
+    }
+
     /// Some backend connection has something to be written.
     #[must_use]
     pub fn has_link_to_write(&self) -> bool {
@@ -30,12 +36,7 @@ impl Multiplexer {
     pub fn session_modes(&self) -> [usize; 4] {
         let mut modes = [0; 4];
         for (_, session) in self.sessions.iter() {
-            let is_blocked = session
-                .pin
-                .and_then(|pin| pin.link)
-                .and_then(|link| self.links.get(link))
-                .is_some_and(|link| link.front().is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. })));
-            let mode = match (is_blocked, session.pin.is_some(), session.is_subscriber()) {
+            let mode = match (self.is_blocked(session), session.pin.is_some(), session.is_subscriber()) {
                 (true, _, _) => 3,
                 (false, true, _) => 1,
                 (false, false, true) => 2,
@@ -44,6 +45,12 @@ impl Multiplexer {
             modes[mode] += 1;
         }
         modes
+    }
+
+    /// A command of this session blocks on its pin.
+    pub(super) fn is_blocked(&self, session: &Session) -> bool {
+        let pin = session.pin.and_then(|pin| pin.link).and_then(|link| self.links.get(link));
+        pin.and_then(Link::front).is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. }))
     }
 
     /// Bytes of clients' input, of their output, of backend connections, and of requests held for want of a backend.

@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::link::{Link, LinkState, Profile, Role, RunKind};
-use super::session::{Pin, Session, Transaction, Wait};
+use super::session::{CloseReason, Pin, Session, Transaction, Wait};
 use super::{Dial, LinkKey, Multiplexer, Output, SessionKey};
 use crate::logic::route::BackendId;
 use crate::resp::encode;
 
 /// How long a pin without state is kept, so that a mixed pipeline does not pay a round trip for each change.
 const PIN_IDLE_MAX: Duration = Duration::from_millis(50);
+/// How long a blocked command is still waited for after its client has closed its sending half.
+const LEAVER_WAIT_MAX: Duration = Duration::from_millis(100);
 /// Pins that nobody holds, kept for the next who needs one.
 const POOL_MAX: usize = 16;
 
@@ -74,12 +76,13 @@ impl Multiplexer {
         if let Some(position) = pooled {
             let link_key = self.pool.swap_remove(position);
             self.links.get_mut(link_key)?.role = Role::Pin(Some(key));
+            self.monitor_again(key, link_key, now);
             return Some(link_key);
         }
         let own = self.links.iter().filter(|(_, link)| matches!(link.role, Role::Pin(_))).count();
         if own >= self.settings.limits.pins_per_backend_max {
             // One that nobody holds makes room for one that fits.
-            let Some(spare) = self.pool.pop() else { return None };
+            let spare = self.pool.pop()?;
             self.close_link(spare, false);
         }
         if self.is_profile_refused(active, profile) || !self.connects.spend(now) {
@@ -119,6 +122,41 @@ impl Multiplexer {
             }
             self.pinned.push(key);
         }
+    }
+
+    /// A monitoring client that lost its connection gets another.
+    pub(super) fn reopen_monitors(&mut self, now: Instant) {
+        let is_cut_off = |key: &SessionKey| {
+            let pin = self.sessions.get(*key).and_then(|session| session.pin);
+            pin.is_some_and(|pin| pin.monitoring && pin.link.is_none())
+        };
+        let cut_off: Vec<SessionKey> = self.pinned.iter().copied().filter(is_cut_off).collect();
+        for key in cut_off {
+            self.pin_link(key, now);
+        }
+    }
+
+    /// Goes on monitoring on a new connection, without a word to the client.
+    pub(super) fn monitor_again(&mut self, key: SessionKey, link: LinkKey, now: Instant) {
+        let pin = self.sessions.get_mut(key).and_then(|session| session.pin.as_mut());
+        if let Some(pin) = pin.filter(|pin| pin.monitoring) {
+            pin.tainted = true;
+            self.send_own(link, RunKind::Ignored, b"*1\r\n$7\r\nMONITOR\r\n", now);
+        }
+    }
+
+    /// Ends clients that closed their sending half while blocked: mostly they are gone, and would be given an element
+    /// that nobody reads. What the server answers at once still reaches those who only have nothing more to ask.
+    pub(super) fn end_blocked_leavers(&mut self, now: Instant) {
+        let is_leaver = |key: &SessionKey| {
+            let Some(session) = self.sessions.get(*key).filter(|session| session.half_closed) else { return false };
+            let front = session.pin.and_then(|pin| pin.link).and_then(|link| self.links.get(link)?.front());
+            front.is_some_and(|run| {
+                matches!(run.kind, RunKind::Blocking { .. }) && now.saturating_duration_since(run.at) >= LEAVER_WAIT_MAX
+            })
+        };
+        let leavers: Vec<SessionKey> = self.pinned.iter().copied().filter(is_leaver).collect();
+        leavers.into_iter().for_each(|key| self.remove_session(key, CloseReason::ClientClosed));
     }
 
     fn release_pin(&mut self, key: SessionKey, now: Instant) {

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use super::counters::ProtocolFault;
 use super::link::{Inspect, Link, Role, Run, RunKind, Taken};
-use super::session::{BrokenEnd, Pending, Transaction};
+use super::session::{BrokenEnd, CloseReason, Pending, Transaction};
 use super::{LANE_BYTES_MAX, LinkKey, Multiplexer, STREAM_BYTES, SessionKey, borrow_buffer};
 use crate::command::refusal::Refusal;
 use crate::command::retry;
@@ -14,6 +15,7 @@ impl Multiplexer {
     /// A backend sent bytes.
     pub fn on_link_bytes(&mut self, key: LinkKey, bytes: &[u8], now: Instant) {
         let Some(link) = self.links.get_mut(key) else { return };
+        link.proven = true;
         let backend = link.backend;
         let joined = link.unstash(bytes);
         let scanned = link.scanned();
@@ -57,6 +59,7 @@ impl Multiplexer {
                 }
                 Taken::Partial { scanned } => return Some((rest, scanned)),
                 Taken::Invalid(reason) => {
+                    self.counters.protocol_faults[ProtocolFault::BackendFrame as usize] += 1;
                     self.lose_link(key, reason, now);
                     return None;
                 }
@@ -90,9 +93,9 @@ impl Multiplexer {
     /// Whether a reply can be passed on before it is whole: nobody here has to look at it.
     fn can_stream(&self, run: &Run) -> bool {
         let selects = |key| {
-            self.sessions.get(key).is_some_and(|session| {
-                matches!(session.transaction, Transaction::Queuing { selected: Some(_), .. })
-            })
+            self.sessions
+                .get(key)
+                .is_some_and(|session| matches!(session.transaction, Transaction::Queuing { selected: Some(_), .. }))
         };
         match run.kind {
             RunKind::Forward | RunKind::Blocking { .. } => true,
@@ -129,8 +132,13 @@ impl Multiplexer {
         let Some(front) = link.front() else { return };
         let (session_key, started_at) = (front.session, front.at);
         let finished = link.answer(count);
-        let backend = link.backend;
+        let (backend, is_pin) = (link.backend, matches!(link.role, Role::Pin(_)));
+        match is_pin {
+            true => self.counters.replies_pinned += u64::from(count),
+            false => self.counters.replies_shared += u64::from(count),
+        }
         self.record(backend).successes += u64::from(count);
+        self.budget.pay(f64::from(count) * self.settings.retry.budget);
         if let Some(session_key) = session_key {
             self.settle_due(session_key, count);
             self.append_output(session_key, replies);
@@ -177,6 +185,11 @@ impl Multiplexer {
             }
         }
         self.deliver_locals(key);
+        let next = self.links.get(key).and_then(|link| link.front()?.session);
+        if let Some(next) = next.filter(|&next| self.sessions.get(next).is_some_and(|session| session.half_closed)) {
+            // It may be blocked now, with nobody there any more.
+            self.settled.push(next);
+        }
     }
 
     /// Delivers Handover's own replies whose turn has come.
@@ -243,7 +256,7 @@ impl Multiplexer {
         {
             return self.append_output(session_key, frame);
         }
-        self.counters.mismatches += 1;
+        self.counters.protocol_faults[ProtocolFault::BackendUnsolicited as usize] += 1;
         self.lose_link(key, "a reply that nobody asked for", now);
     }
 
@@ -268,24 +281,42 @@ impl Multiplexer {
             }
             (_, false) => {
                 self.counters.mismatches += 1;
+                self.end_served(key);
                 self.lose_link(key, "a reply out of step", now);
             }
         }
     }
 
+    /// The replies of a lane went out of step: who was served on it may have read somebody else's.
+    fn end_served(&mut self, link: LinkKey) {
+        let is_served = |session: &super::Session| session.link == Some(link);
+        let served: Vec<SessionKey> =
+            self.sessions.iter().filter(|(_, session)| is_served(session)).map(|(key, _)| key).collect();
+        for key in served {
+            self.remove_session(key, CloseReason::OutOfStep);
+        }
+    }
+
     /// An error reply: most are the client's own; some say that the backend cannot serve.
     fn on_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
-        self.counters.errors += 1;
         let Some(word) = cannot_serve(reply::first_word(frame)) else {
-            return self.deliver(key, frame, 1, now);
+            return self.deliver_error(key, frame, now);
         };
         let Some(link) = self.links.get(key) else { return };
         let backend = link.backend;
         self.record(backend).failures += 1;
         self.outputs.push_back(super::Output::Report(super::Report::CannotServe { backend, word }));
         if !self.withhold(key, frame, now) {
-            self.deliver(key, frame, 1, now);
+            self.deliver_error(key, frame, now);
         }
+    }
+
+    fn deliver_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
+        match self.links.get(key).map(|link| link.role) {
+            Some(Role::Pin(_)) => self.counters.errors_pinned += 1,
+            _ => self.counters.errors_shared += 1,
+        }
+        self.deliver(key, frame, 1, now);
     }
 
     /// Keeps a reply that means "not applied" back until the backend has been judged, when the client waits for it alone.
@@ -295,8 +326,9 @@ impl Multiplexer {
         let Some(front) = link.front().filter(|run| run.unanswered() == 1) else { return false };
         let Some(session_key) = front.session else { return false };
         let request = link.front_frame();
-        if self.sessions.get(session_key).is_none_or(|session| session.due != 1 || session.half_closed || matches!(session.transaction, Transaction::Queuing { .. }))
-            || self.is_whole_or_scripted(&request)
+        if self.sessions.get(session_key).is_none_or(|session| {
+            session.due != 1 || session.half_closed || matches!(session.transaction, Transaction::Queuing { .. })
+        }) || self.is_whole_or_scripted(&request)
         {
             return false;
         }
@@ -368,7 +400,8 @@ impl Multiplexer {
     fn on_unblocked(&mut self, key: LinkKey, frame: &[u8], deadline: Option<Instant>, now: Instant) {
         let is_nil = matches!(frame, b"$-1\r\n" | b"*-1\r\n" | b"_\r\n");
         let time_left = deadline.is_none_or(|deadline| deadline > now);
-        if is_nil && time_left && self.is_holding() && self.rearm_front(key, now) {
+        let was_unblocked = self.links.get(key).is_some_and(|link| link.unblocked);
+        if is_nil && time_left && was_unblocked && self.rearm_front(key, now) {
             return;
         }
         self.deliver(key, frame, 1, now);

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::counters::ProtocolFault;
 use super::link::{Run, RunKind};
 use super::session::{CloseReason, Pending, Transaction, Wait};
 use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey};
@@ -59,6 +60,7 @@ impl Multiplexer {
             }
         } else {
             session.input.extend_from_slice(bytes);
+            self.held_bytes += bytes.len();
             if session.wait.is_none() {
                 self.pump(key, now);
             }
@@ -111,6 +113,9 @@ impl Multiplexer {
     fn send_pending(&mut self, key: SessionKey, now: Instant) -> bool {
         loop {
             let Some(session) = self.sessions.get_mut(key) else { return false };
+            if session.wait.is_some() {
+                return false;
+            }
             match session.pending.front() {
                 None => return true,
                 Some(Pending::Withheld { .. }) => {
@@ -123,7 +128,12 @@ impl Multiplexer {
                         self.answer(key, |out| out.extend_from_slice(&reply), now);
                     }
                 }
-                Some(Pending::Send { .. }) => {
+                Some(Pending::Send { frame, .. }) => {
+                    let publishes = publishes(self.settings.policy.apply(frame, first_argument(frame)));
+                    if publishes && self.publish_barrier.is_some() {
+                        self.wait(key, Wait::Lane, now);
+                        return false;
+                    }
                     let Some(link) = self.target_link(key, now) else { return false };
                     self.send_pending_request(key, link, now);
                 }
@@ -139,7 +149,11 @@ impl Multiplexer {
             return;
         };
         let is_blocking = matches!(kind, RunKind::Blocking { .. });
-        if !sent && !is_blocking && epoch == self.route.epoch && now.saturating_duration_since(arrived) > self.settings.retry.deadline {
+        if !sent
+            && !is_blocking
+            && epoch == self.route.epoch
+            && now.saturating_duration_since(arrived) > self.settings.retry.deadline
+        {
             // Connections that open and break again and again, without a switch.
             for _ in 0..commands {
                 self.refuse(key, &Refusal::Unavailable, now);
@@ -160,9 +174,14 @@ impl Multiplexer {
             }
             self.counters.repeated += u64::from(commands);
         }
+        // What follows depends on the state that these replies bring.
+        let must_wait = matches!(kind, RunKind::Inspect(_) | RunKind::Blocking { .. });
         let bytes = frame.len();
         let run = Run { session: Some(key), commands, answered: 0, dropped: 0, bytes, attempts, at: arrived, kind };
         self.send_run(link, key, run, &frame);
+        if must_wait {
+            self.wait(key, Wait::Due, now);
+        }
     }
 
     /// Finds the requests in `bytes` and carries them out; returns how many bytes were consumed.
@@ -180,7 +199,7 @@ impl Multiplexer {
                 Scan::Nothing { bytes } => Step::Done { bytes },
                 Scan::Frame(frame) => {
                     let request = self.request(input, frame);
-                    if is_plain && request.is_shared() {
+                    if is_plain && self.may_batch(&request) {
                         if batch_commands == 0 && self.lane_link(key, now).is_none() {
                             return position;
                         }
@@ -235,6 +254,11 @@ impl Multiplexer {
         }
     }
 
+    /// It goes to the lane with its neighbours, and nothing is to be looked at.
+    fn may_batch(&self, request: &Request<'_>) -> bool {
+        request.is_shared() && !(self.publish_barrier.is_some() && request.publishes())
+    }
+
     fn take_inline(&mut self, key: SessionKey, line: &[u8], input: &[u8], bytes: usize, now: Instant) -> Step {
         let Some(words) = inline::split(line) else {
             self.end_for_protocol_error(key, ProtocolError::UnbalancedQuotes, now);
@@ -251,7 +275,7 @@ impl Multiplexer {
         let classified = self.settings.policy.apply(&frame, name);
         let request = Request { frame: &frame, name, classified, input, bytes };
         let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
-        if !(is_plain && request.is_shared()) {
+        if !(is_plain && self.may_batch(&request)) {
             return self.take_special(key, request, now);
         }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
@@ -264,14 +288,20 @@ impl Multiplexer {
         if error == ProtocolError::TlsHello {
             return self.end_for_foreign_protocol(key);
         }
-        self.counters.protocol_errors += 1;
+        let fault = match error {
+            ProtocolError::ValueTooLarge | ProtocolError::HeaderTooLong | ProtocolError::InlineTooLong => {
+                ProtocolFault::ClientLimit
+            }
+            _ => ProtocolFault::ClientFrame,
+        };
+        self.counters.protocol_faults[fault as usize] += 1;
         self.refuse(key, &Refusal::Protocol(error), now);
         self.end(key, CloseReason::ProtocolError);
     }
 
     /// Somebody speaks HTTP or TLS to us: closed without a reply, as a browser must not be able to reach Redis.
     pub(super) fn end_for_foreign_protocol(&mut self, key: SessionKey) {
-        self.counters.protocol_errors += 1;
+        self.counters.protocol_faults[ProtocolFault::ClientForeign as usize] += 1;
         self.remove_session(key, CloseReason::ForeignProtocol);
     }
 
@@ -333,9 +363,24 @@ impl Request<'_> {
     }
 }
 
+impl Request<'_> {
+    /// Subscribers hear of it.
+    pub(super) fn publishes(&self) -> bool {
+        publishes(self.classified)
+    }
+}
+
+fn publishes(classified: Classified) -> bool {
+    classified.command.is_some_and(|command| matches!(command.name, "publish" | "spublish"))
+}
+
+fn first_argument(frame: &[u8]) -> &[u8] {
+    Arguments::new(frame).next().unwrap_or_default()
+}
+
 impl super::Session {
     /// Its next request may be looked at.
-    fn takes_requests(&self) -> bool {
+    pub(super) fn takes_requests(&self) -> bool {
         self.ending.is_none() && self.wait.is_none()
     }
 

@@ -227,6 +227,8 @@ pub struct Session {
     pub paused: bool,
     /// A connection is not read because of what waits in its output.
     pub holds_back: bool,
+    /// Room taken among large requests that are arriving.
+    pub upload_bytes: usize,
     /// Already on the list of sessions with something to write.
     pub flushing: bool,
     /// Already on the list of sessions that wait.
@@ -256,6 +258,7 @@ impl Session {
             ending: None,
             paused: false,
             holds_back: false,
+            upload_bytes: 0,
             flushing: false,
             listed: false,
         }

@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use super::link::{Inspect, RunKind};
 use super::requests::{Request, Step, whole_transaction};
-use super::session::{BrokenEnd, Transaction, Wait};
+use super::session::{BrokenEnd, CloseReason, Transaction, Wait};
 use super::{LinkKey, Multiplexer, SessionKey};
 use crate::command::blocking::{self, BlockTimeout};
 use crate::command::refusal::{Refusal, quoted_name};
 use crate::command::table::{Answered, Class, Pinned};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
+use crate::resp::parse_number;
 
 impl Multiplexer {
     /// Carries out one request that is not simply shared.
@@ -35,6 +36,10 @@ impl Multiplexer {
     }
 
     fn take_by_class(&mut self, key: SessionKey, request: Request<'_>, class: Class, now: Instant) -> Step {
+        if self.publish_barrier.is_some() && request.publishes() {
+            self.wait(key, Wait::Lane, now);
+            return Step::Wait;
+        }
         match class {
             Class::Refused | Class::Closed => self.refuse_command(key, request, now),
             Class::Answered(answered) => self.take_answered(key, answered, request, now),
@@ -101,6 +106,9 @@ impl Multiplexer {
             Pinned::Multi if !has_one_argument => self.refuse_arity(key, request, now),
             Pinned::Multi => self.take_multi(key, request, now),
             Pinned::Watch if has_one_argument => self.refuse_arity(key, request, now),
+            Pinned::Unwatch | Pinned::Exec | Pinned::Discard if !has_one_argument => {
+                self.refuse_arity(key, request, now)
+            }
             Pinned::Watch => self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Watch), now),
             Pinned::Unwatch if self.is_watching(key) => {
                 self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Unwatch), now)
@@ -167,6 +175,11 @@ impl Multiplexer {
     }
 
     fn take_blocking(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        if self.sessions.get(key).is_some_and(|session| session.half_closed) {
+            // It may not be there any more to take the element.
+            self.end(key, CloseReason::ClientClosed);
+            return Step::Done { bytes: request.bytes };
+        }
         let timeout =
             request.classified.command.and_then(|command| blocking::timeout(command, Arguments::new(request.frame)));
         let deadline = match timeout {
@@ -275,6 +288,8 @@ impl Multiplexer {
             }
             Class::Pinned(Pinned::Discard) if queuing || refused => self.leave_transaction(key, request, now),
             Class::Pinned(Pinned::Unwatch) if !queuing => self.leave_transaction(key, request, now),
+            // What it guards from now on does not matter: what it guarded before may have changed.
+            Class::Pinned(Pinned::Watch) if !queuing && !refused => self.answer_ok(key, request, now),
             Class::Pinned(Pinned::Exec) if queuing || refused => {
                 self.end_broken(key, end, now);
                 Step::Done { bytes: request.bytes }
@@ -322,5 +337,5 @@ pub(super) fn parse_database(request: Request<'_>) -> Option<u32> {
     if arguments.remaining() != 2 {
         return None;
     }
-    std::str::from_utf8(arguments.nth(1)?).ok()?.parse().ok()
+    parse_number(arguments.nth(1)?)?.try_into().ok()
 }

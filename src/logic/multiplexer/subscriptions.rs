@@ -1,7 +1,7 @@
 //! Subscriptions: a registry of what a client wants, one upstream connection for it, and its restoration elsewhere.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -17,6 +17,9 @@ use crate::resp::reply::ReplyKind;
 
 /// Channels named in one command when subscriptions are restored.
 const RESTORE_CHUNK: usize = 1000;
+
+/// How long nothing is published while subscriptions are being restored after a switch.
+const PUBLISH_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What is subscribed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,7 +230,9 @@ impl Multiplexer {
         if self.is_profile_refused(active, profile) {
             return;
         }
-        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else { return };
+        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else {
+            return;
+        };
         if !self.connects.spend(now) {
             subscriptions.retry_at = Some(now);
             return;
@@ -238,6 +243,7 @@ impl Multiplexer {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the parts of one command")]
     fn change_subscriptions(
         &mut self,
         key: SessionKey,
@@ -365,7 +371,9 @@ impl Multiplexer {
     /// What was asked for on this connection has been asked for again on the one that will take over.
     fn is_superseded(&self, key: SessionKey, link: LinkKey) -> bool {
         let next = self.sessions.get(key).and_then(|session| session.subscriptions.as_ref()?.next);
-        next.filter(|&next| next != link).and_then(|next| self.links.get(next)).is_some_and(|next| next.state == LinkState::Ready)
+        next.filter(|&next| next != link)
+            .and_then(|next| self.links.get(next))
+            .is_some_and(|next| next.state == LinkState::Ready)
     }
 
     /// One confirmation of the client's own command came.
@@ -499,6 +507,27 @@ impl Multiplexer {
             if session.subscriptions.is_some() && !is_current {
                 self.open_subscription(key, now);
             }
+        }
+    }
+
+    /// After a switch nothing is published before the subscriptions are restored, so that nothing is missed.
+    pub(super) fn raise_publish_barrier(&mut self, now: Instant) {
+        let is_needed = self.sessions.iter().any(|(_, session)| session.is_subscriber());
+        // Held commands are refused after `hold`, which must not come first.
+        let wait_max = PUBLISH_WAIT_MAX.min(self.settings.failover.hold / 2);
+        self.publish_barrier = is_needed.then(|| now + wait_max);
+    }
+
+    /// Lets publishers go on once every subscription is restored, or that takes too long.
+    pub(super) fn lift_publish_barrier(&mut self, now: Instant) {
+        let Some(until) = self.publish_barrier else { return };
+        let is_restoring = self.is_serving()
+            && self.sessions.iter().any(|(_, session)| {
+                let link = session.subscription_link().and_then(|link| self.links.get(link));
+                session.is_subscriber() && link.is_none_or(|link| link.epoch != self.route.epoch)
+            });
+        if !is_restoring || now >= until {
+            self.publish_barrier = None;
         }
     }
 

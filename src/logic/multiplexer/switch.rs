@@ -11,7 +11,6 @@ use super::{BackendId, DialOutcome, LANES_MAX, Lane, LinkKey, Multiplexer, Outpu
 use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class, Pinned};
 use crate::logic::arena::Arena;
-use crate::logic::judged::Judged;
 use crate::logic::route::{Availability, Phase, Route};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::Protocol;
@@ -93,6 +92,7 @@ impl Multiplexer {
 
     /// Serves in a new epoch.
     fn activate(&mut self, old: &Route, now: Instant) {
+        self.raise_publish_barrier(now);
         // After a planned switch nothing is due but blocked commands that could not be unblocked. Subscriptions
         // are read from the old backend until the new one has confirmed them.
         for key in self.links.keys() {
@@ -109,7 +109,7 @@ impl Multiplexer {
             }
         }
         self.promote_standbys(now);
-        let judged = std::mem::replace(&mut self.judged, Judged::default());
+        let judged = std::mem::take(&mut self.judged);
         self.outputs.push_back(Output::Report(Report::Activated { epoch: self.route.epoch, judged }));
         self.move_subscriptions(now);
     }
@@ -118,7 +118,8 @@ impl Multiplexer {
     fn promote_standbys(&mut self, now: Instant) {
         let epoch = self.route.epoch;
         let in_use = self.profiles_in_use();
-        let mut profiles: Vec<Profile> = self.lanes.drain(..).map(|lane| lane.profile).filter(|profile| in_use.contains(profile)).collect();
+        let mut profiles: Vec<Profile> =
+            self.lanes.drain(..).map(|lane| lane.profile).filter(|profile| in_use.contains(profile)).collect();
         if profiles.is_empty() {
             profiles.push(Profile::default());
         }
@@ -166,7 +167,8 @@ impl Multiplexer {
     /// The active said that it does not have this database, or this protocol.
     pub(super) fn is_profile_refused(&self, backend: BackendId, profile: Profile) -> bool {
         self.backend(backend).is_some_and(|record| {
-            let no_database = record.database_refused.as_ref().is_some_and(|(lowest, _)| profile.database >= Some(*lowest));
+            let no_database =
+                record.database_refused.as_ref().is_some_and(|(lowest, _)| profile.database >= Some(*lowest));
             no_database || (profile.protocol == Protocol::Resp3 && record.resp3_refused.is_some())
         })
     }
@@ -232,7 +234,10 @@ impl Multiplexer {
     fn on_link_ready(&mut self, key: LinkKey, role: Role, now: Instant) {
         match role {
             Role::Lane => self.advance_waiting(now),
-            Role::Pin(Some(session)) => self.advance_session(session, now),
+            Role::Pin(Some(session)) => {
+                self.monitor_again(session, key, now);
+                self.advance_session(session, now);
+            }
             Role::Standby | Role::Pin(None) => {}
             Role::Subscription(session) => self.on_subscription_ready(session, key, now),
         }
@@ -244,7 +249,12 @@ impl Multiplexer {
         self.on_dial_failed(key, role, now);
         // What is asked for in vain takes no lane's place.
         let active = self.route.active;
-        let refused: Vec<Profile> = self.lanes.iter().map(|lane| lane.profile).filter(|&profile| active.is_some_and(|active| self.is_profile_refused(active, profile))).collect();
+        let refused: Vec<Profile> = self
+            .lanes
+            .iter()
+            .map(|lane| lane.profile)
+            .filter(|&profile| active.is_some_and(|active| self.is_profile_refused(active, profile)))
+            .collect();
         self.lanes.retain(|lane| lane.link.is_some() || !refused.contains(&lane.profile));
         self.standbys.retain(|lane| lane.link.is_some() || role != Role::Standby);
         self.advance_waiting(now);
@@ -289,15 +299,19 @@ impl Multiplexer {
 
     /// Time passed. Call it every few milliseconds while [`Self::is_busy`], else a few times a second.
     pub fn on_tick(&mut self, now: Instant) {
+        self.end_blocked_leavers(now);
         self.release_idle_pins(now);
+        self.reopen_monitors(now);
         self.reopen_lanes(now);
         self.keep_standbys(now);
         self.send_sentinels(now);
         self.close_slow_readers(now);
         self.unblock(now);
         self.reopen_subscriptions(now);
+        self.lift_publish_barrier(now);
         self.advance_waiting(now);
         self.expire_held(now);
+        self.feed_starved();
         self.advance_settled(now);
         // What suspicion kept back goes once the silence has ended otherwise than by a byte.
         for key in self.links.keys() {
@@ -392,10 +406,12 @@ impl Multiplexer {
     fn unblock(&mut self, now: Instant) {
         let Phase::Hold { attempt, until, .. } = self.route.phase else { return };
         let mut blocked = 0;
-        for (_, link) in self.links.iter() {
+        for key in self.links.keys() {
+            let Some(link) = self.links.get_mut(key) else { continue };
             if link.front().is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. })) {
                 blocked += link.unanswered();
                 if let Some(client_id) = link.client_id {
+                    link.unblocked = true;
                     self.outputs.push_back(Output::Unblock { backend: link.backend, client_id });
                 }
             }

@@ -1,0 +1,122 @@
+//! Who is read, and who must wait: every buffer has a bound, and whoever fills one is held back.
+
+use std::time::Instant;
+
+use super::session::CloseReason;
+use super::{INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, SessionKey};
+
+/// A request announced longer than this needs room among the uploads before the rest of it is read.
+const UPLOAD_BYTES: usize = 1024 * 1024;
+/// What such requests may take together; one alone may always go on.
+const UPLOADS_BYTES_MAX: usize = 192 * 1024 * 1024;
+
+impl Multiplexer {
+    /// The connections that were not read because of this client's full output are read again.
+    pub(super) fn resume_links(&mut self, key: SessionKey) {
+        for link_key in self.links.keys() {
+            if let Some(link) = self.links.get_mut(link_key)
+                && link.paused.is_some_and(|(paused_for, _)| paused_for == key)
+            {
+                link.paused = None;
+                self.outputs.push_back(Output::ResumeLink(link_key));
+            }
+        }
+    }
+
+    /// Stops reading a connection until its reader has caught up. Its silence says nothing until then.
+    pub(super) fn pause_link(&mut self, link_key: LinkKey, reader: SessionKey, now: Instant) {
+        let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(reader)) else { return };
+        if link.paused.is_none() {
+            link.paused = Some((reader, now));
+            link.waiting_since = None;
+            session.holds_back = true;
+        }
+    }
+
+    /// Reads from a client, and from the link that waited for it, again once enough was written.
+    pub(super) fn relieve(&mut self, key: SessionKey, now: Instant) {
+        let limits = &self.settings.limits;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let below_half = session.output.len() <= limits.output_bytes_max / 2;
+        if below_half && std::mem::take(&mut session.holds_back) {
+            self.resume_links(key);
+        }
+        self.update_reading(key);
+        if below_half {
+            self.advance_session(key, now);
+        }
+    }
+
+    /// Stops or resumes reading a client, by what it has waiting.
+    pub(super) fn update_reading(&mut self, key: SessionKey) {
+        let has_room = self.take_upload_room(key);
+        let is_crowded = self.held_bytes > self.settings.limits.held_bytes_max;
+        let limits = &self.settings.limits;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let is_held = session.wait.is_some();
+        // A request that is still arriving may be larger than the limit of what is held: only its rest ends the wait.
+        let is_arriving = session.scanner.bytes_announced() > 0 && session.takes_requests();
+        let full = session.due as usize >= limits.inflight_max
+            || session.output.len() >= limits.output_bytes_max
+            || (session.input.len() >= INPUT_BYTES_MAX && !is_arriving)
+            || (is_held && is_crowded)
+            || !has_room;
+        // Input that waits for nothing is the start of a request, whose rest must come.
+        let relieved = (session.due as usize) <= limits.inflight_max / 2
+            && session.output.len() <= limits.output_bytes_max / 2
+            && (session.input.len() <= INPUT_BYTES_MAX / 2 || !is_held || is_arriving);
+        if full {
+            session.paused = true;
+        } else if session.paused && relieved {
+            session.paused = false;
+            self.outputs.push_back(Output::Resume(key));
+        }
+    }
+
+    /// Whether the request that is arriving may be read on: large ones share a bounded room.
+    fn take_upload_room(&mut self, key: SessionKey) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return true };
+        let announced = session.scanner.bytes_announced();
+        let wanted = if announced > UPLOAD_BYTES { announced } else { 0 };
+        if wanted == session.upload_bytes {
+            return true;
+        }
+        self.upload_bytes -= std::mem::take(&mut session.upload_bytes);
+        if wanted > 0 && self.upload_bytes > 0 && self.upload_bytes + wanted > UPLOADS_BYTES_MAX {
+            self.starved.push(key);
+            return false;
+        }
+        session.upload_bytes = wanted;
+        self.upload_bytes += wanted;
+        true
+    }
+
+    /// Looks again at those who were not read for want of room.
+    pub(super) fn feed_starved(&mut self) {
+        for key in std::mem::take(&mut self.starved) {
+            self.update_reading(key);
+        }
+        let held_bytes_max = self.settings.limits.held_bytes_max;
+        let was_crowded = self.held_bytes > held_bytes_max;
+        self.held_bytes =
+            self.waiting.iter().filter_map(|&key| self.sessions.get(key)).map(|session| session.input.len()).sum();
+        if was_crowded && self.held_bytes <= held_bytes_max {
+            for key in self.sessions.keys() {
+                self.update_reading(key);
+            }
+        }
+    }
+
+    /// Ends every session once what is due to it was delivered; for a drain. Those that wait for something that may
+    /// never come, a blocked command or a message, end at once.
+    pub fn end_all(&mut self, reason: CloseReason) {
+        for key in self.sessions.keys() {
+            let Some(session) = self.sessions.get(key) else { continue };
+            if session.is_subscriber() || self.is_blocked(session) {
+                self.remove_session(key, reason);
+            } else {
+                self.end(key, reason);
+            }
+        }
+    }
+}

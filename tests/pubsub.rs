@@ -1,0 +1,430 @@
+//! Subscriptions: confirmed byte for byte as Redis confirms them, and live again after every switch by themselves.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{PATIENCE, Pair, RawClient, RedisServer, Value, encode, wait_until};
+
+/// Long enough that a message which is not held back would have come.
+const SILENCE: Duration = Duration::from_millis(50);
+
+fn frame(line: &str) -> Vec<u8> {
+    encode(&line.split_whitespace().collect::<Vec<_>>())
+}
+
+/// Sends each line to Handover and straight to a server, which answer with so many frames, the same ones.
+#[track_caller]
+fn assert_as_redis(pair: &Pair, protocol: &str, course: &[(&str, usize)]) {
+    let (mut direct, mut proxied) = (pair.west.client(), pair.client());
+    let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+    for client in [&mut direct, &mut proxied] {
+        client.command(&["HELLO", protocol]);
+    }
+    for (line, frames) in course {
+        bytes.extend(frame(line));
+        direct.send(frame(line));
+        proxied.send(frame(line));
+        for _ in 0..*frames {
+            let (_, reply) = direct.read_reply_raw();
+            let (_, got) = proxied.read_reply_raw();
+            let context = format!("{line:?} of {course:?} in RESP{protocol}");
+            assert_eq!(got.escape_ascii().to_string(), reply.escape_ascii().to_string(), "{context}");
+            expected.extend(reply);
+        }
+    }
+    // Once more, pipelined.
+    let mut proxied = pair.client();
+    proxied.command(&["HELLO", protocol]);
+    proxied.send(&bytes);
+    proxied.expect(&expected);
+}
+
+fn push(words: &[&str]) -> Value {
+    Value::Array(words.iter().map(Value::bulk).collect())
+}
+
+#[track_caller]
+fn subscribe(client: &mut RawClient, command: &str, channel: &str) {
+    let confirmed = client.command(&[command, channel]);
+    assert_eq!(confirmed.elements()[1], Value::bulk(channel));
+}
+
+/// Waits until so many subscriptions deliver.
+#[track_caller]
+fn wait_for_confirmed(pair: &Pair, count: usize) {
+    let of = |state| pair.handover.metric("handover_subscriptions", &[("state", state)]);
+    wait_until(PATIENCE, || of("wanted") == count as f64 && of("confirmed") == count as f64);
+}
+
+#[track_caller]
+fn publish(server: &RedisServer, command: &str, channel: &str, payload: &str) -> i64 {
+    server.command(&[command, channel, payload]).integer()
+}
+
+#[test]
+fn every_form_is_confirmed_as_redis_does() {
+    let pair = Pair::start();
+    for protocol in ["2", "3"] {
+        for (one, un) in [("SUBSCRIBE", "UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE"), ("SSUBSCRIBE", "SUNSUBSCRIBE")]
+        {
+            let form = |word: &str| word.replace("UN_", un).replace("ONE_", one);
+            let courses: &[&[(&str, usize)]] = &[
+                &[("ONE_ a", 1), ("ONE_ b c", 2), ("UN_ b", 1), ("UN_ a c", 2), ("GET k", 1)],
+                &[("ONE_ a a a", 3), ("UN_ a a", 2), ("GET k", 1)],
+                &[("ONE_ a", 1), ("ONE_ a", 1), ("ONE_ b a", 2), ("UN_ none", 1), ("UN_ a b", 2)],
+                &[("UN_", 1), ("UN_ a b", 2), ("GET k", 1)],
+                &[("ONE_ a", 1), ("UN_", 1), ("UN_", 1), ("GET k", 1)],
+                &[("ONE_", 1), ("GET k", 1), ("ONE_ a", 1), ("ONE_", 1), ("UN_ a", 1)],
+            ];
+            for course in courses {
+                let course: Vec<(String, usize)> = course.iter().map(|(line, frames)| (form(line), *frames)).collect();
+                let course: Vec<(&str, usize)> = course.iter().map(|(line, frames)| (line.as_str(), *frames)).collect();
+                assert_as_redis(&pair, protocol, &course);
+            }
+        }
+    }
+}
+
+#[test]
+fn counts_of_mixed_forms_are_those_of_redis() {
+    let pair = Pair::start();
+    let course = [
+        ("SUBSCRIBE a b", 2),
+        ("PSUBSCRIBE a* b*", 2),
+        ("SSUBSCRIBE s t", 2),
+        ("UNSUBSCRIBE a", 1),
+        ("SUNSUBSCRIBE t", 1),
+        ("SUNSUBSCRIBE", 1),
+        ("SUBSCRIBE c", 1),
+        ("PUNSUBSCRIBE b*", 1),
+        ("UNSUBSCRIBE b c", 2),
+        ("PUNSUBSCRIBE", 1),
+        ("PING", 1),
+        ("GET k", 1),
+    ];
+    assert_as_redis(&pair, "2", &course);
+    assert_as_redis(&pair, "3", &course);
+}
+
+#[test]
+fn leaving_all_of_several_names_each() {
+    let pair = Pair::start();
+    for protocol in ["2", "3"] {
+        let (mut direct, mut proxied) = (pair.west.client(), pair.client());
+        for client in [&mut direct, &mut proxied] {
+            client.command(&["HELLO", protocol]);
+            let mut left = Vec::new();
+            client.send(frame("SUBSCRIBE a b c"));
+            (0..3).for_each(|_| drop(client.read_reply()));
+            client.send(frame("UNSUBSCRIBE"));
+            for remaining in (0..3).rev() {
+                let confirmed = client.read_reply();
+                assert_eq!(confirmed.elements()[2], Value::Integer(remaining));
+                left.push(confirmed.elements()[1].text());
+            }
+            left.sort();
+            assert_eq!(left, ["a", "b", "c"]);
+            assert_eq!(client.command(&["GET", "k"]), Value::Null);
+        }
+    }
+}
+
+#[test]
+fn a_subscriber_of_resp2_may_send_what_redis_lets_it() {
+    let pair = Pair::start();
+    assert_as_redis(
+        &pair,
+        "2",
+        &[
+            ("SUBSCRIBE a", 1),
+            ("GET k", 1),
+            ("PING", 1),
+            ("PING x", 1),
+            ("PING x y", 1),
+            ("MULTI", 1),
+            ("HELLO 3", 1),
+            ("CLIENT ID", 1),
+            ("PUBLISH a b", 1),
+            ("SELECT 1", 1),
+            ("CONFIG GET x", 1),
+            ("UNSUBSCRIBE", 1),
+            ("GET k", 1),
+            ("PING", 1),
+        ],
+    );
+    assert_as_redis(&pair, "2", &[("PSUBSCRIBE a*", 1), ("RESET", 1), ("GET k", 1), ("PING", 1)]);
+    assert_as_redis(&pair, "3", &[("SUBSCRIBE a", 1), ("RESET", 1), ("GET k", 1)]);
+    for protocol in ["2", "3"] {
+        let mut client = pair.client();
+        client.command(&["HELLO", protocol]);
+        subscribe(&mut client, "SUBSCRIBE", "a");
+        client.send(frame("QUIT"));
+        client.expect("+OK\r\n");
+        client.expect_end();
+    }
+    wait_until(PATIENCE, || pair.east.command(&["PUBSUB", "CHANNELS"]) == Value::Array(vec![]));
+}
+
+#[test]
+fn a_subscriber_of_resp3_gets_messages_between_the_replies_to_anything() {
+    let pair = Pair::start();
+    let mut client = pair.client();
+    client.command(&["HELLO", "3"]);
+    for (command, channel) in [("SUBSCRIBE", "news"), ("PSUBSCRIBE", "ne*"), ("SSUBSCRIBE", "shard")] {
+        subscribe(&mut client, command, channel);
+    }
+    assert_eq!(client.command(&["SET", "k", "v"]), Value::ok());
+    assert_eq!(client.command(&["PING"]), Value::Simple("PONG".to_owned()));
+    // Its own message comes before the reply to PUBLISH or behind it, as two connections would have it.
+    client.send([frame("PUBLISH news hello"), frame("GET k")].concat());
+    let frames: Vec<Value> = (0..4).map(|_| client.read_reply()).collect();
+    let (pushes, replies): (Vec<Value>, Vec<Value>) =
+        frames.into_iter().partition(|frame| matches!(frame, Value::Push(_)));
+    assert_eq!(replies, [Value::Integer(2), Value::bulk("v")]);
+    let expected = [vec!["message", "news", "hello"], vec!["pmessage", "ne*", "news", "hello"]];
+    assert_eq!(pushes, expected.map(|words| Value::Push(words.iter().map(Value::bulk).collect())));
+    assert_eq!(publish(&pair.east, "SPUBLISH", "shard", "x"), 1);
+    assert_eq!(client.read_reply().elements()[0], Value::bulk("smessage"));
+    assert_eq!(client.command(&["MULTI"]), Value::ok());
+    assert_eq!(client.command(&["EXEC"]), Value::Array(vec![]));
+}
+
+#[test]
+fn ten_thousand_channels_of_one_client_all_deliver_before_and_after_a_fault() {
+    const CHANNELS: usize = 10_000;
+    let mut pair = Pair::start();
+    let mut client = pair.client();
+    let names: Vec<String> = (0..CHANNELS).map(|number| format!("channel:{number}")).collect();
+    let mut command = vec!["SUBSCRIBE"];
+    command.extend(names.iter().map(String::as_str));
+    client.send_command(&command);
+    for (number, name) in names.iter().enumerate() {
+        let expected =
+            Value::Array(vec![Value::bulk("subscribe"), Value::bulk(name), Value::Integer(number as i64 + 1)]);
+        assert_eq!(client.read_reply(), expected);
+    }
+    assert_eq!(publish(&pair.east, "PUBLISH", "channel:4711", "x"), 1);
+    assert_eq!(client.read_reply(), push(&["message", "channel:4711", "x"]));
+    pair.fail_over();
+    wait_for_confirmed(&pair, CHANNELS);
+    let mut outsider = pair.west.client();
+    let publishes: Vec<u8> = names.iter().flat_map(|name| encode(&["PUBLISH", name, "y"])).collect();
+    outsider.send(&publishes);
+    for name in &names {
+        assert_eq!(outsider.read_reply(), Value::Integer(1));
+        assert_eq!(client.read_reply(), push(&["message", name, "y"]));
+    }
+    client.send_command(&["UNSUBSCRIBE"]);
+    (0..CHANNELS).for_each(|_| drop(client.read_reply()));
+    assert_eq!(client.command(&["GET", "k"]), Value::Null);
+}
+
+#[test]
+fn keyspace_notifications_come_through() {
+    let pair = Pair::builder().servers(|server| server.directive("notify-keyspace-events KEA")).start();
+    let mut client = pair.client();
+    subscribe(&mut client, "PSUBSCRIBE", "__keyspace@0__:k*");
+    let mut other = pair.client();
+    other.command(&["SET", "key", "v"]);
+    other.command(&["DEL", "key"]);
+    for event in ["set", "del"] {
+        assert_eq!(client.read_reply(), push(&["pmessage", "__keyspace@0__:k*", "__keyspace@0__:key", event]));
+    }
+}
+
+/// Subscribes in every form with both protocols.
+fn subscribers(pair: &Pair) -> Vec<RawClient> {
+    ["2", "3"]
+        .into_iter()
+        .map(|protocol| {
+            let mut client = pair.client();
+            client.command(&["HELLO", protocol]);
+            for (command, channel) in [("SUBSCRIBE", "plain"), ("PSUBSCRIBE", "pla*"), ("SSUBSCRIBE", "shard")] {
+                subscribe(&mut client, command, channel);
+            }
+            client
+        })
+        .collect()
+}
+
+/// Everything published on this server reaches each of them, once.
+#[track_caller]
+fn assert_delivered(server: &RedisServer, clients: &mut [RawClient], payload: &str) {
+    assert_eq!(publish(server, "PUBLISH", "plain", payload), 2 * clients.len() as i64);
+    assert_eq!(publish(server, "SPUBLISH", "shard", payload), clients.len() as i64);
+    for client in clients {
+        let expected: [&[&str]; 3] =
+            [&["message", "plain", payload], &["pmessage", "pla*", "plain", payload], &["smessage", "shard", payload]];
+        for words in expected {
+            let words: Vec<Value> = words.iter().map(Value::bulk).collect();
+            assert_eq!(client.read_reply().elements(), words);
+        }
+        client.expect_silence(SILENCE);
+    }
+}
+
+#[test]
+fn subscriptions_are_live_again_after_a_fault_without_the_client_doing_anything() {
+    let mut pair = Pair::start();
+    let mut clients = subscribers(&pair);
+    assert_delivered(&pair.east, &mut clients, "before");
+    pair.fail_over();
+    wait_for_confirmed(&pair, 6);
+    assert_delivered(&pair.west, &mut clients, "after");
+    // And they can be left, with the counts that are right.
+    assert_eq!(clients[0].command(&["UNSUBSCRIBE", "plain"]).elements()[2], Value::Integer(1));
+    assert_eq!(clients[0].command(&["SUNSUBSCRIBE", "shard"]).elements()[2], Value::Integer(0));
+    assert_eq!(clients[0].command(&["PUNSUBSCRIBE", "pla*"]).elements()[2], Value::Integer(0));
+    assert_eq!(clients[0].command(&["GET", "k"]), Value::Null);
+}
+
+#[test]
+fn subscriptions_move_with_a_planned_switch() {
+    let mut pair = Pair::builder().returning().start();
+    pair.fail_over();
+    let mut clients = subscribers(&pair);
+    assert_delivered(&pair.west, &mut clients, "before");
+    pair.fail_back();
+    wait_for_confirmed(&pair, 6);
+    assert_delivered(&pair.east, &mut clients, "after");
+    // The old connections are gone: nothing comes twice, or from there.
+    wait_until(PATIENCE, || publish(&pair.west, "PUBLISH", "plain", "stray") == 0);
+}
+
+#[test]
+fn a_planned_switch_loses_no_message_and_doubles_none() {
+    let mut pair = Pair::builder().returning().start();
+    pair.fail_over();
+    let mut subscriber = pair.client();
+    subscribe(&mut subscriber, "SUBSCRIBE", "numbers");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let address = pair.handover.address();
+    let published = std::thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            let mut client = RawClient::connect(address);
+            let mut number = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let heard = client.command(&["PUBLISH", "numbers", &number.to_string()]);
+                assert_eq!(heard, Value::Integer(1), "message {number}");
+                number += 1;
+            }
+            number
+        });
+        pair.fail_back();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        publisher.join().expect("every message was heard")
+    });
+    assert!(published > 0);
+    for number in 0..published {
+        assert_eq!(subscriber.read_reply(), push(&["message", "numbers", &number.to_string()]));
+    }
+    subscriber.expect_silence(SILENCE);
+}
+
+#[test]
+fn a_publisher_and_a_subscriber_go_on_across_a_kill() {
+    let mut pair = Pair::start();
+    let (mut publisher, mut subscriber) = (pair.client(), pair.client());
+    subscribe(&mut subscriber, "SUBSCRIBE", "c");
+    assert_eq!(publisher.command(&["PUBLISH", "c", "one"]), Value::Integer(1));
+    assert_eq!(subscriber.read_reply(), push(&["message", "c", "one"]));
+    pair.east.kill();
+    pair.break_east();
+    pair.wait_for("west");
+    wait_for_confirmed(&pair, 1);
+    assert_eq!(publisher.command(&["PUBLISH", "c", "two"]), Value::Integer(1));
+    assert_eq!(subscriber.read_reply(), push(&["message", "c", "two"]));
+}
+
+#[test]
+fn nothing_published_through_handover_after_a_fault_overtakes_the_resubscription() {
+    let mut pair = Pair::start();
+    let (mut publisher, mut subscriber) = (pair.client(), pair.client());
+    subscribe(&mut subscriber, "SUBSCRIBE", "c");
+    pair.break_east();
+    publisher.send(frame("PUBLISH c x"));
+    assert_eq!(publisher.read_reply(), Value::Integer(1));
+    assert_eq!(subscriber.read_reply(), push(&["message", "c", "x"]));
+}
+
+#[test]
+fn subscribing_and_leaving_during_an_outage_takes_effect_on_the_new_active() {
+    let mut pair = Pair::start();
+    let (mut leaver, mut comer) = (pair.client(), pair.client());
+    subscribe(&mut leaver, "SUBSCRIBE", "a");
+    subscribe(&mut leaver, "SUBSCRIBE", "b");
+    assert_eq!(comer.command(&["GET", "k"]), Value::Null);
+    pair.relay.set_mode(support::Mode::BlackHole);
+    leaver.send(frame("UNSUBSCRIBE a"));
+    comer.send(frame("SUBSCRIBE a"));
+    pair.fail_over();
+    let confirmed = |word: &str, count| Value::Array(vec![Value::bulk(word), Value::bulk("a"), Value::Integer(count)]);
+    assert_eq!(leaver.read_reply(), confirmed("unsubscribe", 1));
+    assert_eq!(comer.read_reply(), confirmed("subscribe", 1));
+    wait_for_confirmed(&pair, 2);
+    assert_eq!(publish(&pair.west, "PUBLISH", "a", "x"), 1);
+    assert_eq!(publish(&pair.west, "PUBLISH", "b", "y"), 1);
+    assert_eq!(comer.read_reply(), push(&["message", "a", "x"]));
+    assert_eq!(leaver.read_reply(), push(&["message", "b", "y"]));
+}
+
+#[test]
+fn the_backend_tells_of_the_subscriptions_of_everybody() {
+    let pair = Pair::start();
+    let (mut one, mut two, mut asker) = (pair.client(), pair.client(), pair.client());
+    subscribe(&mut one, "SUBSCRIBE", "a");
+    subscribe(&mut two, "SUBSCRIBE", "a");
+    subscribe(&mut two, "PSUBSCRIBE", "p*");
+    subscribe(&mut one, "SSUBSCRIBE", "s");
+    assert_eq!(asker.command(&["PUBSUB", "CHANNELS"]), push(&["a"]));
+    assert_eq!(asker.command(&["PUBSUB", "NUMPAT"]), Value::Integer(1));
+    let counts = |channel: &str, count| Value::Array(vec![Value::bulk(channel), Value::Integer(count)]);
+    assert_eq!(asker.command(&["PUBSUB", "NUMSUB", "a"]), counts("a", 2));
+    assert_eq!(asker.command(&["PUBSUB", "SHARDCHANNELS"]), push(&["s"]));
+    assert_eq!(asker.command(&["PUBSUB", "SHARDNUMSUB", "s"]), counts("s", 1));
+    assert_eq!(asker.command(&["PUBLISH", "a", "x"]), Value::Integer(2));
+    assert_eq!(asker.command(&["SPUBLISH", "s", "x"]), Value::Integer(1));
+}
+
+#[test]
+fn a_refused_subscription_is_told_to_the_client_and_changes_nothing_else() {
+    let rules = "default on nopass ~* resetchannels &open* +@all";
+    let pair = Pair::builder().servers(|server| server.user(rules)).start();
+    assert_as_redis(
+        &pair,
+        "2",
+        &[("SUBSCRIBE open:1", 1), ("SUBSCRIBE secret", 1), ("SUBSCRIBE open:2 secret", 1), ("UNSUBSCRIBE open:1", 1)],
+    );
+    let mut refused = pair.client();
+    assert!(refused.command(&["SUBSCRIBE", "secret"]).is_error("NOPERM"));
+    assert_eq!(refused.command(&["SET", "k", "v"]), Value::ok());
+}
+
+#[test]
+fn only_the_client_whose_subscription_the_new_backend_refuses_hears_of_it() {
+    let rules = "default on nopass ~* resetchannels &open* +@all";
+    let mut pair = Pair::builder().west(|west| west.user(rules)).start();
+    let (mut allowed, mut refused) = (pair.client(), pair.client());
+    subscribe(&mut allowed, "SUBSCRIBE", "open");
+    subscribe(&mut refused, "SUBSCRIBE", "secret");
+    pair.fail_over();
+    assert!(refused.read_reply().is_error("NOPERM"));
+    refused.expect_end();
+    wait_for_confirmed(&pair, 1);
+    assert_eq!(publish(&pair.west, "PUBLISH", "open", "x"), 1);
+    assert_eq!(allowed.read_reply(), push(&["message", "open", "x"]));
+    allowed.expect_silence(SILENCE);
+}
+
+#[test]
+fn a_lost_connection_without_a_switch_restores_the_subscriptions() {
+    let pair = Pair::start();
+    let mut clients = subscribers(&pair);
+    let killed = pair.east.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert_eq!(killed, Value::Integer(2));
+    wait_until(PATIENCE, || pair.east.command(&["PUBSUB", "NUMSUB", "plain"]).elements()[1] == Value::Integer(2));
+    wait_until(PATIENCE, || pair.east.command(&["PUBSUB", "SHARDNUMSUB", "shard"]).elements()[1] == Value::Integer(2));
+    wait_for_confirmed(&pair, 6);
+    assert_delivered(&pair.east, &mut clients, "again");
+}
