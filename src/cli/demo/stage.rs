@@ -244,7 +244,7 @@ impl Stage {
         self.happen(text)?;
         let words: Vec<_> = judged.iter().map(|(word, count)| format!("{count} {word}")).collect();
         let fate = if words.is_empty() { "nothing was".to_owned() } else { words.join(", ") };
-        self.happen(format!("in flight at that moment: {fate}"))
+        self.happen(format!("in flight then: {fate}"))
     }
 
     /// Marks the time of a switch, so that what clients saw of it is known.
