@@ -6,7 +6,6 @@
 //! (`screen`). `stage` alone owns the state: all others send it events.
 
 mod clients;
-
 mod ledger;
 mod notice;
 mod picture;
