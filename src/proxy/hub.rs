@@ -543,7 +543,7 @@ async fn list_clients(hub: Rc<Hub>, session: SessionKey) {
 
 /// Adds what the machine has counted since the last time to what the admin plane reads.
 fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut Counters) {
-    use counters::{Class, Fate, Memory, Mode, Outcome, ProtocolFault, SubscriptionState};
+    use counters::{Class, Fate, Memory, Mode, Outcome, SubscriptionState};
     let counted = machine.counters();
     shared.clients_accepted.add(counted.clients_accepted - last.clients_accepted);
     for (index, (now, before)) in counted.clients_closed.iter().zip(&last.clients_closed).enumerate() {
@@ -570,13 +570,6 @@ fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut C
         (Fate::Gone, counted.gone, last.gone),
     ] {
         shared.fates(fate).add(now - before);
-    }
-    for (fault, reason) in [
-        (ProtocolFault::ClientFrame, CloseReason::ProtocolError),
-        (ProtocolFault::ClientForeign, CloseReason::ForeignProtocol),
-    ] {
-        let index = reason.index();
-        shared.protocol_faults(fault).add(counted.clients_closed[index] - last.clients_closed[index]);
     }
     shared.messages.add(counted.messages - last.messages);
     shared.sentinel_mismatches.add(counted.mismatches - last.mismatches);
