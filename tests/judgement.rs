@@ -195,7 +195,9 @@ fn each_mode_judges_by_its_own_question() {
                 let master = RedisServer::start();
                 let replica = RedisServer::builder().replica_of(master.address()).start();
                 let configuration = backends(replica.address(), master.address());
-                let handover = builder(&format!("{configuration}{}health.modes = ['{mode}']\n", STAY.replace("'all'", "'one'"))).start();
+                let handover =
+                    builder(&format!("{configuration}{}health.modes = ['{mode}']\n", STAY.replace("'all'", "'one'")))
+                        .start();
                 wait_until(PATIENCE, || is_up(&handover, "west"));
                 let result = if replica_is_healthy { "good" } else { "bad" };
                 let labels = [("backend", "east"), ("result", result)];
@@ -222,7 +224,8 @@ fn a_loading_backend_does_not_serve() {
         }
     });
     let west = RedisServer::start();
-    let handover = builder(&format!("{}{}", backends(fake.address(), west.address()), BACK.replace("'all'", "'one'"))).start();
+    let handover =
+        builder(&format!("{}{}", backends(fake.address(), west.address()), BACK.replace("'all'", "'one'"))).start();
     expect_active(&handover, "west");
     assert_eq!(handover.client().command(&["INCR", "n"]), Value::Integer(1));
     loading.store(false, Ordering::SeqCst);
@@ -275,10 +278,8 @@ fn a_failback_costs_nothing() {
         assert_eq!(number(&east, &key) + number(&west, &key), acknowledged);
     }
     assert_eq!(handover.metric("handover_switches_total", &[("reason", "failback")]), 1.0);
-    let line = handover.wait_for_log(
-        |line| line.message() == "switched" && line.field("reason") == "failback",
-        PATIENCE,
-    );
+    let line =
+        handover.wait_for_log(|line| line.message() == "switched" && line.field("reason") == "failback", PATIENCE);
     assert_eq!(line.field("uncertain"), "0");
 }
 
@@ -369,10 +370,8 @@ fn flapping_is_bounded() {
 fn a_broken_probe_path_alone_moves_nothing() {
     let (east, west) = (RedisServer::start(), RedisServer::start());
     let mut probes = Relay::start(east.address());
-    let configuration = backends(east.address(), west.address()).replace(
-        "weight = 2.0",
-        &format!("weight = 2.0, health_check_url = 'redis://{}'", probes.address()),
-    );
+    let configuration = backends(east.address(), west.address())
+        .replace("weight = 2.0", &format!("weight = 2.0, health_check_url = 'redis://{}'", probes.address()));
     let handover = start(&format!("{configuration}{STAY}health.timeout = '100ms'\n"));
     let load = Load::start(&handover, "n");
     load.wait_for(100);
@@ -395,10 +394,8 @@ fn a_broken_probe_path_alone_moves_nothing() {
 fn a_broken_data_path_is_left_though_probes_succeed() {
     let (east, west) = (RedisServer::start(), RedisServer::start());
     let data = Relay::start(east.address());
-    let configuration = backends(data.address(), west.address()).replace(
-        "weight = 2.0",
-        &format!("weight = 2.0, health_check_url = 'redis://{}'", east.address()),
-    );
+    let configuration = backends(data.address(), west.address())
+        .replace("weight = 2.0", &format!("weight = 2.0, health_check_url = 'redis://{}'", east.address()));
     let handover = start(&format!("{configuration}{STAY}"));
     let load = Load::start(&handover, "n");
     load.wait_for(100);

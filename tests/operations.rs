@@ -62,7 +62,8 @@ fn check_says_everything_that_is_wrong_at_once() {
             assert!(errors.contains(part), "{action}: {part} is missing in:\n{errors}");
         }
     }
-    let path = file(folder.path(), "listener = [{ bind = '127.0.0.1:0' }]\nbackend = [{ name = 'a', url = 'redis://h' }]\n");
+    let path =
+        file(folder.path(), "listener = [{ bind = '127.0.0.1:0' }]\nbackend = [{ name = 'a', url = 'redis://h' }]\n");
     let (code, output, _) = run(&["check", "-c", &path]);
     assert_eq!(code, 0);
     assert!(output.contains("good"), "{output}");
@@ -150,8 +151,10 @@ fn a_second_sigterm_ends_at_once() {
 fn sighup_takes_weights_and_the_log_level() {
     let (east, west) = (RedisServer::start(), RedisServer::start());
     let quick = "failover.failback_hold = '100ms'\nhealth.rise = 1\n";
-    let mut handover =
-        Handover::builder(&format!("{}{quick}", two(&east, &west))).expect_warning("switched").allow_warning("needs a restart").start();
+    let mut handover = Handover::builder(&format!("{}{quick}", two(&east, &west)))
+        .expect_warning("switched")
+        .allow_warning("needs a restart")
+        .start();
     let weight = |name: &str| handover.metric("handover_backend_weight", &[("backend", name)]);
     assert_eq!((weight("east"), weight("west")), (2.0, 1.0));
     let mut client = handover.client();
@@ -256,9 +259,8 @@ fn the_line_of_a_switch_adds_up() {
     let replies: Vec<Value> = clients.iter_mut().map(RawClient::read_reply).collect();
     let uncertain = replies.iter().filter(|reply| reply.is_error("UNCERTAIN")).count() as u64;
     let line = handover.wait_for_log(|line| line.message() == "switched" && line.field("from") == "east", PATIENCE);
-    let count = |name: &str| -> u64 {
-        line.field(name).parse().unwrap_or_else(|_| panic!("no field {name} in {}", line.text))
-    };
+    let count =
+        |name: &str| -> u64 { line.field(name).parse().unwrap_or_else(|_| panic!("no field {name} in {}", line.text)) };
     let fates = ["moved", "repeated", "rearmed", "uncertain", "not_applied", "aborted", "gone"];
     assert_eq!(count("in_flight"), fates.into_iter().map(count).sum::<u64>(), "{}", line.text);
     assert_eq!(count("uncertain"), uncertain, "{}", line.text);
@@ -300,7 +302,8 @@ fn unix_sockets_serve_and_are_served() {
 fn ipv6_and_names_with_several_addresses_work() {
     let server = RedisServer::builder().directive("bind 127.0.0.1").start();
     let url = format!("redis://localhost:{}", server.port());
-    let configuration = format!("listener = [{{ bind = '[::1]:0' }}]\nbackend = [{{ name = 'east', url = '{url}' }}]\n");
+    let configuration =
+        format!("listener = [{{ bind = '[::1]:0' }}]\nbackend = [{{ name = 'east', url = '{url}' }}]\n");
     let handover = alone(&configuration).start();
     assert!(matches!(handover.address(), SocketAddr::V6(address) if *address.ip() == Ipv6Addr::LOCALHOST));
     assert_eq!(handover.client().command(&["INCR", "n"]), Value::Integer(1));
@@ -313,10 +316,11 @@ fn ipv6_and_names_with_several_addresses_work() {
 #[test]
 fn several_workers_serve_as_one() {
     let (mut east, west) = (RedisServer::start(), RedisServer::start());
-    let handover = Handover::builder(&format!("{}runtime.workers = 2\nfailover.failback = 'never'\n", two(&east, &west)))
-        .expect_warning("switched")
-        .expect_warning("backend is unhealthy")
-        .start();
+    let handover =
+        Handover::builder(&format!("{}runtime.workers = 2\nfailover.failback = 'never'\n", two(&east, &west)))
+            .expect_warning("switched")
+            .expect_warning("backend is unhealthy")
+            .start();
     wait_until(PATIENCE, || handover.metric("handover_backend_up", &[("backend", "west")]) == 1.0);
     let mut clients: Vec<RawClient> = (0..10).map(|_| handover.client()).collect();
     let ids: std::collections::BTreeSet<i64> =
@@ -344,11 +348,11 @@ fn several_workers_serve_as_one() {
 
 #[test]
 fn the_backends_own_password_user_and_database_are_used() {
-    let server =
-        RedisServer::builder().password("secret").user("proxy on >wonder ~* &* +@all").start();
+    let server = RedisServer::builder().password("secret").user("proxy on >wonder ~* &* +@all").start();
     for credential in [":secret", "proxy:wonder"] {
         let url = format!("redis://{credential}@{}/3", server.address());
-        let handover = alone(&format!("backend = [{{ name = 'east', url = '{url}' }}]\n")).allow_warning("password").start();
+        let handover =
+            alone(&format!("backend = [{{ name = 'east', url = '{url}' }}]\n")).allow_warning("password").start();
         let mut client = handover.client();
         let key = credential.replace(':', "");
         assert_eq!(client.command(&["SET", &key, "3"]), Value::ok());
@@ -396,8 +400,7 @@ fn a_person_with_netcat_is_answered() {
 #[test]
 fn clients_beyond_the_limit_are_told_so() {
     let server = RedisServer::start();
-    let handover =
-        alone(&format!("{}limits.clients = 3\n", backend(&server))).expect_warning("limits.clients").start();
+    let handover = alone(&format!("{}limits.clients = 3\n", backend(&server))).expect_warning("limits.clients").start();
     let mut clients: Vec<RawClient> = (0..3).map(|_| handover.client()).collect();
     clients.iter_mut().for_each(|client| assert_eq!(client.command(&["PING"]), pong()));
     let mut late = handover.client();

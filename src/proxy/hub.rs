@@ -402,11 +402,6 @@ impl Hub {
             vitals.failures.store(signs.failures, Ordering::Relaxed);
             self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
         }
-        let links = self.links.borrow();
-        for (id, _) in &self.spec.backends {
-            let open = links.values().filter(|socket| socket.backend == *id).count();
-            self.spec.counters.backend(*id).connections.set(open as u64);
-        }
         publish_counters(&machine, &self.spec.counters, &mut self.published.borrow_mut());
     }
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::hub::Hub;
-use crate::channels::BackendId;
 use crate::config::Backend;
 use crate::logic::multiplexer::{Dial, LinkKey};
 use crate::net::dial;
@@ -17,7 +16,6 @@ use crate::net::stream::{ReadHalf, WriteHalf};
 
 /// A backend connection's socket.
 pub(super) struct LinkSocket {
-    pub(super) backend: BackendId,
     pub(super) read: RefCell<ReadHalf>,
     pub(super) write: WriteHalf,
     pub(super) wake: Notify,
@@ -49,7 +47,6 @@ pub(super) async fn open(hub: Rc<Hub>, wanted: Dial, backend: Arc<Backend>) {
     let socket = stream.map(|stream| {
         let (read, write) = stream.split();
         Rc::new(LinkSocket {
-            backend: wanted.backend,
             read: RefCell::new(read),
             write,
             wake: Notify::new(),

@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn splits_as_redis_does() {
-        let cases: &[(&[u8], Option<&[&[u8]]>)] = &[
+        type Case<'a> = (&'a [u8], Option<&'a [&'a [u8]]>);
+        let cases: &[Case<'_>] = &[
             (b"", Some(&[])),
             (b"  \t ", Some(&[])),
             (b"PING", Some(&[b"PING"])),
