@@ -336,6 +336,16 @@ impl Multiplexer {
         }
     }
 
+    /// A machine in the place of this one, without its clients and connections; no key of this one finds anything there.
+    #[must_use]
+    pub fn successor(&self, now: Instant) -> Self {
+        let settings = Settings { client_id_first: self.next_client_id, ..self.settings.clone() };
+        let mut successor = Self::new(settings, now);
+        successor.sessions = self.sessions.successor();
+        successor.links = self.links.successor();
+        successor
+    }
+
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
