@@ -7,7 +7,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -55,6 +55,8 @@ pub struct HubSpec {
     pub inquiries: Arc<Vec<mpsc::Sender<Inquiry>>>,
     /// What the admin plane reads.
     pub counters: Arc<WorkerCounters>,
+    /// When this hub last let time pass, in microseconds since `origin`; for the watchdog.
+    pub heartbeat: Arc<AtomicU64>,
 }
 
 /// Asks a hub for its lines of CLIENT LIST.
@@ -410,6 +412,7 @@ impl Hub {
             vitals.failures.store(signs.failures, Ordering::Relaxed);
             self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
         }
+        self.spec.heartbeat.store(micros(Some(Instant::now())), Ordering::Relaxed);
         publish::counts(&machine, &self.spec.counters, &mut self.published.borrow_mut());
         let now = Instant::now();
         if self.gauged_at.get().is_none_or(|at| now.saturating_duration_since(at) >= GAUGES_INTERVAL) {
@@ -537,4 +540,41 @@ async fn list_clients(hub: Rc<Hub>, session: SessionKey) {
         }
     }
     hub.turn(|machine, now| machine.on_client_list(session, &list, now));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Sources};
+
+    fn hub() -> Rc<Hub> {
+        let text =
+            "[[listener]]\nbind = \"127.0.0.1:6379\"\n[[backend]]\nname = \"east\"\nurl = \"redis://127.0.0.1:7001\"\n";
+        let sources = Sources { text: Some(text.to_owned()), cores: 1, ..Sources::default() };
+        let config = Config::load(&sources).unwrap().config;
+        let spec = HubSpec {
+            worker: 0,
+            settings: crate::app::multiplexer_settings(&config, &config.groups[0], 0),
+            backends: Vec::new(),
+            vitals: Vec::new(),
+            origin: Instant::now(),
+            reports: mpsc::channel(1).0,
+            inquiries: Arc::default(),
+            counters: Arc::default(),
+            heartbeat: Arc::default(),
+        };
+        Hub::new(spec, Lifecycle::new())
+    }
+
+    #[test]
+    fn a_panic_in_the_machine_is_contained_and_no_old_key_finds_anything() {
+        let hub = hub();
+        let old = hub.turn(|machine, now| Some(machine.on_client(Peer::default(), now))).unwrap();
+        assert_eq!(hub.clients(), 1);
+        hub.turn(|_, _| -> () { panic!("a bug that the test plays") });
+        assert_eq!(hub.clients(), 0);
+        let new = hub.turn(|machine, now| Some(machine.on_client(Peer::default(), now))).unwrap();
+        assert!(!hub.wants_client_bytes(old) && hub.wants_client_bytes(new));
+        assert!(hub.client_list().starts_with("id=2 "), "{}", hub.client_list());
+    }
 }
