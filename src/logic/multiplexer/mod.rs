@@ -578,12 +578,17 @@ impl Multiplexer {
     }
 
     fn count_refusal(&mut self, refusal: &Refusal) {
-        self.counters.refused += 1;
         match refusal {
-            Refusal::Uncertain => self.counters.uncertain += 1,
-            Refusal::Loading | Refusal::Unavailable | Refusal::PinLimit => self.counters.not_applied += 1,
-            _ => {}
+            Refusal::Uncertain => self.counters.fates.uncertain += 1,
+            Refusal::Loading | Refusal::Unavailable | Refusal::PinLimit => self.counters.fates.not_applied += 1,
+            _ => self.counters.refused += 1,
         }
+    }
+
+    /// Counts what became of requests that were in flight: for the switch that may follow, and since the start.
+    fn note(&mut self, fate: fn(&mut Judged) -> &mut u64, commands: u64) {
+        *fate(&mut self.judged) += commands;
+        *fate(&mut self.counters.fates) += commands;
     }
 
     /// Puts requests of a session on a connection.
