@@ -641,7 +641,8 @@ fn a_failback_by_hand_is_warned_of() {
         let warnings = loaded(&sources(&format!("{lines}\n{MINIMAL}"))).warnings;
         warnings.into_iter().filter(|warning| warning.contains("failback")).collect::<Vec<_>>()
     };
-    let warning = |path: &str| format!("{path}: there is no console yet for an operator to say so, so it acts as \"never\"");
+    let warning =
+        |path: &str| format!("{path}: there is no console yet for an operator to say so, so it acts as \"never\"");
     assert_eq!(failback_warnings("failover.failback = 'manual'"), [warning("failover.failback")]);
     // Once where it is written, not again for each group that takes it over.
     let both = "failover.failback = 'manual'\ngroup.default.failover.hold = '2s'";
