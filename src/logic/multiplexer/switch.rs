@@ -305,7 +305,7 @@ impl Multiplexer {
         }
     }
 
-    /// Time passed. Call it every few milliseconds while [`Self::is_busy`], else a few times a second.
+    /// Time passed. Call it every few milliseconds while [`Self::is_waiting`], else a few times a second.
     pub fn on_tick(&mut self, now: Instant) {
         self.end_blocked_leavers(now);
         self.release_idle_pins(now);
@@ -325,12 +325,6 @@ impl Multiplexer {
         for key in self.links.keys() {
             self.mark_link_to_write(key);
         }
-    }
-
-    /// Something waits for time to pass.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        !self.waiting.is_empty() || !self.pinned.is_empty() || self.in_flight > 0 || self.is_holding()
     }
 
     fn reopen_lanes(&mut self, now: Instant) {
