@@ -18,6 +18,7 @@ use crate::channels::{BackendId, Route, Vitals, WorkerId, WorkerReport};
 use crate::config::Backend;
 use crate::lifecycle::Lifecycle;
 use crate::logic::arena::SideTable;
+use crate::logic::judged::Judged;
 use crate::logic::multiplexer::{
     CloseReason, Counters, Link, LinkKey, Multiplexer, Output, Peer, Report, Session, SessionKey, Settings,
     SubscriptionKind,
@@ -33,6 +34,9 @@ pub(super) const LINK_READ_BYTES: usize = 256 * 1024;
 const REPORTS_WAITING_MAX: usize = 4096;
 /// Between two warnings of clients that speak another protocol.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Gauges that take a look at every session are published at most so often.
+const GAUGES_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a hub is made of.
 pub struct HubSpec {
@@ -85,6 +89,8 @@ pub(super) struct Hub {
     is_hurried: Cell<bool>,
     /// A panic left the machine in an unknown state.
     is_broken: Cell<bool>,
+    /// When the gauges were last published.
+    gauged_at: Cell<Option<Instant>>,
     /// When the last warning of a foreign protocol was written.
     warned_at: Cell<Option<Instant>>,
     waiting_reports: RefCell<std::collections::VecDeque<WorkerReport>>,
@@ -109,6 +115,7 @@ impl Hub {
             hurry: Notify::new(),
             is_hurried: Cell::new(false),
             is_broken: Cell::new(false),
+            gauged_at: Cell::new(None),
             warned_at: Cell::new(None),
             waiting_reports: RefCell::default(),
             report: Notify::new(),
@@ -403,6 +410,11 @@ impl Hub {
             self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
         }
         publish_counters(&machine, &self.spec.counters, &mut self.published.borrow_mut());
+        let now = Instant::now();
+        if self.gauged_at.get().is_none_or(|at| now.saturating_duration_since(at) >= GAUGES_INTERVAL) {
+            self.gauged_at.set(Some(now));
+            publish_gauges(&machine, &self.spec.counters);
+        }
     }
 
     fn queue_report(&self, report: Report, at: Instant) {
@@ -536,46 +548,9 @@ async fn list_clients(hub: Rc<Hub>, session: SessionKey) {
     hub.turn(|machine, now| machine.on_client_list(session, &list, now));
 }
 
-/// Adds what the machine has counted since the last time to what the admin plane reads.
-fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut Counters) {
-    use counters::{Class, Fate, Memory, Mode, Outcome, SubscriptionState};
-    let counted = machine.counters();
-    shared.clients_accepted.add(counted.clients_accepted - last.clients_accepted);
-    for (index, (now, before)) in counted.clients_closed.iter().zip(&last.clients_closed).enumerate() {
-        shared.clients_closed(index).add(now - before);
-    }
-    let ok_shared = |counters: &Counters| counters.replies_shared - counters.errors_shared;
-    let ok_pinned = |counters: &Counters| counters.replies_pinned - counters.errors_pinned;
-    shared.commands(Class::Shared, Outcome::Ok).add(ok_shared(counted) - ok_shared(last));
-    shared.commands(Class::Pinned, Outcome::Ok).add(ok_pinned(counted) - ok_pinned(last));
-    shared.commands(Class::Pinned, Outcome::Error).add(counted.errors_pinned - last.errors_pinned);
-    shared.commands(Class::Answered, Outcome::Ok).add(counted.answered - last.answered);
-    shared.commands(Class::Refused, Outcome::Error).add(counted.refused - last.refused);
-    shared.commands(Class::Shared, Outcome::Error).add(counted.errors_shared - last.errors_shared);
-    shared.commands(Class::Shared, Outcome::Uncertain).add(counted.uncertain - last.uncertain);
-    shared.commands(Class::Shared, Outcome::NotApplied).add(counted.not_applied - last.not_applied);
-    // What a switch judges is among these, and what a connection lost without one.
-    for (fate, now, before) in [
-        (Fate::Moved, counted.moved, last.moved),
-        (Fate::Repeated, counted.repeated, last.repeated),
-        (Fate::Rearmed, counted.rearmed, last.rearmed),
-        (Fate::Uncertain, counted.uncertain, last.uncertain),
-        (Fate::NotApplied, counted.not_applied, last.not_applied),
-        (Fate::Aborted, counted.aborted, last.aborted),
-        (Fate::Gone, counted.gone, last.gone),
-    ] {
-        shared.fates(fate).add(now - before);
-    }
-    shared.messages.add(counted.messages - last.messages);
-    shared.sentinel_mismatches.add(counted.mismatches - last.mismatches);
-    for (fault, (now, before)) in
-        counters::ProtocolFault::ALL.into_iter().zip(counted.protocol_faults.iter().zip(&last.protocol_faults))
-    {
-        shared.protocol_faults(fault).add(now - before);
-    }
-    for (category, (now, before)) in counters::Category::ALL.into_iter().zip(counted.lost.iter().zip(&last.lost)) {
-        shared.inflight_lost(category).add(now - before);
-    }
+/// Counts what there is now, which takes a look at every session.
+fn publish_gauges(machine: &Multiplexer, shared: &WorkerCounters) {
+    use counters::{Memory, Mode, SubscriptionState};
     shared.inflight.set(machine.in_flight() as u64);
     let modes = machine.session_modes();
     for (mode, count) in [Mode::Shared, Mode::Pinned, Mode::Subscribed, Mode::Blocked].into_iter().zip(modes) {
@@ -595,11 +570,59 @@ fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut C
     {
         shared.memory_bytes(kind).set(bytes as u64);
     }
-    for (index, (now, before)) in counted.latency.iter().zip(&last.latency).enumerate() {
-        if now > before {
-            shared.durations(Class::Shared).add_to_bucket(index, now - before);
-        }
+}
+
+/// Adds what the machine has counted since the last time to what the admin plane reads.
+fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut Counters) {
+    use counters::{Class, Fate, Outcome};
+    let counted = machine.counters();
+    shared.clients_accepted.add(counted.clients_accepted - last.clients_accepted);
+    for (index, (now, before)) in counted.clients_closed.iter().zip(&last.clients_closed).enumerate() {
+        shared.clients_closed(index).add(now - before);
     }
-    shared.durations(Class::Shared).add_sum_us(counted.latency_sum_us - last.latency_sum_us);
+    let ok_shared = |counters: &Counters| counters.replies_shared - counters.errors_shared;
+    let ok_pinned = |counters: &Counters| counters.replies_pinned - counters.errors_pinned;
+    shared.commands(Class::Shared, Outcome::Ok).add(ok_shared(counted) - ok_shared(last));
+    shared.commands(Class::Pinned, Outcome::Ok).add(ok_pinned(counted) - ok_pinned(last));
+    shared.commands(Class::Pinned, Outcome::Error).add(counted.errors_pinned - last.errors_pinned);
+    shared.commands(Class::Answered, Outcome::Ok).add(counted.answered - last.answered);
+    shared.commands(Class::Refused, Outcome::Error).add(counted.refused - last.refused);
+    shared.commands(Class::Shared, Outcome::Error).add(counted.errors_shared - last.errors_shared);
+    let fates = |judged: &Judged| {
+        let Judged { moved, repeated, rearmed, uncertain, not_applied, aborted, gone } = *judged;
+        [
+            (Fate::Moved, moved),
+            (Fate::Repeated, repeated),
+            (Fate::Rearmed, rearmed),
+            (Fate::Uncertain, uncertain),
+            (Fate::NotApplied, not_applied),
+            (Fate::Aborted, aborted),
+            (Fate::Gone, gone),
+        ]
+    };
+    for ((fate, now), (_, before)) in fates(&counted.fates).into_iter().zip(fates(&last.fates)) {
+        shared.fates(fate).add(now - before);
+    }
+    shared.commands(Class::Refused, Outcome::Uncertain).add(counted.fates.uncertain - last.fates.uncertain);
+    shared.commands(Class::Refused, Outcome::NotApplied).add(counted.fates.not_applied - last.fates.not_applied);
+    shared.messages.add(counted.messages - last.messages);
+    shared.sentinel_mismatches.add(counted.mismatches - last.mismatches);
+    for (fault, (now, before)) in
+        counters::ProtocolFault::ALL.into_iter().zip(counted.protocol_faults.iter().zip(&last.protocol_faults))
+    {
+        shared.protocol_faults(fault).add(now - before);
+    }
+    for (category, (now, before)) in counters::Category::ALL.into_iter().zip(counted.lost.iter().zip(&last.lost)) {
+        shared.inflight_lost(category).add(now - before);
+    }
+    for (class, now, before) in [
+        (Class::Shared, &counted.latency_shared, &last.latency_shared),
+        (Class::Pinned, &counted.latency_pinned, &last.latency_pinned),
+    ] {
+        for (index, (now, before)) in now.buckets.iter().zip(&before.buckets).enumerate() {
+            shared.durations(class).add_to_bucket(index, now - before);
+        }
+        shared.durations(class).add_sum_us(now.sum_us - before.sum_us);
+    }
     last.clone_from(counted);
 }

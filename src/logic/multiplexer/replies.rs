@@ -176,7 +176,9 @@ impl Multiplexer {
             self.deliver_deferred(session_key);
         }
         let took = now.saturating_duration_since(started_at);
-        self.counters.count_latency(took, run.commands);
+        let is_pin = self.links.get(key).is_some_and(|link| matches!(link.role, Role::Pin(_)));
+        let latency = if is_pin { &mut self.counters.latency_pinned } else { &mut self.counters.latency_shared };
+        latency.count(took, run.commands);
         if let Some(link) = self.links.get(key) {
             let backend = link.backend;
             if !matches!(run.kind, RunKind::Blocking { .. }) {
@@ -369,8 +371,8 @@ impl Multiplexer {
         }
         if epoch != self.route.epoch {
             session.pending.pop_front();
-            self.judged.moved += 1;
-            self.counters.moved += 1;
+            self.note(|judged| &mut judged.moved, 1);
+            let Some(session) = self.sessions.get_mut(key) else { return false };
             session.pending.push_front(Pending::Send {
                 frame,
                 commands: 1,

@@ -172,7 +172,6 @@ impl Multiplexer {
                 }
                 return;
             }
-            self.counters.repeated += u64::from(commands);
         }
         // What follows depends on the state that these replies bring.
         let must_wait = matches!(kind, RunKind::Inspect(_) | RunKind::Blocking { .. });
@@ -249,7 +248,6 @@ impl Multiplexer {
         }
         // The lane was there when the batch began, and nothing has happened since.
         if let Some(link) = self.lane_link(key, now) {
-            self.counters.shared += u64::from(commands);
             self.send(link, key, requests, commands, RunKind::Forward, now);
         }
     }
@@ -279,7 +277,6 @@ impl Multiplexer {
             return self.take_special(key, request, now);
         }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
-        self.counters.shared += 1;
         self.send(link, key, &frame, 1, RunKind::Forward, now);
         Step::Done { bytes }
     }

@@ -46,7 +46,6 @@ impl Multiplexer {
             Class::Pinned(pinned) => self.take_pinned(key, pinned, request, now),
             Class::Shared if self.sessions.get(key).is_some_and(super::Session::is_plain) && request.is_shared() => {
                 let Some(link) = self.lane_link(key, now) else { return Step::Wait };
-                self.counters.shared += 1;
                 self.send(link, key, request.frame, 1, RunKind::Forward, now);
                 Step::Done { bytes: request.bytes }
             }
@@ -73,7 +72,6 @@ impl Multiplexer {
     /// Puts a request on the session's own connection.
     fn forward_on_pin(&mut self, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) -> Step {
         let Some(link) = self.own_link(key, now) else { return Step::Wait };
-        self.counters.pinned += 1;
         self.send(link, key, request.frame, 1, kind, now);
         Step::Done { bytes: request.bytes }
     }
@@ -169,7 +167,6 @@ impl Multiplexer {
             return self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Multi), now);
         };
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
-        self.counters.shared += u64::from(commands);
         self.send(link, key, &request.input[..bytes], commands, RunKind::Forward, now);
         Step::Done { bytes }
     }

@@ -11,6 +11,7 @@ use super::{BackendId, DialOutcome, LANES_MAX, Lane, LinkKey, Multiplexer, Outpu
 use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class, Pinned};
 use crate::logic::arena::Arena;
+use crate::logic::judged::Judged;
 use crate::logic::route::{Availability, Phase, Route};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::Protocol;
@@ -233,7 +234,13 @@ impl Multiplexer {
 
     fn on_link_ready(&mut self, key: LinkKey, role: Role, now: Instant) {
         match role {
-            Role::Lane => self.advance_waiting(now),
+            Role::Lane => {
+                // A connection that was lost without a switch is no part of the next one.
+                if self.is_serving() {
+                    self.judged = Judged::default();
+                }
+                self.advance_waiting(now);
+            }
             Role::Pin(Some(session)) => {
                 self.monitor_again(session, key, now);
                 self.advance_session(session, now);
