@@ -389,6 +389,7 @@ fn http_is_closed_before_anything_is_forwarded() {
     }
     assert_eq!(pair.backend.command(&["EXISTS", "http"]).integer(), 0);
     assert_eq!(closed(&pair.handover, "foreign_protocol"), 5.0);
+    assert_eq!(pair.handover.metric("handover_protocol_errors_total", &[("class", "client_foreign")]), 5.0);
     pair.handover.wait_for_log(|line| line.text.contains("HTTP or TLS"), PATIENCE);
     let warnings = pair.handover.log().iter().filter(|line| line.text.contains("HTTP or TLS")).count();
     assert_eq!(warnings, 1, "one warning a second");

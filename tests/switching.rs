@@ -94,6 +94,9 @@ impl Ledger {
         } else if reply.is_error("LOADING") || reply.is_error("UNAVAILABLE") {
             assert!(reply.text().contains("not applied"), "{reply:?}");
             self.not_applied += 1;
+        } else if reply.is_error("READONLY") {
+            // Passed on where more of the client's commands are under way: Redis's own word, and true.
+            self.not_applied += 1;
         } else if is_right {
             self.answered += 1;
         } else {

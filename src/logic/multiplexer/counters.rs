@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::session::CloseReason;
+use crate::logic::judged::Judged;
 
 /// Bounds of the latency buckets, in microseconds; the last bucket has none.
 pub const LATENCY_BOUNDS_US: [u64; 17] = [
@@ -37,10 +38,6 @@ pub struct Counters {
     pub clients_accepted: u64,
     /// Clients that left, by [`CloseReason::index`].
     pub clients_closed: [u64; CloseReason::ALL.len()],
-    /// Requests put on a lane.
-    pub shared: u64,
-    /// Requests put on a connection of the client's own.
-    pub pinned: u64,
     /// Requests that Handover answered itself.
     pub answered: u64,
     /// Errors of Handover's own.
@@ -53,20 +50,8 @@ pub struct Counters {
     pub errors_shared: u64,
     /// Error replies passed on from pins.
     pub errors_pinned: u64,
-    /// Requests that went to another connection without having been sent.
-    pub moved: u64,
-    /// Requests sent a second time.
-    pub repeated: u64,
-    /// Blocked commands that wait again.
-    pub rearmed: u64,
-    /// Requests answered with "outcome unknown".
-    pub uncertain: u64,
-    /// Requests answered as not applied.
-    pub not_applied: u64,
-    /// Transactions ended by a switch.
-    pub aborted: u64,
-    /// Requests whose client had gone.
-    pub gone: u64,
+    /// What became of requests in flight when their connection was lost, or that could not be served.
+    pub fates: Judged,
     /// Breaches of the protocol, by [`ProtocolFault`].
     pub protocol_faults: [u64; ProtocolFault::COUNT],
     /// Requests whose connection was lost before the reply came, by retry category, safest first.
@@ -75,18 +60,27 @@ pub struct Counters {
     pub mismatches: u64,
     /// Pub/sub messages delivered.
     pub messages: u64,
-    /// Replies by the time they took, by [`LATENCY_BOUNDS_US`].
-    pub latency: [u64; LATENCY_BOUNDS_US.len() + 1],
-    /// The sum of those times, in microseconds.
-    pub latency_sum_us: u64,
+    /// How long requests on lanes took.
+    pub latency_shared: Latency,
+    /// How long requests on pins took.
+    pub latency_pinned: Latency,
 }
 
-impl Counters {
+/// Replies by the time they took.
+#[derive(Clone, Debug, Default)]
+pub struct Latency {
+    /// By [`LATENCY_BOUNDS_US`]; the last has no bound.
+    pub buckets: [u64; LATENCY_BOUNDS_US.len() + 1],
+    /// The sum of the times, in microseconds.
+    pub sum_us: u64,
+}
+
+impl Latency {
     /// Counts the replies of one run.
-    pub(super) fn count_latency(&mut self, took: Duration, commands: u32) {
+    pub(super) fn count(&mut self, took: Duration, commands: u32) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = LATENCY_BOUNDS_US.partition_point(|&bound| bound < micros);
-        self.latency[bucket] += u64::from(commands);
-        self.latency_sum_us = self.latency_sum_us.saturating_add(micros.saturating_mul(u64::from(commands)));
+        self.buckets[bucket] += u64::from(commands);
+        self.sum_us = self.sum_us.saturating_add(micros.saturating_mul(u64::from(commands)));
     }
 }

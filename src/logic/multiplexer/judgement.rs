@@ -64,7 +64,10 @@ impl Multiplexer {
         let (backend, epoch) = (link.backend, link.epoch);
         let lost = self.judge_link(key, now);
         // One fault, however much was in flight: a deep pipeline on one killed connection is no reason to switch.
-        self.record(backend).failures += u64::from(lost > 0);
+        let record = self.record(backend);
+        record.failures += u64::from(lost > 0);
+        // Whoever comes back may be another server, with other databases.
+        (record.database_refused, record.resp3_refused) = (None, None);
         self.outputs.push_back(Output::Report(Report::LinkLost { backend, epoch, cause: cause.to_owned() }));
     }
 
@@ -121,8 +124,7 @@ impl Multiplexer {
             if self.sessions.get(session_key).is_none() {
                 let gone = if is_local { 0 } else { u64::from(run.unanswered()) };
                 self.in_flight = self.in_flight.saturating_sub(gone as usize);
-                self.judged.gone += gone;
-                self.counters.gone += gone;
+                self.note(|judged| &mut judged.gone, gone);
                 continue;
             }
             let items = due.entry(session_key).or_insert_with(|| {
@@ -257,17 +259,17 @@ impl Multiplexer {
         match &request.kind {
             RunKind::Inspect(Inspect::Unwatch) => {
                 self.set_transaction(key, Transaction::None);
-                self.judged.aborted += 1;
+                self.note(|judged| &mut judged.aborted, 1);
                 vec![answer(|out| encode::simple(out, "OK"))]
             }
             // Whatever it guards now: the guard of the first WATCH is lost.
             RunKind::Inspect(Inspect::Watch) if transaction == Transaction::Watching => {
-                self.judged.aborted += 1;
+                self.note(|judged| &mut judged.aborted, 1);
                 vec![answer(|out| encode::simple(out, "OK"))]
             }
             RunKind::Inspect(Inspect::Multi) if transaction == Transaction::Watching => {
                 self.set_transaction(key, Transaction::Broken { queuing: true, end: BrokenEnd::Nil });
-                self.judged.aborted += 1;
+                self.note(|judged| &mut judged.aborted, 1);
                 vec![answer(|out| encode::simple(out, "OK"))]
             }
             _ if is_leaving => {
@@ -293,11 +295,9 @@ impl Multiplexer {
         if request.begun {
             return self.abandon_begun(&request);
         }
-        if sent {
-            self.judged.repeated += commands;
-        } else {
-            self.judged.moved += commands;
-            self.counters.moved += commands;
+        match sent {
+            true => self.note(|judged| &mut judged.repeated, commands),
+            false => self.note(|judged| &mut judged.moved, commands),
         }
         let is_conditional = sent
             && request.retry.category == Category::WriteChecked
@@ -320,8 +320,7 @@ impl Multiplexer {
     fn refuse_due(&mut self, request: &Unanswered) -> Vec<Pending> {
         let commands = u64::from(request.commands);
         if !request.sent {
-            self.judged.not_applied += commands;
-            self.counters.not_applied += commands;
+            self.note(|judged| &mut judged.not_applied, commands);
             return vec![refusal(&Refusal::Unavailable); request.commands as usize];
         }
         self.count_uncertain(commands);
@@ -342,8 +341,7 @@ impl Multiplexer {
             self.count_uncertain(u64::from(request.commands));
             replies.push(refusal(&Refusal::Uncertain));
         } else {
-            self.judged.aborted += u64::from(request.commands);
-            self.counters.aborted += 1;
+            self.note(|judged| &mut judged.aborted, u64::from(request.commands));
             replies.push(refusal(&Refusal::TransactionMoved));
         }
         replies
@@ -360,8 +358,7 @@ impl Multiplexer {
             }
             RunKind::Inspect(Inspect::Exec) => {
                 self.set_transaction(key, Transaction::None);
-                self.judged.aborted += 1;
-                self.counters.aborted += 1;
+                self.note(|judged| &mut judged.aborted, 1);
                 match watching {
                     true => vec![answer(|out| encode::null_array(out, protocol))],
                     false => vec![refusal(&Refusal::TransactionMoved)],
@@ -369,11 +366,11 @@ impl Multiplexer {
             }
             RunKind::Inspect(Inspect::Discard) => {
                 self.set_transaction(key, Transaction::None);
-                self.judged.aborted += 1;
+                self.note(|judged| &mut judged.aborted, 1);
                 vec![answer(|out| encode::simple(out, "OK"))]
             }
             _ => {
-                self.judged.aborted += 1;
+                self.note(|judged| &mut judged.aborted, 1);
                 vec![answer(|out| encode::simple(out, "QUEUED"))]
             }
         }
@@ -397,7 +394,6 @@ impl Multiplexer {
             Transaction::None | Transaction::Broken { .. } => return,
         };
         session.transaction = broken;
-        self.counters.aborted += 1;
         session.drop_idle_pin();
     }
 
@@ -413,8 +409,7 @@ impl Multiplexer {
         epoch: u64,
         now: Instant,
     ) -> Pending {
-        self.judged.rearmed += 1;
-        self.counters.rearmed += 1;
+        self.note(|judged| &mut judged.rearmed, 1);
         let name = Arguments::new(frame).next().unwrap_or_default();
         let command = self.settings.policy.apply(frame, name).command;
         let time_left = deadline.map(|deadline| deadline.saturating_duration_since(now));
@@ -452,8 +447,7 @@ impl Multiplexer {
     }
 
     fn count_uncertain(&mut self, commands: u64) {
-        self.judged.uncertain += commands;
-        self.counters.uncertain += commands;
+        self.note(|judged| &mut judged.uncertain, commands);
     }
 }
 

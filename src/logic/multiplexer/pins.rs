@@ -212,8 +212,8 @@ impl Multiplexer {
     fn orphan(&mut self, key: LinkKey) {
         let gone = self.links.get(key).map_or(0, Link::client_requests);
         self.in_flight = self.in_flight.saturating_sub(gone);
-        self.judged.gone += gone as u64;
-        self.counters.gone += gone as u64;
+        // No fault and no switch: it counts, but is none of what a switch finds in flight.
+        self.counters.fates.gone += gone as u64;
         self.close_link(key, gone > 0);
     }
 }
