@@ -1,12 +1,12 @@
 //! Real Redis servers: found, started, filled, killed, started again, and counted out at the end.
 
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use socket2::{Domain, Socket, Type};
 
 use super::clients::{COUNTERS, QUEUE, counter_key, texts};
 use super::ledger::{Life, Memory};
@@ -16,12 +16,6 @@ use super::wire::{Connection, Reply, loopback, number, request, text};
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 const POLL: Duration = Duration::from_millis(5);
-
-/// Below the range from which systems take the ports of outgoing connections: nobody else takes the port of a
-/// server while it is dead.
-const PORTS: std::ops::Range<u16> = 20_000..30_000;
-
-const PORTS_TRIED_MAX: usize = 50;
 
 const STARTS_MAX: usize = 5;
 
@@ -34,6 +28,8 @@ pub(super) struct Server {
     /// Its present life, or the last one.
     pub(super) life: Life,
     process: Process,
+    /// Holds the port.
+    _held: Option<Socket>,
 }
 
 /// Finds a Redis server.
@@ -72,11 +68,11 @@ impl Server {
         life: Life,
     ) -> Result<Self> {
         let mut last = anyhow!("no port was tried");
+        // Where a port cannot be held, somebody may take it in between.
         for _ in 0..STARTS_MAX {
-            let port = free_port().context("there is no free port on 127.0.0.1")?;
-            // Somebody may have taken the port in between.
+            let (port, held) = take_port().context("there is no free port on 127.0.0.1")?;
             match launch(starter, program, folder, port, life) {
-                Ok(process) => return Ok(Self { name, port, life, process }),
+                Ok(process) => return Ok(Self { name, port, life, process, _held: held }),
                 Err(error) => last = error,
             }
         }
@@ -117,16 +113,15 @@ impl Server {
     }
 }
 
-fn free_port() -> io::Result<u16> {
-    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-    for _ in 0..PORTS_TRIED_MAX {
-        let port = fastrand::u16(PORTS);
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(_) => return Ok(port),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+/// Takes a port by a socket that never listens: a server can share it, and while it is dead nobody else gets it.
+fn take_port() -> io::Result<(u16, Option<Socket>)> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&loopback(0).into())?;
+    let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    // Elsewhere a server cannot share it; there, a port that was free a moment ago has to do.
+    let held = cfg!(target_os = "linux").then_some(socket);
+    Ok((address.port(), held))
 }
 
 fn launch(starter: &Starter, program: &Path, folder: &Folder, port: u16, life: Life) -> Result<Process> {
