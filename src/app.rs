@@ -1,7 +1,7 @@
 //! The composition root: builds the planes, joins them by their channels, owns start, reload and stop.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -33,6 +33,8 @@ use crate::telemetry::metrics::Reloads;
 const DRAIN_MAX: Duration = Duration::from_secs(25);
 /// How long tasks have to end once they were told to.
 const STOP_MAX: Duration = Duration::from_secs(2);
+/// A worker that lets no time pass for so long hangs.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
 /// Clients that wait for a worker to take them.
 const ARRIVALS_MAX: usize = 1024;
 /// Questions of other workers.
@@ -148,9 +150,11 @@ impl App {
             config.groups.iter().map(|_| (0..config.workers).map(|_| mpsc::channel(INQUIRIES_MAX)).unzip()).collect();
         let (asking, mut answering): (Vec<Arc<Vec<_>>>, Vec<Vec<_>>) =
             inquiries.into_iter().map(|(senders, receivers)| (Arc::new(senders), receivers)).unzip();
-        let (mut threads, mut remaining) = (Vec::new(), Vec::new());
+        let (mut threads, mut remaining, mut heartbeats) = (Vec::new(), Vec::new(), Vec::new());
         for worker in (0..config.workers).rev() {
             let mut groups = Vec::new();
+            let heartbeat = Arc::new(AtomicU64::new(0));
+            heartbeats.push(heartbeat.clone());
             for (index, (group, (vitals, reports, route))) in config.groups.iter().zip(&parts).enumerate() {
                 let backends = ids[index].iter().copied().zip(group.backends.iter().cloned().map(Arc::new)).collect();
                 let hub = HubSpec {
@@ -162,6 +166,7 @@ impl App {
                     reports: reports.clone(),
                     inquiries: asking[index].clone(),
                     counters: counters[index][worker].clone(),
+                    heartbeat: heartbeat.clone(),
                 };
                 let inquiries = answering[index].pop().expect("one receiver a worker");
                 let tick =
@@ -182,8 +187,8 @@ impl App {
         }
 
         start_acceptors(&config, bound, &arrivals, &lifecycle, &draining);
-        let watched = statuses.clone();
-        lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), move || !watched.is_empty()));
+        let alive = is_alive(statuses.clone(), heartbeats, origin);
+        lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
         Ok(Self { config, lifecycle, draining, commands, statuses, ids, remaining, threads, reloads })
     }
 
@@ -191,7 +196,12 @@ impl App {
     async fn reload(&mut self, sources: &Sources, logging: &Logging) {
         Systemd.reloading();
         match Config::load(sources) {
-            Ok(loaded) => self.apply(loaded.config, logging).await,
+            Ok(loaded) => {
+                for warning in &loaded.warnings {
+                    warn!("{warning}");
+                }
+                self.apply(loaded.config, logging).await;
+            }
             Err(problems) => {
                 self.reloads.failed();
                 error!(%problems, "the configuration was not reloaded: what was in force stays");
@@ -328,6 +338,19 @@ fn open_state(config: &Config, lifecycle: &Lifecycle) -> (SavedGroups, Option<st
     (saved, Some(keeper))
 }
 
+/// Whether every worker lets time pass and every supervisor is there: what the service manager's watchdog asks.
+fn is_alive(
+    statuses: Vec<watch::Receiver<GroupStatus>>,
+    heartbeats: Vec<Arc<AtomicU64>>,
+    origin: Instant,
+) -> impl FnMut() -> bool {
+    move || {
+        let now = origin.elapsed();
+        let beats = |beat: &Arc<AtomicU64>| Duration::from_micros(beat.load(Ordering::Relaxed)) + HEARTBEAT_MAX > now;
+        heartbeats.iter().all(beats) && statuses.iter().all(|status| status.has_changed().is_ok())
+    }
+}
+
 /// Numbers that no two backends of the process share.
 fn number_backends(config: &Config) -> Vec<Vec<BackendId>> {
     let mut next = 0;
@@ -383,7 +406,8 @@ fn affordable_clients(wanted: usize) -> usize {
     wanted.min(affordable)
 }
 
-fn multiplexer_settings(config: &Config, group: &Group, worker: usize) -> Settings {
+/// A multiplexer's settings: this worker's share of the process's limits.
+pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize) -> Settings {
     let workers = config.workers;
     let limits = LimitSettings {
         pins_per_backend_max: (config.limits.pins_per_backend_max / workers).max(1),

@@ -1,4 +1,7 @@
-//! Every channel between planes: its message, its capacity, and what happens when it is full.
+//! Every channel between planes and workers: its message, its capacity, and what happens when it is full.
+//!
+//! Messages that several planes share are defined or exported here; a message that has one receiver stands with it, in
+//! the file that the table names.
 //!
 //! | From → to | Kind | Capacity | When full |
 //! |---|---|---|---|
@@ -8,6 +11,11 @@
 //! | prober → supervisor: [`ProbeReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the prober waits |
 //! | supervisor → prober: immediate re-probe | `Notify`, one a backend | 1 | already asked for |
 //! | supervisor → admin: [`GroupStatus`] | `watch`, one a group | 1, the latest | replaced |
+//! | application → supervisor: operator's `Command` (`logic/failover/event.rs`) | `mpsc`, one a group | `COMMANDS_MAX` in `control/mod.rs` | the one who asks waits |
+//! | supervisor → state file: `GroupState` of every group (`control/state.rs`) | `watch` | 1, the latest | replaced: only the latest state is worth keeping |
+//! | acceptor → worker: `Arrival` (`proxy/worker.rs`) | `mpsc`, one a worker | `ARRIVALS_MAX` in `app.rs` | the acceptor waits |
+//! | worker → worker: `Inquiry` for CLIENT LIST (`proxy/hub.rs`) | `mpsc`, one a worker and group | `INQUIRIES_MAX` in `app.rs` | the one who asks waits |
+//! | worker → application: clients that remain at a drain | `watch`, one a worker | 1, the latest | replaced |
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;

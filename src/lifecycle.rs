@@ -1,7 +1,8 @@
 //! Tracked tasks: each has a name, a stop waits for all of them and names those that stay.
 //!
 //! Nobody calls `tokio::spawn`; every task starts here. A panic ends the task that it happened in and nothing else,
-//! unless the task belongs to the control plane: then [`Lifecycle::control_panicked`] tells `main`, which ends the process.
+//! unless the task belongs to the control plane: then [`Lifecycle::control_panicked`] tells the application, which ends
+//! the process.
 
 mod signals;
 mod systemd;

@@ -636,6 +636,25 @@ fn the_deadline_leaves_room_for_the_hold() {
 }
 
 #[test]
+fn a_failback_by_hand_is_warned_of() {
+    let failback_warnings = |lines: &str| {
+        let warnings = loaded(&sources(&format!("{lines}\n{MINIMAL}"))).warnings;
+        warnings.into_iter().filter(|warning| warning.contains("failback")).collect::<Vec<_>>()
+    };
+    let warning =
+        |path: &str| format!("{path}: there is no console yet for an operator to say so, so it acts as \"never\"");
+    assert_eq!(failback_warnings("failover.failback = 'manual'"), [warning("failover.failback")]);
+    // Once where it is written, not again for each group that takes it over.
+    let both = "failover.failback = 'manual'\ngroup.default.failover.hold = '2s'";
+    assert_eq!(failback_warnings(both), [warning("failover.failback")]);
+    let own = "group.default.failover.failback = 'manual'";
+    assert_eq!(failback_warnings(own), [warning("group.default.failover.failback")]);
+    for other in ["", "failover.failback = 'auto'", "failover.failback = 'never'"] {
+        assert_eq!(failback_warnings(other), [""; 0], "{other}");
+    }
+}
+
+#[test]
 fn workers_follow_the_cores() {
     let workers = |cores| {
         let sources = Sources { cores, ..sources(&format!("runtime.workers = 'auto'\n{MINIMAL}")) };

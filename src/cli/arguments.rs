@@ -26,7 +26,7 @@ pub enum Action {
     Run,
     /// Say everything that is wrong with the configuration, or what it amounts to.
     Check,
-    /// Start two backends and a client, break things, and show what the client sees.
+    /// Start two backends and clients, break things, and show what the clients see.
     Demo(Demo),
     /// Print the version.
     Version,

@@ -2,11 +2,11 @@
 //!
 //! What is to be thought through is pure and tested on its own: the plot (`script`), the bookkeeping (`ledger`,
 //! `traffic`), reading Handover's words (`notice`), and everything that is shown (`picture`, `sparkline`, `report`).
-//! The rest starts and ends processes (`process`, `server`, `handover`), sends commands (`wire`, `clients`) and draws
+//! The rest starts and ends processes (`process`, `server`, `subject`), sends commands (`wire`, `clients`) and draws
 //! (`screen`). `stage` alone owns the state: all others send it events.
 
 mod clients;
-mod handover;
+
 mod ledger;
 mod notice;
 mod picture;
@@ -17,6 +17,7 @@ mod script;
 mod server;
 mod sparkline;
 mod stage;
+mod subject;
 mod traffic;
 mod wire;
 

@@ -47,44 +47,6 @@ pub enum Pinned {
     Admin,
 }
 
-impl Pinned {
-    /// Whether a connection that held nothing but this, finished, may serve another client after the fence;
-    /// else it is closed.
-    #[must_use]
-    pub const fn leaves_connection_clean(self) -> bool {
-        match self {
-            Self::Script | Self::Blocking | Self::Multi | Self::Exec | Self::Discard | Self::Watch | Self::Unwatch => {
-                true
-            }
-            Self::Wait | Self::Tracking | Self::Monitor | Self::FieldSets | Self::Admin => false,
-        }
-    }
-}
-
-impl Class {
-    /// Whether a command of this class is refused between MULTI and EXEC: the refused anyway, and those whose
-    /// replies would break the array that EXEC answers.
-    #[must_use]
-    pub const fn is_refused_in_transaction(self) -> bool {
-        matches!(
-            self,
-            Self::Refused
-                | Self::Pinned(Pinned::Monitor)
-                | Self::Answered(
-                    Answered::Subscribe
-                        | Answered::Unsubscribe
-                        | Answered::PSubscribe
-                        | Answered::PUnsubscribe
-                        | Answered::SSubscribe
-                        | Answered::SUnsubscribe
-                        | Answered::ClientReply
-                        | Answered::Hello
-                        | Answered::Auth
-                )
-        )
-    }
-}
-
 /// Which command it is that Handover answers itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Answered {
@@ -274,12 +236,6 @@ impl Command {
         let prefix = self.name.len() + 1;
         self.subcommands().iter().find(|command| command.name.as_bytes()[prefix..].eq_ignore_ascii_case(name))
     }
-
-    /// Whether it changes data, by Redis's own flag.
-    #[must_use]
-    pub const fn is_write(&self) -> bool {
-        self.flags.has(Flags::WRITE)
-    }
 }
 
 /// Every command, each container followed by its subcommands; a command's `id` is its position.
@@ -413,18 +369,6 @@ mod tests {
     fn the_position_is_the_id() {
         for (position, command) in all().iter().enumerate() {
             assert_eq!(usize::from(command.id), position);
-        }
-    }
-
-    #[test]
-    fn transactions_refuse_what_breaks_their_framing() {
-        let refused = |name: &str| find_full(name).unwrap().class.is_refused_in_transaction();
-        for name in ["subscribe", "punsubscribe", "ssubscribe", "client|reply", "monitor", "hello", "auth", "shutdown"]
-        {
-            assert!(refused(name), "{name}");
-        }
-        for name in ["get", "ping", "select", "client|id", "eval", "watch", "multi", "exec", "blpop", "config|set"] {
-            assert!(!refused(name), "{name}");
         }
     }
 

@@ -228,7 +228,11 @@ fn breaker(section: &mut Section<'_>, into: &mut BreakerSettings) {
 fn failover(section: &mut Section<'_>, into: &mut FailoverSettings) {
     section.duration("hold", Duration::ZERO, &mut into.hold);
     section.duration("drain", SHORTEST, &mut into.drain);
-    section.choice("failback", FAILBACKS, &mut into.failback);
+    if section.choice("failback", FAILBACKS, &mut into.failback) && into.failback == Failback::Manual {
+        let message = "there is no console yet for an operator to say so, so it acts as \"never\"";
+        let path = section.path_of("failback");
+        section.notes.warn(&path, message);
+    }
     section.duration("failback_hold", Duration::ZERO, &mut into.failback_hold);
     section.share("failback_jitter", JITTER_MAX, &mut into.failback_jitter);
     section.count("switches_max", 1, &mut into.switches_max);

@@ -50,11 +50,13 @@ struct Place<T> {
 pub struct Arena<T> {
     places: Vec<Place<T>>,
     free: Vec<u32>,
+    /// The generation of a place's first value.
+    first_generation: u32,
 }
 
 impl<T> Default for Arena<T> {
     fn default() -> Self {
-        Self { places: Vec::new(), free: Vec::new() }
+        Self { places: Vec::new(), free: Vec::new(), first_generation: 0 }
     }
 }
 
@@ -62,12 +64,19 @@ impl<T> Arena<T> {
     /// Takes a value in.
     pub fn insert(&mut self, value: T) -> Key<T> {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { generation: 0, value: None });
+            self.places.push(Place { generation: self.first_generation, value: None });
             u32::try_from(self.places.len() - 1).expect("an arena holds fewer than 2^32 values")
         });
         let place = &mut self.places[index as usize];
         place.value = Some(value);
         Key { index, generation: place.generation, kind: PhantomData }
+    }
+
+    /// An empty arena in which no key of this one finds anything.
+    #[must_use]
+    pub fn successor(&self) -> Self {
+        let newest = self.places.iter().map(|place| place.generation).max().unwrap_or(self.first_generation);
+        Self { first_generation: newest.wrapping_add(1), ..Self::default() }
     }
 
     /// Gives a value back; its key finds nothing from now on.
@@ -195,5 +204,8 @@ mod tests {
         assert_eq!(second.index(), first.index());
         assert_eq!((arena.get(first), arena.get(second)), (None, Some(&"second")));
         assert_eq!((arena.remove(first), arena.len()), (None, 1));
+        let mut successor = arena.successor();
+        successor.insert("third");
+        assert_eq!((successor.get(first), successor.get(second)), (None, None));
     }
 }

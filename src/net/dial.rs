@@ -25,6 +25,8 @@ const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(250);
 const ADDRESSES_MAX: usize = 8;
 /// The most that the replies of a handshake take.
 const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+/// The most aggregates in HELLO's reply.
+const AGGREGATES_MAX: usize = 256;
 /// Bytes that the kernel may keep unacknowledged before the connection is given up, in time.
 const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -111,7 +113,8 @@ async fn greet(stream: &mut Stream, backend: &Backend, profile: Profile) -> io::
             Step::Auth if is_error => return Err(refused("AUTH", &reply)),
             Step::Hello if is_error && profile.protocol == Protocol::Resp3 => {
                 return match first_word(&reply) {
-                    b"NOPROTO" | b"ERR" => Ok(DialOutcome::RefusedProtocol(reply)),
+                    b"NOPROTO" => Ok(DialOutcome::RefusedProtocol(reply)),
+                    b"ERR" if line_of(&reply).contains("unknown command") => Ok(DialOutcome::RefusedProtocol(reply)),
                     _ => Err(refused("HELLO 3", &reply)),
                 };
             }
@@ -178,6 +181,10 @@ fn parse_integer(reply: &[u8]) -> Option<i64> {
 
 /// The name and version in HELLO's reply, a map or an array of pairs.
 fn server_identity(reply: &Bytes) -> Option<ServerIdentity> {
+    // The decoder recurses: depth must have a bound.
+    if reply.iter().filter(|byte| matches!(byte, b'*' | b'%' | b'~' | b'>' | b'|')).count() > AGGREGATES_MAX {
+        return None;
+    }
     let (frame, _) = decode_bytes(reply).ok()??;
     let text = |frame: &BytesFrame| match frame {
         BytesFrame::BlobString { data, .. } | BytesFrame::SimpleString { data, .. } => {

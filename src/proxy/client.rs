@@ -44,7 +44,7 @@ enum Event {
 pub(super) async fn serve(hub: Rc<Hub>, stream: Stream, dedicated: bool, _place: Place) {
     stream.set_options(USER_TIMEOUT);
     let (mut read, write) = stream.split();
-    let (key, socket) = hub.open_client(write, dedicated);
+    let Some((key, socket)) = hub.open_client(write, dedicated) else { return };
     while !socket.closing.get() {
         match next_event(&hub, key, &socket, &mut read).await {
             Event::Wake => {}

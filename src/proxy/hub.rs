@@ -4,24 +4,23 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::link::LinkSocket;
-use super::{client, link, unblock};
+use super::{client, link, publish, unblock};
 use crate::channels::{BackendId, Route, Vitals, WorkerId, WorkerReport};
 use crate::config::Backend;
 use crate::lifecycle::Lifecycle;
 use crate::logic::arena::SideTable;
-use crate::logic::judged::Judged;
 use crate::logic::multiplexer::{
     CloseReason, Counters, Link, LinkKey, Multiplexer, Output, Peer, Report, Session, SessionKey, Settings,
-    SubscriptionKind,
 };
 use crate::net::stream::WriteHalf;
 use crate::telemetry::counters::{self, WorkerCounters};
@@ -56,6 +55,8 @@ pub struct HubSpec {
     pub inquiries: Arc<Vec<mpsc::Sender<Inquiry>>>,
     /// What the admin plane reads.
     pub counters: Arc<WorkerCounters>,
+    /// When this hub last let time pass, in microseconds since `origin`; for the watchdog.
+    pub heartbeat: Arc<AtomicU64>,
 }
 
 /// Asks a hub for its lines of CLIENT LIST.
@@ -87,8 +88,6 @@ pub(super) struct Hub {
     /// Wakes the ticker when something waits for time to pass.
     pub(super) hurry: Notify,
     is_hurried: Cell<bool>,
-    /// A panic left the machine in an unknown state.
-    is_broken: Cell<bool>,
     /// When the gauges were last published.
     gauged_at: Cell<Option<Instant>>,
     /// When the last warning of a foreign protocol was written.
@@ -114,7 +113,6 @@ impl Hub {
             flush: Notify::new(),
             hurry: Notify::new(),
             is_hurried: Cell::new(false),
-            is_broken: Cell::new(false),
             gauged_at: Cell::new(None),
             warned_at: Cell::new(None),
             waiting_reports: RefCell::default(),
@@ -124,16 +122,20 @@ impl Hub {
         })
     }
 
-    /// Feeds the machine. A panic in it is contained: the machine is replaced before anything else touches it.
-    fn feed<T>(&self, event: impl FnOnce(&mut Multiplexer) -> T) -> T {
-        let alarm = Alarm(self);
-        let result = event(&mut self.machine.borrow_mut());
-        std::mem::forget(alarm);
-        result
+    /// Feeds the machine. A panic in it is contained: everything that it touched is closed, and it is replaced before
+    /// anything else touches it.
+    fn feed<T: Default>(&self, event: impl FnOnce(&mut Multiplexer) -> T) -> T {
+        match catch_unwind(AssertUnwindSafe(|| event(&mut self.machine.borrow_mut()))) {
+            Ok(result) => result,
+            Err(_) => {
+                self.rebuild();
+                T::default()
+            }
+        }
     }
 
     /// Feeds the machine and carries out what it says.
-    pub(super) fn turn<T>(self: &Rc<Self>, event: impl FnOnce(&mut Multiplexer, Instant) -> T) -> T {
+    pub(super) fn turn<T: Default>(self: &Rc<Self>, event: impl FnOnce(&mut Multiplexer, Instant) -> T) -> T {
         let now = Instant::now();
         let result = self.feed(|machine| event(machine, now));
         self.carry_out(now);
@@ -214,10 +216,14 @@ impl Hub {
     }
 
     /// A client connected.
-    pub(super) fn open_client(self: &Rc<Self>, write: WriteHalf, dedicated: bool) -> (SessionKey, Rc<ClientSocket>) {
+    pub(super) fn open_client(
+        self: &Rc<Self>,
+        write: WriteHalf,
+        dedicated: bool,
+    ) -> Option<(SessionKey, Rc<ClientSocket>)> {
         let (address, local_address) = write.addresses();
         let peer = Peer { address, local_address, dedicated, ..Peer::default() };
-        let key = self.turn(|machine, now| machine.on_client(peer, now));
+        let key = self.turn(|machine, now| Some(machine.on_client(peer, now)))?;
         let socket = Rc::new(ClientSocket {
             write,
             wake: Notify::new(),
@@ -226,7 +232,7 @@ impl Hub {
         });
         self.clients.borrow_mut().insert(key, socket.clone());
         self.spec.counters.clients.add(1);
-        (key, socket)
+        Some((key, socket))
     }
 
     pub(super) fn wants_client_bytes(&self, key: SessionKey) -> bool {
@@ -370,9 +376,6 @@ impl Hub {
 
     /// Time passed. `is_late`: this thread was held up, so that what it knows of silence is worth nothing.
     pub(super) fn tick(self: &Rc<Self>, is_late: bool) {
-        if self.is_broken.replace(false) {
-            self.rebuild();
-        }
         let now = Instant::now();
         let silent: Vec<LinkKey> = self.machine.borrow().silent_links(now, Duration::from_millis(20));
         for key in silent {
@@ -409,11 +412,12 @@ impl Hub {
             vitals.failures.store(signs.failures, Ordering::Relaxed);
             self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
         }
-        publish_counters(&machine, &self.spec.counters, &mut self.published.borrow_mut());
+        self.spec.heartbeat.store(micros(Some(Instant::now())), Ordering::Relaxed);
+        publish::counts(&machine, &self.spec.counters, &mut self.published.borrow_mut());
         let now = Instant::now();
         if self.gauged_at.get().is_none_or(|at| now.saturating_duration_since(at) >= GAUGES_INTERVAL) {
             self.gauged_at.set(Some(now));
-            publish_gauges(&machine, &self.spec.counters);
+            publish::gauges(&machine, &self.spec.counters);
         }
     }
 
@@ -501,10 +505,9 @@ impl Hub {
         self.turn(|machine, _| machine.end_all(CloseReason::Stopping));
     }
 
-    /// A panic left the machine in an unknown state: everything that it touched is closed.
-    fn rebuild(self: &Rc<Self>) {
+    /// A panic left the machine in an unknown state: everything that it touched is closed, and another takes its place.
+    fn rebuild(&self) {
         error!("a bug was contained: every connection of one worker is closed");
-        let route = self.machine.borrow().route().clone();
         for socket in self.clients.borrow_mut().take_all() {
             self.spec.counters.clients.subtract(1);
             socket.closing.set(true);
@@ -512,20 +515,11 @@ impl Hub {
         }
         self.links.borrow_mut().take_all().for_each(|socket| socket.close(true));
         let now = Instant::now();
-        let mut machine = Multiplexer::new(self.spec.settings.clone(), now);
-        machine.on_route(route, now);
+        let mut machine = self.machine.borrow().successor(now);
+        machine.on_route(self.machine.borrow().route().clone(), now);
         *self.machine.borrow_mut() = machine;
         *self.published.borrow_mut() = Counters::default();
-    }
-}
-
-/// Notes that the machine panicked, unless it is forgotten first.
-struct Alarm<'a>(&'a Hub);
-
-impl Drop for Alarm<'_> {
-    fn drop(&mut self) {
-        self.0.is_broken.set(true);
-        self.0.hurry.notify_one();
+        self.hurry.notify_one();
     }
 }
 
@@ -548,81 +542,39 @@ async fn list_clients(hub: Rc<Hub>, session: SessionKey) {
     hub.turn(|machine, now| machine.on_client_list(session, &list, now));
 }
 
-/// Counts what there is now, which takes a look at every session.
-fn publish_gauges(machine: &Multiplexer, shared: &WorkerCounters) {
-    use counters::{Memory, Mode, SubscriptionState};
-    shared.inflight.set(machine.in_flight() as u64);
-    let modes = machine.session_modes();
-    for (mode, count) in [Mode::Shared, Mode::Pinned, Mode::Subscribed, Mode::Blocked].into_iter().zip(modes) {
-        shared.sessions(mode).set(count as u64);
-    }
-    for (kind, label) in [
-        (SubscriptionKind::Channel, counters::SubscriptionKind::Channel),
-        (SubscriptionKind::Pattern, counters::SubscriptionKind::Pattern),
-        (SubscriptionKind::Shard, counters::SubscriptionKind::Shard),
-    ] {
-        let (wanted, confirmed) = machine.subscription_counts(kind);
-        shared.subscriptions(label, SubscriptionState::Wanted).set(wanted as u64);
-        shared.subscriptions(label, SubscriptionState::Confirmed).set(confirmed as u64);
-    }
-    let memory = machine.memory();
-    for (kind, bytes) in [Memory::ClientInput, Memory::ClientOutput, Memory::Lane, Memory::Held].into_iter().zip(memory)
-    {
-        shared.memory_bytes(kind).set(bytes as u64);
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Sources};
 
-/// Adds what the machine has counted since the last time to what the admin plane reads.
-fn publish_counters(machine: &Multiplexer, shared: &WorkerCounters, last: &mut Counters) {
-    use counters::{Class, Fate, Outcome};
-    let counted = machine.counters();
-    shared.clients_accepted.add(counted.clients_accepted - last.clients_accepted);
-    for (index, (now, before)) in counted.clients_closed.iter().zip(&last.clients_closed).enumerate() {
-        shared.clients_closed(index).add(now - before);
+    fn hub() -> Rc<Hub> {
+        let text =
+            "[[listener]]\nbind = \"127.0.0.1:6379\"\n[[backend]]\nname = \"east\"\nurl = \"redis://127.0.0.1:7001\"\n";
+        let sources = Sources { text: Some(text.to_owned()), cores: 1, ..Sources::default() };
+        let config = Config::load(&sources).unwrap().config;
+        let spec = HubSpec {
+            worker: 0,
+            settings: crate::app::multiplexer_settings(&config, &config.groups[0], 0),
+            backends: Vec::new(),
+            vitals: Vec::new(),
+            origin: Instant::now(),
+            reports: mpsc::channel(1).0,
+            inquiries: Arc::default(),
+            counters: Arc::default(),
+            heartbeat: Arc::default(),
+        };
+        Hub::new(spec, Lifecycle::new())
     }
-    let ok_shared = |counters: &Counters| counters.replies_shared - counters.errors_shared;
-    let ok_pinned = |counters: &Counters| counters.replies_pinned - counters.errors_pinned;
-    shared.commands(Class::Shared, Outcome::Ok).add(ok_shared(counted) - ok_shared(last));
-    shared.commands(Class::Pinned, Outcome::Ok).add(ok_pinned(counted) - ok_pinned(last));
-    shared.commands(Class::Pinned, Outcome::Error).add(counted.errors_pinned - last.errors_pinned);
-    shared.commands(Class::Answered, Outcome::Ok).add(counted.answered - last.answered);
-    shared.commands(Class::Refused, Outcome::Error).add(counted.refused - last.refused);
-    shared.commands(Class::Shared, Outcome::Error).add(counted.errors_shared - last.errors_shared);
-    let fates = |judged: &Judged| {
-        let Judged { moved, repeated, rearmed, uncertain, not_applied, aborted, gone } = *judged;
-        [
-            (Fate::Moved, moved),
-            (Fate::Repeated, repeated),
-            (Fate::Rearmed, rearmed),
-            (Fate::Uncertain, uncertain),
-            (Fate::NotApplied, not_applied),
-            (Fate::Aborted, aborted),
-            (Fate::Gone, gone),
-        ]
-    };
-    for ((fate, now), (_, before)) in fates(&counted.fates).into_iter().zip(fates(&last.fates)) {
-        shared.fates(fate).add(now - before);
+
+    #[test]
+    fn a_panic_in_the_machine_is_contained_and_no_old_key_finds_anything() {
+        let hub = hub();
+        let old = hub.turn(|machine, now| Some(machine.on_client(Peer::default(), now))).unwrap();
+        assert_eq!(hub.clients(), 1);
+        hub.turn(|_, _| -> () { panic!("a bug that the test plays") });
+        assert_eq!(hub.clients(), 0);
+        let new = hub.turn(|machine, now| Some(machine.on_client(Peer::default(), now))).unwrap();
+        assert!(!hub.wants_client_bytes(old) && hub.wants_client_bytes(new));
+        assert!(hub.client_list().starts_with("id=2 "), "{}", hub.client_list());
     }
-    shared.commands(Class::Refused, Outcome::Uncertain).add(counted.fates.uncertain - last.fates.uncertain);
-    shared.commands(Class::Refused, Outcome::NotApplied).add(counted.fates.not_applied - last.fates.not_applied);
-    shared.messages.add(counted.messages - last.messages);
-    shared.sentinel_mismatches.add(counted.mismatches - last.mismatches);
-    for (fault, (now, before)) in
-        counters::ProtocolFault::ALL.into_iter().zip(counted.protocol_faults.iter().zip(&last.protocol_faults))
-    {
-        shared.protocol_faults(fault).add(now - before);
-    }
-    for (category, (now, before)) in counters::Category::ALL.into_iter().zip(counted.lost.iter().zip(&last.lost)) {
-        shared.inflight_lost(category).add(now - before);
-    }
-    for (class, now, before) in [
-        (Class::Shared, &counted.latency_shared, &last.latency_shared),
-        (Class::Pinned, &counted.latency_pinned, &last.latency_pinned),
-    ] {
-        for (index, (now, before)) in now.buckets.iter().zip(&before.buckets).enumerate() {
-            shared.durations(class).add_to_bucket(index, now - before);
-        }
-        shared.durations(class).add_sum_us(now.sum_us - before.sum_us);
-    }
-    last.clone_from(counted);
 }

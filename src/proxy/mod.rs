@@ -7,5 +7,6 @@ pub mod acceptor;
 pub mod client;
 pub mod hub;
 mod link;
+mod publish;
 mod unblock;
 pub mod worker;

@@ -70,12 +70,6 @@ impl ReplyScanner {
         self.kind.is_none() && self.bulk == 0 && self.elements == 1
     }
 
-    /// Bytes of the bulk in progress that are still to come.
-    #[must_use]
-    pub const fn bulk_bytes_due(&self) -> u64 {
-        self.bulk
-    }
-
     /// What the reply in progress is, once its first line was seen.
     #[must_use]
     pub const fn kind(&self) -> Option<ReplyKind> {

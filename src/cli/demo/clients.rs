@@ -34,7 +34,7 @@ const TEXTS_OF_A_READER: usize = 8;
 
 const END_TRIES_MAX: usize = 40;
 
-const END_PAUSE: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,9 +57,9 @@ pub(super) fn start(address: SocketAddr, events: &SyncSender<Event>, stop: &Arc<
     let mut roles: Vec<Role> = (0..READERS).map(Role::Reader).collect();
     roles.extend((0..INCREMENTERS).map(Role::Incrementer));
     roles.extend([Role::TransactionInPieces, Role::TransactionWhole]);
-    let (taken, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    roles.extend([Role::Popper(Arc::clone(&taken)), Role::Pusher(taken)]);
-    roles.extend([Role::Subscriber(Arc::clone(&heard)), Role::Publisher(heard)]);
+    let (list, channel) = (Arc::<Pair>::default(), Arc::<Pair>::default());
+    roles.extend([Role::Popper(Arc::clone(&list)), Role::Pusher(list)]);
+    roles.extend([Role::Subscriber(Arc::clone(&channel)), Role::Publisher(channel)]);
     debug_assert_eq!(roles.len(), CLIENTS, "as the picture says");
     for role in roles {
         let connection = Connection::open(address)?;
@@ -70,16 +70,25 @@ pub(super) fn start(address: SocketAddr, events: &SyncSender<Event>, stop: &Arc<
     Ok(())
 }
 
-/// What a client does all day. Those that wait for others say when they have seen the end.
+/// What one who waits tells the one whom it waits for.
+#[derive(Debug, Default)]
+struct Pair {
+    /// It listens: what is sent from now on must come.
+    begun: AtomicBool,
+    /// It has seen the end.
+    ended: AtomicBool,
+}
+
+/// What a client does all day.
 enum Role {
     Reader(usize),
     Incrementer(usize),
     TransactionInPieces,
     TransactionWhole,
-    Pusher(Arc<AtomicBool>),
-    Popper(Arc<AtomicBool>),
-    Publisher(Arc<AtomicBool>),
-    Subscriber(Arc<AtomicBool>),
+    Pusher(Arc<Pair>),
+    Popper(Arc<Pair>),
+    Publisher(Arc<Pair>),
+    Subscriber(Arc<Pair>),
 }
 
 struct Client {
@@ -188,10 +197,10 @@ impl Client {
             Role::Incrementer(counter) => self.increment(counter),
             Role::TransactionInPieces => self.transaction_in_pieces(),
             Role::TransactionWhole => self.transaction_whole(),
-            Role::Pusher(taken) => self.push(&taken),
-            Role::Popper(taken) => self.pop(&taken),
-            Role::Publisher(heard) => self.publish(&heard),
-            Role::Subscriber(heard) => self.subscribe(&heard),
+            Role::Pusher(list) => self.push(&list),
+            Role::Popper(list) => self.pop(&list),
+            Role::Publisher(channel) => self.publish(&channel),
+            Role::Subscriber(channel) => self.subscribe(&channel),
         }
         // Nobody listens any more only when the demo itself ends.
         let _ = self.events.send(Event::Left);
@@ -232,15 +241,15 @@ impl Client {
         });
     }
 
-    fn push(&mut self, taken: &AtomicBool) {
+    fn push(&mut self, list: &Pair) {
         self.every(Duration::from_millis(200), |client, turn| {
             let words = ["LPUSH", QUEUE, &turn.to_string()];
             client.ask(&[Command::new(Kind::Push, &words, Expect::Pushed(turn))]);
         });
-        self.until_seen(taken, &Command::new(Kind::Push, &["LPUSH", QUEUE, END], Expect::Number));
+        self.until_seen(list, &Command::new(Kind::Push, &["LPUSH", QUEUE, END], Expect::Number));
     }
 
-    fn pop(&mut self, taken: &AtomicBool) {
+    fn pop(&mut self, list: &Pair) {
         let command = [Command::new(Kind::Pop, &["BLPOP", QUEUE, "0"], Expect::Popped)];
         loop {
             match self.ask(&command)[..] {
@@ -250,27 +259,31 @@ impl Client {
                 _ => thread::sleep(RETRY_PAUSE),
             }
         }
-        taken.store(true, Relaxed);
+        list.ended.store(true, Relaxed);
     }
 
-    fn publish(&mut self, heard: &AtomicBool) {
+    fn publish(&mut self, channel: &Pair) {
+        while !channel.begun.load(Relaxed) && !self.stopped() {
+            thread::sleep(POLL);
+        }
         self.every(Duration::from_millis(100), |client, turn| {
             let words = ["PUBLISH", CHANNEL, &turn.to_string()];
             client.ask(&[Command::new(Kind::Publish, &words, Expect::Published(turn))]);
         });
-        self.until_seen(heard, &Command::new(Kind::Publish, &["PUBLISH", CHANNEL, END], Expect::Number));
+        self.until_seen(channel, &Command::new(Kind::Publish, &["PUBLISH", CHANNEL, END], Expect::Number));
     }
 
-    fn subscribe(&mut self, heard: &AtomicBool) {
+    fn subscribe(&mut self, channel: &Pair) {
         let command = [Command::new(Kind::Subscribe, &["SUBSCRIBE", CHANNEL], Expect::Subscribed)];
         loop {
             let subscribed = matches!(self.ask(&command)[..], [Answer::Reply(_)]);
+            channel.begun.fetch_or(subscribed, Relaxed);
             if (subscribed && self.listen()) || self.stopped() {
                 break;
             }
             thread::sleep(RETRY_PAUSE);
         }
-        heard.store(true, Relaxed);
+        channel.ended.store(true, Relaxed);
     }
 
     /// Listens until the end was heard; false: the connection was lost before.
@@ -305,13 +318,13 @@ impl Client {
     }
 
     /// Sends the end until whoever waits for it has seen it.
-    fn until_seen(&mut self, seen: &AtomicBool, end: &Command) {
+    fn until_seen(&mut self, pair: &Pair, end: &Command) {
         for _ in 0..END_TRIES_MAX {
-            if seen.load(Relaxed) {
+            if pair.ended.load(Relaxed) {
                 break;
             }
             self.ask(std::slice::from_ref(end));
-            thread::sleep(END_PAUSE);
+            thread::sleep(POLL);
         }
     }
 

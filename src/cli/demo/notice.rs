@@ -80,7 +80,7 @@ pub(super) struct BackendStatus {
 const JUDGED: [(&str, &str); 7] = [
     ("moved", "moved"),
     ("repeated", "repeated"),
-    ("rearmed", "blocked, and waiting on"),
+    ("rearmed", "still blocked"),
     ("uncertain", "outcome unknown"),
     ("not_applied", "not applied"),
     ("aborted", "transactions aborted"),
@@ -209,7 +209,7 @@ mod tests {
             epoch: 2,
             detect_us: 1500,
             switch_us: 2500,
-            judged: vec![("moved", 3), ("blocked, and waiting on", 1)],
+            judged: vec![("moved", 3), ("still blocked", 1)],
         };
         assert_eq!(*switched, expected);
         assert!(!switched.planned() && !switched.first());

@@ -22,7 +22,7 @@ use super::script::{Act, Script, Seen};
 use super::server::{self, Server};
 use super::traffic::{Traffic, Upheaval};
 use super::wire::ANSWER_TIMEOUT;
-use super::{handover, picture};
+use super::{picture, subject};
 use crate::cli::Exit;
 
 const EAST: &str = "east";
@@ -126,9 +126,9 @@ impl Stage {
         let servers = [start(EAST, Life(0))?, start(WEST, Life(1))?];
         let [east, west] = &servers;
         let weights = WEIGHTS.map(|weight| weight.to_string());
-        let handover = handover::start(&starter, &folder, [(east, &weights[0]), (west, &weights[1])], &events)?;
+        let handover = subject::start(&starter, &folder, [(east, &weights[0]), (west, &weights[1])], &events)?;
         let (address, admin) = wait_for_addresses(&inbox)?;
-        handover::watch(admin, &events)?;
+        subject::watch(admin, &events)?;
         let status = wait_for_active(&inbox)?;
         let stop = Arc::new(AtomicBool::new(false));
         clients::start(address, &events, &stop).with_context(|| format!("the clients cannot connect to {address}"))?;
@@ -244,7 +244,7 @@ impl Stage {
         self.happen(text)?;
         let words: Vec<_> = judged.iter().map(|(word, count)| format!("{count} {word}")).collect();
         let fate = if words.is_empty() { "nothing was".to_owned() } else { words.join(", ") };
-        self.happen(format!("in flight at that moment: {fate}"))
+        self.happen(format!("in flight then: {fate}"))
     }
 
     /// Marks the time of a switch, so that what clients saw of it is known.

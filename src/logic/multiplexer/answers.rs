@@ -31,7 +31,14 @@ impl Multiplexer {
         request: Request<'_>,
         now: Instant,
     ) -> Step {
-        self.counters.answered += 1;
+        let step = self.take_answered_once(key, answered, request, now);
+        if step != Step::Wait {
+            self.counters.answered += 1;
+        }
+        step
+    }
+
+    fn take_answered_once(&mut self, key: SessionKey, answered: Answered, request: Request<'_>, now: Instant) -> Step {
         match answered {
             Answered::Hello => return self.take_hello(key, request, now),
             Answered::Select => return self.take_select(key, request, now),
@@ -170,6 +177,10 @@ impl Multiplexer {
                 return Step::Done { bytes: request.bytes };
             }
         };
+        if hello.protocol != profile.protocol && session.subscriptions.is_some() {
+            self.refuse(key, &Refusal::Unsupported("changing the protocol while subscribed".to_owned()), now);
+            return Step::Done { bytes: request.bytes };
+        }
         if owns_link
             && session.transaction == Transaction::None
             && session.pin.is_some_and(|pin| !pin.dedicated)

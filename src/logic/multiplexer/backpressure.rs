@@ -49,7 +49,7 @@ impl Multiplexer {
 
     /// Stops or resumes reading a client, by what it has waiting.
     pub(super) fn update_reading(&mut self, key: SessionKey) {
-        let has_room = self.take_upload_room(key);
+        let has_room = self.take_upload_room(key, false);
         let is_crowded = self.held_bytes > self.settings.limits.held_bytes_max;
         let limits = &self.settings.limits;
         let Some(session) = self.sessions.get_mut(key) else { return };
@@ -74,7 +74,7 @@ impl Multiplexer {
     }
 
     /// Whether the request that is arriving may be read on: large ones share a bounded room.
-    fn take_upload_room(&mut self, key: SessionKey) -> bool {
+    fn take_upload_room(&mut self, key: SessionKey, is_forced: bool) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return true };
         let announced = session.scanner.bytes_announced();
         let wanted = if announced > UPLOAD_BYTES { announced } else { 0 };
@@ -82,8 +82,13 @@ impl Multiplexer {
             return true;
         }
         self.upload_bytes -= std::mem::take(&mut session.upload_bytes);
-        if wanted > 0 && self.upload_bytes > 0 && self.upload_bytes + wanted > UPLOADS_BYTES_MAX {
-            self.starved.push(key);
+        if wanted > 0 && !is_forced && self.upload_bytes > 0 && self.upload_bytes + wanted > UPLOADS_BYTES_MAX {
+            // What was read of it stays where it is.
+            session.upload_bytes = session.input.len();
+            self.upload_bytes += session.upload_bytes;
+            if !self.starved.contains(&key) {
+                self.starved.push(key);
+            }
             return false;
         }
         session.upload_bytes = wanted;
@@ -93,7 +98,15 @@ impl Multiplexer {
 
     /// Looks again at those who were not read for want of room.
     pub(super) fn feed_starved(&mut self) {
-        for key in std::mem::take(&mut self.starved) {
+        let starved = std::mem::take(&mut self.starved);
+        let taken = |key: &SessionKey| self.sessions.get(*key).map_or(0, |session| session.upload_bytes);
+        if self.upload_bytes == starved.iter().map(taken).sum::<usize>()
+            && let Some(first) = starved.first()
+        {
+            // Nobody else is under way whose end would make room: one of those that wait goes on.
+            self.take_upload_room(*first, true);
+        }
+        for key in starved {
             self.update_reading(key);
         }
         let held_bytes_max = self.settings.limits.held_bytes_max;

@@ -64,7 +64,10 @@ impl Multiplexer {
         let (backend, epoch) = (link.backend, link.epoch);
         let lost = self.judge_link(key, now);
         // One fault, however much was in flight: a deep pipeline on one killed connection is no reason to switch.
-        self.record(backend).failures += u64::from(lost > 0);
+        let record = self.record(backend);
+        record.failures += u64::from(lost > 0);
+        // Whoever comes back may be another server, with other databases.
+        (record.database_refused, record.resp3_refused) = (None, None);
         self.outputs.push_back(Output::Report(Report::LinkLost { backend, epoch, cause: cause.to_owned() }));
     }
 

@@ -180,6 +180,8 @@ pub struct Link {
     pub unblocked: bool,
     /// Something came on it.
     pub proven: bool,
+    /// The last sentinel was refused for a reason that says nothing of the order of replies.
+    pub undecided: bool,
     /// Already on the list of connections with something to write.
     pub flushing: bool,
     /// The reply in progress is passed on piece by piece.
@@ -210,6 +212,7 @@ impl Link {
             sentinel: (now, 0),
             unblocked: false,
             proven: false,
+            undecided: false,
             flushing: false,
             streaming: false,
             ring: VecDeque::new(),
@@ -440,8 +443,8 @@ impl Link {
     pub fn answer(&mut self, replies: u32) -> Option<Run> {
         self.scanned = 0;
         self.streaming = false;
-        self.commands_unanswered -= replies as usize;
         let run = self.ring.front_mut()?;
+        self.commands_unanswered -= replies as usize;
         run.answered += replies;
         if run.unanswered() > 0 {
             return None;

@@ -7,7 +7,8 @@ use super::link::{Inspect, Link, Role, Run, RunKind, Taken};
 use super::session::{BrokenEnd, CloseReason, Pending, Transaction};
 use super::{LANE_BYTES_MAX, LinkKey, Multiplexer, STREAM_BYTES, SessionKey, borrow_buffer};
 use crate::command::refusal::Refusal;
-use crate::command::retry;
+use crate::command::retry::{self, Category};
+use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
 use crate::resp::reply::{self, ReplyKind, ReplyScan, ReplyScanner};
 
@@ -95,7 +96,7 @@ impl Multiplexer {
         let selects = |key| {
             self.sessions
                 .get(key)
-                .is_some_and(|session| matches!(session.transaction, Transaction::Queuing { selected: Some(_), .. }))
+                .is_some_and(|session| matches!(session.transaction, Transaction::Queuing { selected: true, .. }))
         };
         match run.kind {
             RunKind::Forward | RunKind::Blocking { .. } => true,
@@ -142,6 +143,7 @@ impl Multiplexer {
         if let Some(session_key) = session_key {
             self.settle_due(session_key, count);
             self.append_output(session_key, replies);
+            self.deliver_deferred(session_key);
             self.hold_back(key, session_key, now);
         }
         if let Some(run) = finished {
@@ -172,9 +174,6 @@ impl Multiplexer {
     }
 
     fn finish_run(&mut self, key: LinkKey, run: &Run, started_at: Instant, now: Instant) {
-        if let Some(session_key) = run.session {
-            self.deliver_deferred(session_key);
-        }
         let took = now.saturating_duration_since(started_at);
         let is_pin = self.links.get(key).is_some_and(|link| matches!(link.role, Role::Pin(_)));
         let latency = if is_pin { &mut self.counters.latency_pinned } else { &mut self.counters.latency_shared };
@@ -231,7 +230,9 @@ impl Multiplexer {
             }
             RunKind::Forward if kind == ReplyKind::Error => self.on_error(key, frame, now),
             RunKind::Forward => self.deliver(key, frame, 1, now),
-            RunKind::Conditional if retry::condition_failed(frame) => self.deliver_uncertain(key, now),
+            RunKind::Conditional if retry::condition_failed(frame) || is_not_applied(frame) => {
+                self.deliver_uncertain(key, now);
+            }
             RunKind::Conditional => self.deliver(key, frame, 1, now),
             RunKind::Blocking { deadline } => self.on_unblocked(key, frame, deadline, now),
             RunKind::Inspect(inspect) => {
@@ -277,7 +278,8 @@ impl Multiplexer {
         let Some(role) = self.links.get(key).map(|link| link.role) else { return };
         match (role, is_exact) {
             (Role::Pin(None), true) => self.pool_pin(key, now),
-            (_, true) => {}
+            (_, true) => self.set_undecided(key, false),
+            (Role::Lane, false) if is_undecided(frame) && !self.is_undecided_lane(key) => self.set_undecided(key, true),
             (Role::Lane | Role::Standby, false) if is_undecided(frame) => {
                 self.lose_link(key, "the sentinel was refused", now)
             }
@@ -286,6 +288,22 @@ impl Multiplexer {
                 self.end_served(key);
                 self.lose_link(key, "a reply out of step", now);
             }
+        }
+    }
+
+    fn is_undecided_lane(&self, key: LinkKey) -> bool {
+        self.links.get(key).is_some_and(|link| link.undecided)
+    }
+
+    /// The sentinel was refused for a reason that says nothing of the order: no new commands until it was asked again.
+    fn set_undecided(&mut self, key: LinkKey, undecided: bool) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let was_undecided = std::mem::replace(&mut link.undecided, undecided);
+        if undecided {
+            // Asked again with the next tick that finds the last answer old enough.
+            link.sentinel.1 = 1;
+        } else if was_undecided {
+            self.crowded = true;
         }
     }
 
@@ -308,9 +326,25 @@ impl Multiplexer {
         let backend = link.backend;
         self.record(backend).failures += 1;
         self.outputs.push_back(super::Output::Report(super::Report::CannotServe { backend, word }));
-        if !self.withhold(key, frame, now) {
+        if self.is_repeated_write(key) {
+            // The first time may have been carried out: "not applied" would not be true.
+            self.deliver_uncertain(key, now);
+        } else if !self.withhold(key, frame, now) {
             self.deliver_error(key, frame, now);
         }
+    }
+
+    /// The request at the front was sent to a connection before, and may have changed something there.
+    fn is_repeated_write(&self, key: LinkKey) -> bool {
+        let Some(link) = self.links.get(key) else { return false };
+        link.front().is_some_and(|run| run.attempts > 0 && run.commands == 1) && !self.is_read(&link.front_frame())
+    }
+
+    fn is_read(&self, frame: &[u8]) -> bool {
+        let arguments = Arguments::new(frame);
+        let name = arguments.clone().next().unwrap_or_default();
+        let command = self.settings.policy.apply(frame, name).command;
+        command.is_some_and(|command| retry::judge(command, arguments).category <= Category::ReadOnly)
     }
 
     fn deliver_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
@@ -420,7 +454,8 @@ impl Multiplexer {
             (Inspect::Hello(protocol), true) => session.profile.protocol = *protocol,
             (Inspect::Multi, true) => {
                 let watching = session.transaction == Transaction::Watching;
-                session.transaction = Transaction::Queuing { watching, queued: 0, selected: None };
+                session.transaction = Transaction::Queuing { watching, queued: 0, selected: false };
+                session.selections.clear();
             }
             (Inspect::Multi, false) => {
                 session.taint_pin();
@@ -433,10 +468,10 @@ impl Multiplexer {
             }
             (Inspect::Unwatch | Inspect::Discard, true) => session.transaction = Transaction::None,
             (Inspect::Exec, _) => {
-                if let Transaction::Queuing { selected: Some((index, database)), .. } = session.transaction
-                    && element(frame, index).is_some_and(|element| element.starts_with(b"+OK"))
-                {
-                    session.profile.database = normal(database);
+                let selections = std::mem::take(&mut session.selections);
+                let is_accepted = |index| element(frame, index).is_some_and(|element| element.starts_with(b"+OK"));
+                if let Some((_, database)) = selections.into_iter().rev().find(|(index, _)| is_accepted(*index)) {
+                    session.profile.database = Some(database);
                 }
                 session.transaction = Transaction::None;
             }
@@ -478,6 +513,11 @@ fn element(reply: &[u8], index: u32) -> Option<&[u8]> {
         rest = &rest[bytes..];
     }
     Some(rest)
+}
+
+/// An error reply that means "not applied, and I cannot serve".
+fn is_not_applied(frame: &[u8]) -> bool {
+    cannot_serve(reply::first_word(frame)).is_some()
 }
 
 /// A nil as a blocked command of this protocol would answer it.

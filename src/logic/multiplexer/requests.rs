@@ -128,13 +128,18 @@ impl Multiplexer {
                         self.answer(key, |out| out.extend_from_slice(&reply), now);
                     }
                 }
-                Some(Pending::Send { frame, .. }) => {
-                    let publishes = publishes(self.settings.policy.apply(frame, first_argument(frame)));
-                    if publishes && self.publish_barrier.is_some() {
+                Some(Pending::Send { frame, kind, commands, .. }) => {
+                    let classified = self.settings.policy.apply(frame, first_argument(frame));
+                    if publishes(classified) && self.publish_barrier.is_some() {
                         self.wait(key, Wait::Lane, now);
                         return false;
                     }
-                    let Some(link) = self.target_link(key, now) else { return false };
+                    // Whatever else the session holds by now: what needs a connection of its own never goes to a lane.
+                    let is_whole_transaction = *commands > 1;
+                    let needs_own = matches!(kind, RunKind::Inspect(_) | RunKind::Blocking { .. })
+                        || (matches!(classified.class, Class::Pinned(_)) && !is_whole_transaction);
+                    let link = if needs_own { self.own_link(key, now) } else { self.target_link(key, now) };
+                    let Some(link) = link else { return false };
                     self.send_pending_request(key, link, now);
                 }
             }
@@ -349,7 +354,7 @@ impl Multiplexer {
             return None;
         };
         let link = self.links.get(link_key)?;
-        (link.state == LinkState::Ready).then_some(link_key)
+        (link.state == LinkState::Ready && !link.undecided).then_some(link_key)
     }
 }
 
@@ -390,22 +395,35 @@ impl super::Session {
     }
 }
 
-/// A transaction that stands whole at the start of `input`, all of whose commands may be shared: its bytes and commands.
-pub(super) fn whole_transaction(input: &[u8], apply: impl Fn(&[u8], &[u8]) -> Classified) -> Option<(usize, u32)> {
+/// A transaction that stands whole in the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Whole {
+    /// Its bytes.
+    pub bytes: usize,
+    /// Its commands, MULTI and EXEC among them.
+    pub commands: u32,
+    /// One of them is a PUBLISH.
+    pub publishes: bool,
+}
+
+/// The transaction that stands whole at the start of `input`, if all of its commands may be shared.
+pub(super) fn whole_transaction(input: &[u8], apply: impl Fn(&[u8], &[u8]) -> Classified) -> Option<Whole> {
     let mut scanner = RequestScanner::new(LARGE_REQUEST_BYTES);
-    let (mut position, mut commands) = (0, 0);
+    let (mut position, mut commands, mut is_publishing) = (0, 0, false);
     while position < LARGE_REQUEST_BYTES.min(INPUT_BYTES_MAX) {
         let rest = &input[position..];
         let Scan::Frame(frame) = scanner.scan(rest) else { return None };
-        let class = apply(&rest[..frame.bytes], frame.name(rest)).class;
+        let classified = apply(&rest[..frame.bytes], frame.name(rest));
+        is_publishing |= publishes(classified);
         position += frame.bytes;
         commands += 1;
-        match class {
+        match classified.class {
             Class::Pinned(Pinned::Multi) if commands == 1 => {}
             // An EXEC that the server refuses would leave the shared connection in the transaction.
             Class::Pinned(Pinned::Exec) => {
                 let is_accepted = Arguments::new(&rest[..frame.bytes]).remaining() == 1;
-                return (is_accepted && position <= LARGE_REQUEST_BYTES).then_some((position, commands));
+                let whole = Whole { bytes: position, commands, publishes: is_publishing };
+                return (is_accepted && position <= LARGE_REQUEST_BYTES).then_some(whole);
             }
             Class::Shared => {}
             _ => return None,

@@ -111,8 +111,8 @@ pub enum Transaction {
         watching: bool,
         /// Commands queued so far.
         queued: u32,
-        /// A queued SELECT: its place among the queued commands, and its database.
-        selected: Option<(u32, u32)>,
+        /// A SELECT is among them.
+        selected: bool,
     },
     /// Carried on without a backend, because it cannot succeed any more.
     Broken {
@@ -215,6 +215,8 @@ pub struct Session {
     pub burst_answered: bool,
     /// MULTI and WATCH.
     pub transaction: Transaction,
+    /// Each SELECT queued since MULTI: its place among the queued commands, and its database.
+    pub selections: Vec<(u32, u32)>,
     /// A connection of its own.
     pub pin: Option<Pin>,
     /// Its subscriptions, once it had any.
@@ -252,6 +254,7 @@ impl Session {
             wait: None,
             burst_answered: false,
             transaction: Transaction::None,
+            selections: Vec::new(),
             pin: None,
             subscriptions: None,
             half_closed: false,

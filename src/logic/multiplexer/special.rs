@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::link::{Inspect, RunKind};
-use super::requests::{Request, Step, whole_transaction};
+use super::requests::{Request, Step, Whole, whole_transaction};
 use super::session::{BrokenEnd, CloseReason, Transaction, Wait};
 use super::{LinkKey, Multiplexer, SessionKey};
 use crate::command::blocking::{self, BlockTimeout};
@@ -163,9 +163,13 @@ impl Multiplexer {
         let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
         let whole =
             is_plain.then(|| whole_transaction(request.input, |frame, name| self.settings.policy.apply(frame, name)));
-        let Some((bytes, commands)) = whole.flatten() else {
+        let Some(Whole { bytes, commands, publishes }) = whole.flatten() else {
             return self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Multi), now);
         };
+        if publishes && self.publish_barrier.is_some() {
+            self.wait(key, Wait::Lane, now);
+            return Step::Wait;
+        }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
         self.send(link, key, &request.input[..bytes], commands, RunKind::Forward, now);
         Step::Done { bytes }
@@ -242,10 +246,12 @@ impl Multiplexer {
             self.taint(key);
         }
         if let Some(session) = self.sessions.get_mut(key)
-            && let Transaction::Queuing { queued, selected, .. } = &mut session.transaction
+            && let (Transaction::Queuing { queued, selected, .. }, selections) =
+                (&mut session.transaction, &mut session.selections)
         {
             if let Some(database) = database {
-                *selected = Some((*queued, database));
+                *selected = true;
+                selections.push((*queued, database));
             }
             *queued += 1;
         }

@@ -351,9 +351,10 @@ impl Multiplexer {
             }
             return;
         }
-        let restoring = match self.links.get(link).and_then(Link::front).map(|run| run.kind.clone()) {
-            Some(RunKind::Confirm { restoring }) => restoring,
-            _ => false,
+        let Some(RunKind::Confirm { restoring }) =
+            self.links.get(link).and_then(Link::front).map(|run| run.kind.clone())
+        else {
+            return self.lose_link(link, "a confirmation that nobody asked for", now);
         };
         if let Some(link) = self.links.get_mut(link) {
             link.answer(1);
@@ -455,6 +456,11 @@ impl Multiplexer {
             .is_some_and(|link| link.streaming && link.front().is_some_and(|run| run.session == Some(key)));
         if is_streaming && let Some(subscriptions) = session.subscriptions.as_mut() {
             subscriptions.deferred.extend_from_slice(frame);
+            let link =
+                subscriptions.link.filter(|_| subscriptions.deferred.len() > self.settings.limits.output_bytes_max);
+            if let Some(link) = link {
+                self.pause_link(link, key, now);
+            }
             return;
         }
         self.append_output(key, frame);

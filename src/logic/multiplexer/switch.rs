@@ -16,6 +16,7 @@ use crate::logic::route::{Availability, Phase, Route};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::Protocol;
 use crate::resp::request::Scan;
+use crate::resp::{encode, inline};
 
 /// A reader that lets others wait behind its replies for so long is closed.
 const SLOW_READER_MAX: Duration = Duration::from_secs(1);
@@ -304,7 +305,7 @@ impl Multiplexer {
         }
     }
 
-    /// Time passed. Call it every few milliseconds while [`Self::is_busy`], else a few times a second.
+    /// Time passed. Call it every few milliseconds while [`Self::is_waiting`], else a few times a second.
     pub fn on_tick(&mut self, now: Instant) {
         self.end_blocked_leavers(now);
         self.release_idle_pins(now);
@@ -324,12 +325,6 @@ impl Multiplexer {
         for key in self.links.keys() {
             self.mark_link_to_write(key);
         }
-    }
-
-    /// Something waits for time to pass.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        !self.waiting.is_empty() || !self.pinned.is_empty() || self.in_flight > 0 || self.is_holding()
     }
 
     fn reopen_lanes(&mut self, now: Instant) {
@@ -397,7 +392,8 @@ impl Multiplexer {
         for key in self.links.keys() {
             let Some(link) = self.links.get(key) else { continue };
             let Some((reader, since)) = link.paused else { continue };
-            let others_wait = link.runs().iter().any(|run| run.session != Some(reader));
+            let is_other = |session: SessionKey| session != reader;
+            let others_wait = link.runs().iter().any(|run| run.session.is_some_and(is_other));
             if others_wait && now.saturating_duration_since(since) >= SLOW_READER_MAX {
                 self.remove_session(reader, CloseReason::SlowReader);
                 if let Some(link) = self.links.get_mut(key)
@@ -539,7 +535,7 @@ impl Multiplexer {
                     break;
                 }
                 Scan::Nothing { bytes } | Scan::Inline { line_bytes: 0, bytes } => (bytes, None),
-                Scan::Inline { bytes, .. } => (bytes, Some(Class::Shared)),
+                Scan::Inline { line_bytes, bytes } => (bytes, self.inline_class(&rest[..line_bytes])),
                 Scan::Frame(frame) => {
                     let class = self.settings.policy.apply(&rest[..frame.bytes], frame.name(rest)).class;
                     (frame.bytes, Some(class))
@@ -556,12 +552,20 @@ impl Multiplexer {
         }
     }
 
+    /// What an inline request is; none when it has no words, or quotes that do not match.
+    fn inline_class(&self, line: &[u8]) -> Option<Class> {
+        let words = inline::split(line)?;
+        let mut frame = BytesMut::new();
+        encode::request(&mut frame, &words);
+        words.first().map(|name| self.settings.policy.apply(&frame, name).class)
+    }
+
     fn refuse_request(&mut self, key: SessionKey, class: Class, refusal: &Refusal, now: Instant) {
         let broken =
             self.sessions.get(key).is_some_and(|session| matches!(session.transaction, Transaction::Broken { .. }));
         match class {
             Class::Answered(Answered::Quit) => {
-                self.answer(key, |out| crate::resp::encode::simple(out, "OK"), now);
+                self.answer(key, |out| encode::simple(out, "OK"), now);
                 self.end(key, CloseReason::Quit);
             }
             Class::Pinned(Pinned::Exec | Pinned::Discard) if broken => {
