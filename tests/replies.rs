@@ -76,7 +76,7 @@ fn a_second_reply_reaches_nobody() {
         asker.send_command(&["INCR", "x"]);
         // The first is the reply; the connection is closed for the second, so that the first may be in doubt too.
         match asker.read_reply_or_end() {
-            None => asker = handover.client(),
+            None => {}
             Some(Value::Simple(text)) => assert_eq!(text, "first"),
             Some(other) => assert!(other.is_error("UNCERTAIN"), "{other:?}"),
         }
