@@ -254,7 +254,7 @@ fn http_tells_the_truth_before_and_after_a_switch() {
     wait_until(PATIENCE, || handover.metric("handover_clients", &[]) == 0.0);
     wait_until(PATIENCE, || handover.metric("handover_clients_closed_total", &[]) == 5.0);
     assert_eq!(handover.metric("handover_clients_accepted_total", &[]), 5.0);
-    assert_eq!(handover.metric("handover_inflight", &[]), 0.0);
+    wait_until(PATIENCE, || handover.metric("handover_inflight", &[]) == 0.0);
 }
 
 /// The line of a switch has every field, and its counts add up to what was in flight and to what clients were told.

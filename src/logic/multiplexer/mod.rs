@@ -479,13 +479,14 @@ impl Multiplexer {
         self.finish_if_done(key);
     }
 
-    /// Waits for what may never come, with nothing that could answer at once: a server lets go of such a client as soon
-    /// as it says that it will send no more. One that is blocked on a server has a moment (see [`Self::end_blocked_leavers`]).
+    /// Blocked, or monitoring: a server lets go of such a client as soon as it says that it will send no more.
     fn waits_for_ever(&self, key: SessionKey) -> bool {
         let Some(session) = self.sessions.get(key) else { return false };
         let is_blocking = |kind: &RunKind| matches!(kind, RunKind::Blocking { .. });
+        let is_blocked =
+            session.link.and_then(|link| self.links.get(link)?.front()).is_some_and(|run| is_blocking(&run.kind));
         let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if is_blocking(kind));
-        is_rearmed || session.pin.is_some_and(|pin| pin.monitoring)
+        (session.due > 0 && is_blocked) || is_rearmed || session.pin.is_some_and(|pin| pin.monitoring)
     }
 
     /// The client is gone.
