@@ -372,6 +372,7 @@ impl Hub {
         self.read_all_dry(now);
         self.feed(|machine| machine.on_route(route, now));
         self.carry_out(now);
+        publish::gauges(&self.machine.borrow(), &self.spec.counters);
     }
 
     /// Time passed. `is_late`: this thread was held up, so that what it knows of silence is worth nothing.
