@@ -427,6 +427,49 @@ fn a_second_watch_does_not_mend_the_first() {
     assert_eq!(first_words(&bench.heard(client)), ["+OK", "+OK", "+OK", "+OK", "+QUEUED", "*-1"]);
 }
 
+/// What needs a connection of the client's own gets one again, even when the WATCH before it is lost with the first.
+#[test]
+fn what_needs_a_pin_never_goes_to_a_lane_after_a_lost_watch() {
+    for (request, is_sent_again) in
+        [("SELECT 3", true), ("HELLO 3", true), ("BLPOP q 0", true), ("MONITOR", true), ("EVAL x 0", false)]
+    {
+        let mut bench = Bench::new();
+        let client = bench.client();
+        bench.say(client, &["WATCH a"]);
+        let pin = bench.pin();
+        bench.written(pin);
+        bench.reply(pin, "+OK\r\n");
+        bench.say(client, &[request]);
+        assert_eq!(bench.written(pin), [request]);
+        bench.lose(pin);
+        let lane = bench.lane();
+        assert_eq!(bench.written(lane), Vec::<String>::new(), "{request} on a shared connection");
+        if is_sent_again {
+            let pin = bench.pin();
+            assert_eq!(bench.written(pin), [request]);
+        } else {
+            assert_eq!(first_words(&bench.heard(client)), ["+OK", "-UNCERTAIN"]);
+        }
+    }
+}
+
+/// An inline MULTI that was refused for want of a backend: its members do not run outside it.
+#[test]
+fn a_refused_inline_multi_refuses_its_members() {
+    let mut bench = Bench::new();
+    bench.dials = false;
+    let lane = bench.lane();
+    bench.lose(lane);
+    let client = bench.client();
+    bench.multiplexer.on_client_bytes(client, b"  \r\nMULTI\r\n", bench.now);
+    bench.pass(ms(2000));
+    assert_eq!(first_words(&bench.heard(client)), ["-LOADING"]);
+    bench.dials = true;
+    bench.pass(ms(2000));
+    assert_eq!(first_words(&bench.ask(client, "INCR a")), ["-ERR"]);
+    assert_eq!(first_words(&bench.ask(client, "EXEC")), ["-EXECABORT"]);
+}
+
 #[test]
 fn a_word_that_means_not_applied_is_withheld_until_a_verdict() {
     let readonly = "-READONLY You can't write against a read only replica.\r\n";
