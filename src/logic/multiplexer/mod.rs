@@ -8,11 +8,13 @@
 
 mod answers;
 mod backpressure;
+mod connection_state;
 mod counters;
 mod judgement;
 mod link;
 mod observe;
 mod pins;
+mod protocol;
 mod replies;
 mod requests;
 mod session;
@@ -21,6 +23,8 @@ mod subscriptions;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod tracking;
+mod wait;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -262,6 +266,8 @@ pub struct Multiplexer {
     drained: Option<u64>,
     /// Until then, at the latest, nothing is published: subscriptions are being restored after a switch.
     publish_barrier: Option<Instant>,
+    /// Grows when a lane is lost and when the active changes: what was written before is not known of any more.
+    continuity: u64,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
     /// Bytes of large requests that are arriving.
@@ -325,6 +331,7 @@ impl Multiplexer {
             judged: Judged::default(),
             drained: None,
             publish_barrier: None,
+            continuity: 0,
             crowded: false,
             upload_bytes: 0,
             starved: Vec::new(),
@@ -359,7 +366,8 @@ impl Multiplexer {
         self.next_client_id += self.settings.client_id_step;
         self.counters.clients_accepted += 1;
         let value_bytes_max = self.settings.limits.value_bytes_max;
-        self.sessions.insert(Session::new(id, peer, value_bytes_max))
+        let session = Session::new(id, peer, value_bytes_max);
+        self.sessions.insert(Session { continuity: self.continuity, ..session })
     }
 
     /// How many clients there are.
@@ -482,10 +490,9 @@ impl Multiplexer {
     /// Blocked, or monitoring: a server lets go of such a client as soon as it says that it will send no more.
     fn waits_for_ever(&self, key: SessionKey) -> bool {
         let Some(session) = self.sessions.get(key) else { return false };
-        let is_blocking = |kind: &RunKind| matches!(kind, RunKind::Blocking { .. });
         let is_blocked =
-            session.link.and_then(|link| self.links.get(link)?.front()).is_some_and(|run| is_blocking(&run.kind));
-        let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if is_blocking(kind));
+            session.link.and_then(|link| self.links.get(link)?.front()).is_some_and(|run| run.kind.may_block());
+        let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if kind.may_block());
         (session.due > 0 && is_blocked) || is_rearmed || session.pin.is_some_and(|pin| pin.monitoring)
     }
 
@@ -527,6 +534,7 @@ impl Multiplexer {
         self.counters.clients_closed[reason.index()] += 1;
         self.upload_bytes -= session.upload_bytes;
         self.release_own_links(&session);
+        self.release_target(session.state.as_ref().and_then(|state| state.redirect()));
         recycle(&mut self.spare, session.output);
         self.outputs.push_back(Output::CloseSession { session: key, reason });
         if session.holds_back {

@@ -52,6 +52,7 @@ impl Multiplexer {
         session.peer.active_at = Some(now);
         if session.input.is_empty() && session.wait.is_none() && session.pending.is_empty() {
             session.burst_answered &= session.due > 0;
+            session.refuses_wait &= session.due > 0;
             let consumed = self.take_requests(key, bytes, now);
             if let Some(session) = self.sessions.get_mut(key)
                 && session.ending.is_none()
