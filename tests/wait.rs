@@ -67,6 +67,23 @@ fn wait_counts_the_replicas_that_have_what_was_written() {
 }
 
 #[test]
+fn wait_on_a_connection_that_wrote_nothing_counts_nobody_who_does_not_have_it() {
+    let master = RedisServer::start();
+    let mut replica = RedisServer::builder().replica_of(master.address()).start();
+    wait_for_replica(&master);
+    let handover = in_front_of(&master, "");
+    let mut client = handover.client();
+    // A connection of its own, opened before the write and given back.
+    assert_eq!(client.command(&["EVAL", "return 1", "0"]), Value::Integer(1));
+    wait_until(PATIENCE, || handover.metric("handover_sessions", &[("mode", "pinned")]) == 0.0);
+    replica.stop();
+    client.send(frames(&["SET k 1", "WAIT 1 300"]));
+    client.expect("+OK\r\n:0\r\n");
+    replica.cont();
+    assert_eq!(client.command(&["WAIT", "1", "10000"]), Value::Integer(1));
+}
+
+#[test]
 fn wait_is_no_silence_of_the_backend() {
     let pair = Pair::builder().configuration("[detector]\nhang_timeout = \"200ms\"\nslow_timeout = \"400ms\"").start();
     let mut client = pair.client();
