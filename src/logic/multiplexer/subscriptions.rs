@@ -364,6 +364,8 @@ impl Multiplexer {
         if is_target {
             self.follow_target(key, now);
         }
+        // The old one may have owed a reply to HELLO.
+        self.greet_if_changed(key, now);
         self.advance_session(key, now);
     }
 

@@ -13,7 +13,7 @@ use crate::command::refusal::Refusal;
 use crate::resp::encode;
 
 /// Nobody listens there; patterns that fit it are not told of it.
-const CHANNEL: &[u8] = b"__handover__:wait";
+const CHANNEL: &[u8] = b"handover:wait";
 /// What [`Session::continuity`](super::Session) is after its own connection was lost.
 pub(super) const BROKEN_CONTINUITY: u64 = u64::MAX;
 
@@ -81,6 +81,6 @@ impl Multiplexer {
 
 /// Whether a message comes from the PUBLISH before a WAIT, by way of a pattern.
 pub(super) fn is_mark(frame: &[u8]) -> bool {
-    const TAIL: &[u8] = b"$17\r\n__handover__:wait\r\n$0\r\n\r\n";
+    const TAIL: &[u8] = b"$13\r\nhandover:wait\r\n$0\r\n\r\n";
     frame.ends_with(TAIL)
 }
