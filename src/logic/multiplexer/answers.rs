@@ -5,6 +5,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::link::{Inspect, Profile, RunKind};
+use super::muted::ReplyMode;
 use super::requests::{Request, Step};
 use super::session::{CloseReason, Session, Transaction, Wait};
 use super::special::parse_database;
@@ -52,11 +53,12 @@ impl Multiplexer {
                 self.answer(key, |out| encode::simple(out, "OK"), now);
                 self.end(key, CloseReason::Quit);
             }
-            Answered::Reset => self.reset_session(key, now),
+            Answered::Reset => return self.take_reset(key, request, now),
             Answered::Auth => self.answer_auth(key, request, now),
             Answered::Ping => self.answer_ping(key, request, now),
             Answered::AclWhoami => self.answer(key, |out| encode::bulk(out, b"default"), now),
             Answered::Cluster => self.refuse(key, &Refusal::ClusterDisabled, now),
+            Answered::ClientReply => return self.take_client_reply(key, request, now),
             Answered::ClientList => return self.take_client_list(key, request, now),
             _ => self.answer_client(key, answered, request, now),
         }
@@ -261,6 +263,19 @@ impl Multiplexer {
     }
 
     /// RESET: everything that a connection can hold is forgotten.
+    fn take_reset(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
+        if session.reply_mode == ReplyMode::Off {
+            if session.due > 0 {
+                self.wait(key, Wait::Due, now);
+                return Step::Wait;
+            }
+            session.reply_mode = ReplyMode::On;
+        }
+        self.reset_session(key, now);
+        Step::Done { bytes: request.bytes }
+    }
+
     fn reset_session(&mut self, key: SessionKey, now: Instant) {
         self.drop_subscriptions(key);
         let Some(session) = self.sessions.get_mut(key) else { return };

@@ -11,6 +11,7 @@ mod backpressure;
 mod counters;
 mod judgement;
 mod link;
+mod muted;
 mod observe;
 mod pins;
 mod replies;
@@ -558,7 +559,7 @@ impl Multiplexer {
 
     /// A reply of Handover's own, in its turn.
     fn answer(&mut self, key: SessionKey, write: impl FnOnce(&mut BytesMut), now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.reply_mode.is_muted()) else { return };
         match session.link.filter(|_| session.due > 0) {
             None => {
                 borrow_buffer(&mut self.spare, &mut session.output);

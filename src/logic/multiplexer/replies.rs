@@ -80,7 +80,7 @@ impl Multiplexer {
                 if let Some(link) = self.links.get_mut(key) {
                     link.streaming = true;
                 }
-                self.append_output(session, &rest[..scanned]);
+                self.append_reply(session, &rest[..scanned]);
                 self.hold_back(key, session, now);
                 (&rest[scanned..], 0)
             }
@@ -127,6 +127,13 @@ impl Multiplexer {
         self.mark_to_write(key);
     }
 
+    /// What a command answered; a client that wants no replies does not get it.
+    pub(super) fn append_reply(&mut self, key: SessionKey, bytes: &[u8]) {
+        if self.sessions.get(key).is_some_and(|session| !session.reply_mode.is_muted()) {
+            self.append_output(key, bytes);
+        }
+    }
+
     /// Passes whole replies on to the client whose requests are at the front.
     fn deliver(&mut self, key: LinkKey, replies: &[u8], count: u32, now: Instant) {
         let Some(link) = self.links.get_mut(key) else { return };
@@ -142,7 +149,7 @@ impl Multiplexer {
         self.budget.pay(f64::from(count) * self.settings.retry.budget);
         if let Some(session_key) = session_key {
             self.settle_due(session_key, count);
-            self.append_output(session_key, replies);
+            self.append_reply(session_key, replies);
             self.deliver_deferred(session_key);
             self.hold_back(key, session_key, now);
         }
@@ -257,7 +264,7 @@ impl Multiplexer {
         if let Some(Role::Pin(Some(session_key))) = self.links.get(key).map(|link| link.role)
             && self.sessions.get(session_key).and_then(|session| session.pin).is_some_and(|pin| pin.monitoring)
         {
-            return self.append_output(session_key, frame);
+            return self.append_reply(session_key, frame);
         }
         self.counters.protocol_faults[ProtocolFault::BackendUnsolicited as usize] += 1;
         self.lose_link(key, "a reply that nobody asked for", now);

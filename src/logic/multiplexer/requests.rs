@@ -191,19 +191,22 @@ impl Multiplexer {
     /// Finds the requests in `bytes` and carries them out; returns how many bytes were consumed.
     fn take_requests(&mut self, key: SessionKey, bytes: &[u8], now: Instant) -> usize {
         let (mut position, mut batch_start, mut batch_commands) = (0, 0, 0);
+        if !self.finish_skipped(key, now) {
+            return 0;
+        }
         while let Some(session) = self.sessions.get_mut(key).filter(|session| session.takes_requests()) {
             let input = &bytes[position..];
             if session.due as usize + batch_commands as usize >= self.settings.limits.inflight_max && batch_commands > 0
             {
                 break;
             }
-            let is_plain = session.is_plain();
+            let may_share = session.may_share();
             let step = match session.scanner.scan(input) {
                 Scan::Incomplete => break,
                 Scan::Nothing { bytes } => Step::Done { bytes },
                 Scan::Frame(frame) => {
                     let request = self.request(input, frame);
-                    if is_plain && self.may_batch(&request) {
+                    if may_share && self.may_batch(&request) {
                         if batch_commands == 0 && self.lane_link(key, now).is_none() {
                             return position;
                         }
@@ -230,6 +233,7 @@ impl Multiplexer {
                 self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
                 batch_commands = 0;
             }
+            self.end_skipped(key, step, now);
             match step {
                 Step::Wait => return position,
                 Step::Done { bytes } => position += bytes,
@@ -277,8 +281,8 @@ impl Multiplexer {
         encode::request(&mut frame, &words);
         let classified = self.settings.policy.apply(&frame, name);
         let request = Request { frame: &frame, name, classified, input, bytes };
-        let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
-        if !(is_plain && self.may_batch(&request)) {
+        let may_share = self.sessions.get(key).is_some_and(super::Session::may_share);
+        if !(may_share && self.may_batch(&request)) {
             return self.take_special(key, request, now);
         }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
@@ -384,6 +388,11 @@ impl super::Session {
     /// Its next request may be looked at.
     pub(super) fn takes_requests(&self) -> bool {
         self.ending.is_none() && self.wait.is_none()
+    }
+
+    /// Its next requests may go to the lane together.
+    pub(super) fn may_share(&self) -> bool {
+        self.is_plain() && !self.reply_mode.is_single()
     }
 
     /// Shared commands go to a lane: nothing that the session holds says otherwise.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::link::{Profile, RunKind};
+use super::muted::ReplyMode;
 use super::subscriptions::Subscriptions;
 use super::{LinkKey, Peer};
 use crate::resp::request::RequestScanner;
@@ -225,6 +226,8 @@ pub struct Session {
     pub half_closed: bool,
     /// Ends as soon as what is due was delivered.
     pub ending: Option<CloseReason>,
+    /// Which replies it gets.
+    pub reply_mode: ReplyMode,
     /// Reading is stopped until it is resumed by [`super::Output::Resume`].
     pub paused: bool,
     /// A connection is not read because of what waits in its output.
@@ -259,6 +262,7 @@ impl Session {
             subscriptions: None,
             half_closed: false,
             ending: None,
+            reply_mode: ReplyMode::On,
             paused: false,
             holds_back: false,
             upload_bytes: 0,

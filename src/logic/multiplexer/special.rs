@@ -18,6 +18,7 @@ impl Multiplexer {
     /// Carries out one request that is not simply shared.
     pub(super) fn take_special(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
         let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
+        session.begin_skipped();
         if let Some(command) = request.classified.command {
             session.peer.last_command = command.name;
         }

@@ -541,8 +541,14 @@ impl Multiplexer {
                     (frame.bytes, Some(class))
                 }
             };
+            if class == Some(Class::Answered(Answered::ClientReply)) {
+                // It needs no backend, and its client counts on it: it is looked at as ever, with what stands behind it.
+                self.settled.push(key);
+                break;
+            }
             if let Some(class) = class {
                 self.refuse_request(key, class, refusal, now);
+                self.end_refused(key);
             }
             position += bytes;
         }
