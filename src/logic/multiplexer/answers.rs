@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use super::client_command::help;
 use super::link::{Inspect, Profile, RunKind};
 use super::muted::ReplyMode;
 use super::requests::{Request, Step};
 use super::session::{CloseReason, Session, Transaction, Wait};
 use super::special::parse_database;
 use super::subscriptions::Kind;
-use super::{LANES_MAX, Multiplexer, Output, SessionKey};
+use super::{LANES_MAX, Multiplexer, SessionKey};
 use crate::command::refusal::Refusal;
 use crate::command::table::Answered;
 use crate::resp::arguments::Arguments;
@@ -59,7 +60,11 @@ impl Multiplexer {
             Answered::AclWhoami => self.answer(key, |out| encode::bulk(out, b"default"), now),
             Answered::Cluster => self.refuse(key, &Refusal::ClusterDisabled, now),
             Answered::ClientReply => return self.take_client_reply(key, request, now),
-            Answered::ClientList => return self.take_client_list(key, request, now),
+            Answered::ClientList
+            | Answered::ClientKill
+            | Answered::ClientUnblock
+            | Answered::ClientPause
+            | Answered::ClientUnpause => return self.take_inquiry(key, answered, request, now),
             _ => self.answer_client(key, answered, request, now),
         }
         Step::Done { bytes: request.bytes }
@@ -291,34 +296,6 @@ impl Multiplexer {
         self.answer(key, |out| encode::simple(out, "RESET"), now);
     }
 
-    fn take_client_list(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
-        let Some(session) = self.sessions.get(key) else { return Step::Wait };
-        if Arguments::new(request.frame).remaining() > 2 {
-            self.refuse(key, &Refusal::Unsupported("CLIENT LIST with a filter".to_owned()), now);
-            return Step::Done { bytes: request.bytes };
-        }
-        if session.due > 0 {
-            self.wait(key, Wait::Due, now);
-            return Step::Wait;
-        }
-        self.outputs.push_back(Output::ListClients(key));
-        self.wait(key, Wait::Answer, now);
-        Step::Done { bytes: request.bytes }
-    }
-
-    /// CLIENT LIST was collected over all workers.
-    pub fn on_client_list(&mut self, key: SessionKey, list: &str, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if !matches!(session.wait, Some((Wait::Answer, _))) {
-            return;
-        }
-        session.wait = None;
-        let protocol = session.profile.protocol;
-        self.answer(key, |out| text(out, protocol, list), now);
-        self.settled.push(key);
-        self.advance_settled(now);
-    }
-
     /// The lines of CLIENT LIST for this worker's clients.
     #[must_use]
     pub fn client_list(&self, now: Instant) -> String {
@@ -361,25 +338,14 @@ impl Multiplexer {
                     false => self.refuse(key, &Refusal::Redis("ERR syntax error"), now),
                 }
             }
-            (Answered::ClientHelp, 2) => self.answer(key, client_help, now),
-            (
-                Answered::ClientId
-                | Answered::ClientInfo
-                | Answered::ClientGetName
-                | Answered::ClientSetName
-                | Answered::ClientSetInfo
-                | Answered::ClientGetRedir
-                | Answered::ClientTrackingInfo
-                | Answered::ClientNoEvict
-                | Answered::ClientHelp,
-                _,
-            ) => {
-                let name = request.classified.command.map_or("client", |command| command.name);
-                self.refuse(key, &Refusal::WrongArity(name.to_owned()), now);
+            (Answered::ClientMaintNotifications, 3..) if arguments[2].eq_ignore_ascii_case(b"off") => {
+                self.answer(key, |out| encode::simple(out, "OK"), now);
             }
+            (Answered::ClientMaintNotifications, 3..) => self.refuse(key, &Refusal::NoNotifications, now),
+            (Answered::ClientHelp, 2) => self.answer(key, help, now),
             _ => {
                 let name = request.classified.command.map_or("client", |command| command.name);
-                self.refuse(key, &Refusal::Unsupported(name.replace('|', " ").to_uppercase()), now);
+                self.refuse(key, &Refusal::WrongArity(name.to_owned()), now);
             }
         }
     }
@@ -419,7 +385,7 @@ fn is_integer(word: &[u8]) -> bool {
 }
 
 /// Text for people: a bulk in RESP2, a verbatim string in RESP3, as Redis has it.
-fn text(out: &mut BytesMut, protocol: Protocol, text: &str) {
+pub(super) fn text(out: &mut BytesMut, protocol: Protocol, text: &str) {
     match protocol {
         Protocol::Resp2 => encode::bulk(out, text.as_bytes()),
         Protocol::Resp3 => encode::verbatim(out, text),
@@ -460,7 +426,7 @@ fn hello_syntax(option: &[u8]) -> Refusal {
 }
 
 /// One line of CLIENT LIST, with the fields of Redis that mean something here.
-fn client_line(session: &Session, now: Instant) -> String {
+pub(super) fn client_line(session: &Session, now: Instant) -> String {
     let peer = &session.peer;
     let age = peer.connected_at.map_or(0, |at| now.saturating_duration_since(at).as_secs());
     let idle = peer.active_at.map_or(0, |at| now.saturating_duration_since(at).as_secs());
@@ -502,13 +468,4 @@ fn tracking_info(out: &mut BytesMut, protocol: Protocol) {
     encode::integer(out, -1);
     encode::bulk(out, b"prefixes");
     encode::array(out, 0);
-}
-
-fn client_help(out: &mut BytesMut) {
-    let lines = [
-        "CLIENT <subcommand> [<arg> ...], answered by handover for its own clients. Subcommands are:",
-        "GETNAME, ID, INFO, LIST, SETINFO <attribute> <value>, SETNAME <name>, TRACKINGINFO, HELP",
-    ];
-    encode::array(out, lines.len());
-    lines.iter().for_each(|line| encode::simple(out, line));
 }

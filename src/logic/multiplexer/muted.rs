@@ -80,7 +80,7 @@ impl Multiplexer {
             Step::Done { .. } if session.wait.is_some() => {}
             Step::Done { .. } => {
                 self.finish_skipped(key, now);
-            },
+            }
         }
     }
 

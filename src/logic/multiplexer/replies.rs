@@ -443,7 +443,7 @@ impl Multiplexer {
     fn on_unblocked(&mut self, key: LinkKey, frame: &[u8], deadline: Option<Instant>, now: Instant) {
         let is_nil = matches!(frame, b"$-1\r\n" | b"*-1\r\n" | b"_\r\n");
         let time_left = deadline.is_none_or(|deadline| deadline > now);
-        let was_unblocked = self.links.get(key).is_some_and(|link| link.unblocked);
+        let was_unblocked = self.links.get_mut(key).is_some_and(|link| !link.take_let_go() && link.unblocked);
         if is_nil && time_left && was_unblocked && self.rearm_front(key, now) {
             return;
         }

@@ -83,7 +83,7 @@ impl Multiplexer {
         let Some(session) = self.sessions.get_mut(key) else { return };
         // What waits on waits since it began to.
         if let (Some(wait), Some((was_for, since))) = (&mut session.wait, before)
-            && was_for != Wait::Due
+            && !matches!(was_for, Wait::Due | Wait::Pause)
             && held_before == (session.pending.len(), session.input.len())
         {
             wait.1 = since;
@@ -128,8 +128,12 @@ impl Multiplexer {
                         self.answer(key, |out| out.extend_from_slice(&reply), now);
                     }
                 }
-                Some(Pending::Send { frame, kind, commands, .. }) => {
+                Some(pending @ Pending::Send { frame, kind, commands, .. }) => {
                     let classified = self.settings.policy.apply(frame, first_argument(frame));
+                    if self.pause.is_some_and(|pause| pause.holds_pending(pending, classified)) {
+                        self.wait(key, Wait::Pause, now);
+                        return false;
+                    }
                     if publishes(classified) && self.publish_barrier.is_some() {
                         self.wait(key, Wait::Lane, now);
                         return false;
@@ -263,7 +267,7 @@ impl Multiplexer {
 
     /// It goes to the lane with its neighbours, and nothing is to be looked at.
     fn may_batch(&self, request: &Request<'_>) -> bool {
-        request.is_shared() && !(self.publish_barrier.is_some() && request.publishes())
+        request.is_shared() && self.pause.is_none() && !(self.publish_barrier.is_some() && request.publishes())
     }
 
     fn take_inline(&mut self, key: SessionKey, line: &[u8], input: &[u8], bytes: usize, now: Instant) -> Step {

@@ -36,11 +36,13 @@ pub enum CloseReason {
     Stopping,
     /// A bug of ours, contained.
     Panic,
+    /// `CLIENT KILL`.
+    Killed,
 }
 
 impl CloseReason {
     /// Every reason, in the order of [`CloseReason::index`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::Quit,
@@ -52,6 +54,7 @@ impl CloseReason {
         Self::LimitReached,
         Self::Stopping,
         Self::Panic,
+        Self::Killed,
     ];
 
     /// Its place in [`CloseReason::ALL`].
@@ -75,6 +78,7 @@ impl CloseReason {
             Self::LimitReached => "limit_reached",
             Self::Stopping => "stopping",
             Self::Panic => "panic",
+            Self::Killed => "killed",
         }
     }
 }
@@ -92,8 +96,10 @@ pub enum Wait {
     Pin,
     /// The verdict on a backend that said it cannot serve.
     Verdict,
-    /// An answer that the shell collects (CLIENT LIST).
+    /// An answer that the shell collects from every worker (CLIENT LIST, KILL …).
     Answer,
+    /// The end of a CLIENT PAUSE.
+    Pause,
     /// The confirmations of its subscriptions.
     Confirmation,
 }
@@ -218,6 +224,8 @@ pub struct Session {
     pub transaction: Transaction,
     /// Each SELECT queued since MULTI: its place among the queued commands, and its database.
     pub selections: Vec<(u32, u32)>,
+    /// One of the commands queued since MULTI may write.
+    pub queues_write: bool,
     /// A connection of its own.
     pub pin: Option<Pin>,
     /// Its subscriptions, once it had any.
@@ -258,6 +266,7 @@ impl Session {
             burst_answered: false,
             transaction: Transaction::None,
             selections: Vec::new(),
+            queues_write: false,
             pin: None,
             subscriptions: None,
             half_closed: false,

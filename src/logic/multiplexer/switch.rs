@@ -317,6 +317,7 @@ impl Multiplexer {
         self.unblock(now);
         self.reopen_subscriptions(now);
         self.lift_publish_barrier(now);
+        self.end_pause(now);
         self.advance_waiting(now);
         self.expire_held(now);
         self.feed_starved();
@@ -434,7 +435,7 @@ impl Multiplexer {
         for key in self.waiting.clone() {
             let Some(session) = self.sessions.get(key) else { continue };
             let Some((what, since)) = session.wait else { continue };
-            if matches!(what, Wait::Due | Wait::Answer | Wait::Confirmation) {
+            if matches!(what, Wait::Due | Wait::Answer | Wait::Confirmation | Wait::Pause) {
                 continue;
             }
             let held = now.saturating_duration_since(since);
