@@ -316,6 +316,8 @@ fn blocked_clients_of_every_worker_are_let_go() {
         ] {
             blocked.send([frame("BLPOP list 0"), frame("PING")].concat());
             wait_for_blocked(&pair.east, 1);
+            let line = asker.command(&["CLIENT", "LIST", "ID", &id]).text();
+            assert!(line.contains(" flags=b "), "{line}");
             let command = [&["CLIENT", "UNBLOCK", &id][..], reason].concat();
             assert_eq!(asker.command(&command), Value::Integer(1), "{command:?}");
             blocked.expect(expected);

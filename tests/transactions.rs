@@ -193,7 +193,7 @@ fn commands_that_break_the_framing_of_exec_are_refused_and_abort_the_transaction
         assert_eq!(client.command(&["INCR", "works"]), queued());
         assert_eq!(client.command(&["EXEC"]).elements().len(), 1);
     }
-    assert_eq!(number(&pair.east, "works"), 13);
+    assert_eq!(number(&pair.east, "works"), 17);
 }
 
 #[test]

@@ -299,7 +299,7 @@ impl Multiplexer {
     /// The lines of CLIENT LIST for this worker's clients.
     #[must_use]
     pub fn client_list(&self, now: Instant) -> String {
-        self.sessions.iter().map(|(_, session)| client_line(session, now)).collect()
+        self.sessions.iter().map(|(_, session)| client_line(session, self.is_blocked(session), now)).collect()
     }
 
     /// CLIENT subcommands over Handover's own clients.
@@ -313,7 +313,7 @@ impl Multiplexer {
                 self.answer(key, |out| encode::integer(out, id), now);
             }
             (Answered::ClientInfo, 2) => {
-                let line = client_line(session, now);
+                let line = client_line(session, false, now);
                 self.answer(key, |out| text(out, protocol, &line), now);
             }
             (Answered::ClientGetName, 2) => {
@@ -426,16 +426,23 @@ fn hello_syntax(option: &[u8]) -> Refusal {
 }
 
 /// One line of CLIENT LIST, with the fields of Redis that mean something here.
-pub(super) fn client_line(session: &Session, now: Instant) -> String {
+pub(super) fn client_line(session: &Session, is_blocked: bool, now: Instant) -> String {
     let peer = &session.peer;
     let age = peer.connected_at.map_or(0, |at| now.saturating_duration_since(at).as_secs());
     let idle = peer.active_at.map_or(0, |at| now.saturating_duration_since(at).as_secs());
     let count = |kind| session.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.count_of(kind));
-    let (multi, flags) = match session.transaction {
-        Transaction::Queuing { queued, .. } => (i64::from(queued), "x"),
-        _ if session.is_subscriber() => (-1, "P"),
-        _ => (-1, "N"),
+    let multi = match session.transaction {
+        Transaction::Queuing { queued, .. } => i64::from(queued),
+        _ => -1,
     };
+    let states = [
+        ('O', session.pin.is_some_and(|pin| pin.monitoring)),
+        ('P', session.is_subscriber()),
+        ('x', multi >= 0),
+        ('b', is_blocked),
+    ];
+    let flags: String = states.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag).collect();
+    let flags = if flags.is_empty() { "N" } else { &flags };
     format!(
         "id={} addr={} laddr={} name={} age={age} idle={idle} flags={flags} db={} sub={} psub={} ssub={} multi={multi} \
          qbuf={} obl={} cmd={} user=default lib-name={} lib-ver={} resp={}\n",

@@ -164,7 +164,8 @@ impl Multiplexer {
         match inquiry {
             Inquiry::List(filter) => {
                 let fitting = self.sessions.iter().filter(|(_, session)| filter.fits(session, now));
-                let lines = fitting.map(|(_, session)| (session.id, client_line(session, now))).collect();
+                let line = |session| client_line(session, self.is_blocked(session), now);
+                let lines = fitting.map(|(_, session)| (session.id, line(session))).collect();
                 Finding { lines, ..Finding::default() }
             }
             Inquiry::Kill { filter, asker, skips_asker, .. } => self.kill(filter, *asker, *skips_asker, now),
