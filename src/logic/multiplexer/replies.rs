@@ -131,9 +131,10 @@ impl Multiplexer {
 
     /// What a command answered; a client that wants no replies does not get it.
     pub(super) fn append_reply(&mut self, key: SessionKey, bytes: &[u8]) {
-        if self.sessions.get(key).is_some_and(|session| !session.reply_mode.is_muted()) {
-            self.append_output(key, bytes);
-        }
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.reply_mode.is_muted()) else { return };
+        borrow_buffer(&mut self.spare, &mut session.output);
+        session.output.extend_from_slice(bytes);
+        self.mark_to_write(key);
     }
 
     /// Passes whole replies on to the client whose requests are at the front.

@@ -307,6 +307,10 @@ impl Multiplexer {
             Class::Answered(answered @ (Answered::Quit | Answered::Reset)) => {
                 self.take_answered(key, answered, request, now)
             }
+            // It runs nothing, and its client counts on it.
+            Class::Answered(answered @ Answered::ClientReply) if !queuing => {
+                self.take_answered(key, answered, request, now)
+            }
             Class::Pinned(Pinned::Discard) if queuing || refused => self.leave_transaction(key, request, now),
             Class::Pinned(Pinned::Unwatch) if !queuing => self.leave_transaction(key, request, now),
             // What it guards from now on does not matter: what it guarded before may have changed.

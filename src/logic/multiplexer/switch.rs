@@ -479,6 +479,9 @@ impl Multiplexer {
     fn refuse_held(&mut self, key: SessionKey, refusal: Option<Refusal>, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.wait = None;
+        // What was sent is about to be answered "uncertain", and a client may repeat the whole burst after LOADING.
+        let is_uncertain = |pending: &Pending| matches!(pending, Pending::Send { sent: true, read_only: false, .. });
+        session.burst_answered |= session.pending.iter().any(is_uncertain);
         let refusal = refusal.unwrap_or(match session.burst_answered {
             false => Refusal::Loading,
             true => Refusal::Unavailable,

@@ -94,6 +94,34 @@ fn client_reply_is_never_refused_for_want_of_a_backend() {
 }
 
 #[test]
+fn client_reply_works_after_a_refused_watch() {
+    let mut bench = Bench::new();
+    bench.route(0, Phase::Cut { attempt: 1, to: BackendId(1) });
+    let client = bench.client();
+    bench.say(client, &["WATCH a"]);
+    bench.pass(ms(1600));
+    assert_eq!(first_words(&bench.heard(client)), ["-LOADING"]);
+    bench.say(client, &["CLIENT REPLY OFF", "GET a", "CLIENT REPLY ON", "GET a"]);
+    assert_eq!(first_words(&bench.heard(client)), ["+OK", "-ERR"]);
+}
+
+/// What was sent may have been applied: a client that repeats a whole burst after LOADING would do it twice.
+#[test]
+fn an_uncertain_reply_and_loading_never_stand_in_one_burst() {
+    let mut bench = Bench::new();
+    let client = bench.client();
+    bench.say(client, &["SET a 1", "SET b 1"]);
+    bench.written(bench.lane());
+    bench.say(client, &["GET c"]);
+    bench.dials = false;
+    bench.lose(bench.lane());
+    for _ in 0..40 {
+        bench.pass(ms(100));
+    }
+    assert_eq!(first_words(&bench.heard(client)), ["-UNCERTAIN", "-UNCERTAIN", "-UNAVAILABLE"]);
+}
+
+#[test]
 fn the_forms_of_client_commands_are_those_of_redis() {
     let cases: &[(&str, &str)] = &[
         ("CLIENT KILL", "-ERR wrong number of arguments for 'client|kill' command\r\n"),
