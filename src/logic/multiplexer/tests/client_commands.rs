@@ -297,6 +297,22 @@ fn a_pause_for_writes_lets_a_transaction_of_reads_through() {
     }
 }
 
+/// Queued before the pause, so that EXEC alone has to wait.
+#[test]
+fn a_pause_for_writes_holds_the_exec_of_what_was_queued_before() {
+    for (line, waits) in [("GET a", false), ("SET a 1", true)] {
+        let mut bench = Bench::new();
+        let (client, other) = (bench.client(), bench.client());
+        bench.say(client, &["MULTI"]);
+        bench.say(client, &[line]);
+        while bench.serve() {}
+        bench.ask(other, "CLIENT PAUSE 60000 WRITE");
+        bench.say(client, &["EXEC"]);
+        while bench.serve() {}
+        assert_eq!(!bench.heard(client).contains("*1\r\n"), waits, "{line}");
+    }
+}
+
 #[test]
 fn what_a_fault_left_waits_for_the_end_of_a_pause() {
     let mut bench = Bench::new();
