@@ -203,7 +203,7 @@ impl Bench {
                     "ECHO" => format!("${}\r\n{}\r\n", request.len() - 5, &request[5..]),
                     _ => "+OK\r\n".to_owned(),
                 };
-                let is_in_transaction = self.queued.get(&link).is_some();
+                let is_in_transaction = self.queued.contains_key(&link);
                 match word {
                     "MULTI" => drop(self.queued.insert(link, Vec::new())),
                     "EXEC" => queued = self.queued.remove(&link).unwrap_or_default(),
