@@ -187,7 +187,7 @@ fn field_sets_and_no_touch_are_set_again_on_the_new_active() {
         .start();
     let mut client = handover.client();
     client.send(frames(&["HIMPORT PREPARE s a b", "HIMPORT PREPARE t a", "HIMPORT SET k s 1 2", "HIMPORT DISCARD t"]));
-    client.send(frames(&["HIMPORT SET k t 1", "CLIENT NO-TOUCH ON", "CLIENT MAINT_NOTIFICATIONS ON"]));
+    client.send(frames(&["HIMPORT SET k t 1", "CLIENT NO-TOUCH ON", "CLIENT MAINT_NOTIFICATIONS OFF"]));
     client.expect("+OK\r\n+OK\r\n:2\r\n:1\r\n-ERR no such fieldset\r\n+OK\r\n+OK\r\n");
     relay.refuse();
     relay.cut(Cut::Reset);
@@ -196,5 +196,5 @@ fn field_sets_and_no_touch_are_set_again_on_the_new_active() {
     let has_said = |line: &str| said[1].lock().expect("nobody panics with it").iter().any(|said| said == line);
     assert!(has_said("CLIENT NO-TOUCH ON") && has_said("HIMPORT PREPARE S A B") && !has_said("HIMPORT PREPARE T A"));
     // Maintenance is announced by Handover or nobody.
-    assert!(!has_said("CLIENT MAINT_NOTIFICATIONS ON"));
+    assert!(!has_said("CLIENT MAINT_NOTIFICATIONS OFF"));
 }

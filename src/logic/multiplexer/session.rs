@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::connection_state::State;
 use super::link::{Profile, RunKind};
+use super::muted::ReplyMode;
 use super::protocol::ProtocolChange;
 use super::subscriptions::Subscriptions;
 use super::{LinkKey, Peer};
@@ -39,11 +40,13 @@ pub enum CloseReason {
     Stopping,
     /// A bug of ours, contained.
     Panic,
+    /// `CLIENT KILL`.
+    Killed,
 }
 
 impl CloseReason {
     /// Every reason, in the order of [`CloseReason::index`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::Quit,
@@ -56,6 +59,7 @@ impl CloseReason {
         Self::LimitReached,
         Self::Stopping,
         Self::Panic,
+        Self::Killed,
     ];
 
     /// Its place in [`CloseReason::ALL`].
@@ -80,6 +84,7 @@ impl CloseReason {
             Self::LimitReached => "limit_reached",
             Self::Stopping => "stopping",
             Self::Panic => "panic",
+            Self::Killed => "killed",
         }
     }
 }
@@ -97,8 +102,10 @@ pub enum Wait {
     Pin,
     /// The verdict on a backend that said it cannot serve.
     Verdict,
-    /// An answer that the shell collects (CLIENT LIST).
+    /// An answer that the shell collects from every worker (CLIENT LIST, KILL …).
     Answer,
+    /// The end of a CLIENT PAUSE.
+    Pause,
     /// The confirmations of its subscriptions.
     Confirmation,
 }
@@ -227,6 +234,8 @@ pub struct Session {
     pub transaction: Transaction,
     /// Each SELECT queued since MULTI: its place among the queued commands, and its database.
     pub selections: Vec<(u32, u32)>,
+    /// One of the commands queued since MULTI may write.
+    pub queues_write: bool,
     /// A connection of its own.
     pub pin: Option<Pin>,
     /// HELLO waits for the session's connections.
@@ -243,6 +252,8 @@ pub struct Session {
     pub half_closed: bool,
     /// Ends as soon as what is due was delivered.
     pub ending: Option<CloseReason>,
+    /// Which replies it gets.
+    pub reply_mode: ReplyMode,
     /// Reading is stopped until it is resumed by [`super::Output::Resume`].
     pub paused: bool,
     /// A connection is not read because of what waits in its output.
@@ -274,6 +285,7 @@ impl Session {
             burst_answered: false,
             transaction: Transaction::None,
             selections: Vec::new(),
+            queues_write: false,
             pin: None,
             protocol_change: None,
             state: None,
@@ -282,6 +294,7 @@ impl Session {
             subscriptions: None,
             half_closed: false,
             ending: None,
+            reply_mode: ReplyMode::On,
             paused: false,
             holds_back: false,
             upload_bytes: 0,
