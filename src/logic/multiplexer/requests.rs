@@ -208,7 +208,10 @@ impl Multiplexer {
             let may_share = session.may_share();
             let step = match session.scanner.scan(input) {
                 Scan::Incomplete => break,
-                Scan::Nothing { bytes } => Step::Done { bytes },
+                Scan::Nothing { bytes } => {
+                    session.skip_nothing();
+                    Step::Done { bytes }
+                }
                 Scan::Frame(frame) => {
                     let request = self.request(input, frame);
                     if may_share && self.may_batch(&request) {
@@ -276,7 +279,12 @@ impl Multiplexer {
             self.end_for_protocol_error(key, ProtocolError::UnbalancedQuotes, now);
             return Step::Done { bytes };
         };
-        let Some(name) = words.first() else { return Step::Done { bytes } };
+        let Some(name) = words.first() else {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.skip_nothing();
+            }
+            return Step::Done { bytes };
+        };
         // `GET / HTTP/1.1` is a valid Redis command; nobody means it.
         if words.len() > 2 && words.last().is_some_and(|word| word.starts_with(b"HTTP/")) {
             self.end_for_foreign_protocol(key);
