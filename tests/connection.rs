@@ -180,11 +180,7 @@ fn field_sets_and_no_touch_are_set_again_on_the_new_active() {
         format!("[[backend]]\nname = \"{name}\"\nurl = \"redis://127.0.0.1:{port}\"\nweight = {weight}\n")
     };
     let both = backend("east", relay.port(), "2.0") + &backend("west", west.port(), "1.0");
-    let handover = Handover::builder(&both)
-        .allow_warning("backend is unhealthy")
-        .allow_warning("switched")
-        .allow_warning("workers did not acknowledge")
-        .start();
+    let handover = Handover::builder(&both).allow_warning("backend is unhealthy").allow_warning("switched").start();
     let mut client = handover.client();
     client.send(frames(&["HIMPORT PREPARE s a b", "HIMPORT PREPARE t a", "HIMPORT SET k s 1 2", "HIMPORT DISCARD t"]));
     client.send(frames(&["HIMPORT SET k t 1", "CLIENT NO-TOUCH ON", "CLIENT MAINT_NOTIFICATIONS OFF"]));

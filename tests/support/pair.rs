@@ -173,7 +173,6 @@ impl PairBuilder {
             .allow_warning("backend is unhealthy")
             .allow_warning("switched")
             // 50 ms are short for a worker of a machine that runs many tests at once; the switch goes on.
-            .allow_warning("workers did not acknowledge a switch in time")
             .allow_warning("a backend can serve again");
         let pair = Pair { handover: builder.start(), relay, east, west };
         pair.wait_for_status(|group| group["standby"] == "west");
