@@ -8,6 +8,7 @@ pub mod budget;
 pub mod detector;
 pub mod failover;
 pub mod health;
+pub mod identity;
 pub mod judged;
 pub mod multiplexer;
 pub mod report;
