@@ -166,8 +166,22 @@ fn wrong_lines_and_what_is_said_of_them() {
             r#"pubsub.publish = "twice": another way to publish is not supported yet; only "at-most-once" is"#,
         ),
         ("admin.console = 'unix:///c'", r#"admin.console = "unix:///c": the console is not supported yet; only "" is"#),
-        ("identity.mode = 'users'", "identity: identities of clients are not supported yet"),
-        ("user = [{ name = 'x' }]", "user: users of Handover's own are not supported yet"),
+        ("identity.mode = 'user'", r#"identity.mode = "user": must be one of "open", "users", "passthrough""#),
+        ("identity.authentication_timeout = '1ms'", r#"identity.authentication_timeout = "1ms": must be at least 100ms"#),
+        (
+            "identity.verify_interval = '61s'",
+            "identity.verify_interval: must be at most 60s, within which changes of ACLs take effect",
+        ),
+        ("identity.mode = 'users'", r#"user: at least one is needed, since identity.mode is "users""#),
+        ("user = [{ name = 'x' }]", "user[0].password_file: is missing"),
+        (
+            "user = [{ name = 'x y', password_file = '' }]",
+            r#"user[0].name = "x y": must be made of printable characters without spaces"#,
+        ),
+        (
+            "user = [{ name = 'x', password_file = '', allow = ['@reed'] }]",
+            r#"user[0].allow[0] = "@reed": is not a category of commands: did you mean "@read"?"#,
+        ),
         ("events.webhook = 'x'", "events: webhooks and commands on events are not supported yet"),
     ] {
         let text = format!("{line}\n{LISTENER}{BACKEND}");

@@ -7,6 +7,7 @@ pub mod acceptor;
 pub mod client;
 pub mod hub;
 mod link;
+mod notice;
 mod publish;
 mod unblock;
 pub mod worker;

@@ -15,6 +15,8 @@ const IDENTITIES_MAX: usize = 1024;
 const REFUSAL_MEMORY: Duration = Duration::from_secs(1);
 /// A verification that came to nothing, since the backend could not be asked, is tried again after about so long.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// A verification that nothing was heard of for so long is begun again.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Verifications after a switch are spread over so much time.
 const SWITCH_SPREAD: Duration = Duration::from_secs(5);
 
@@ -39,7 +41,6 @@ struct Entry {
     standing: Standing,
     /// When it is verified again, or forgotten if nobody uses it.
     due: Instant,
-    is_verifying: bool,
 }
 
 /// The identities in use.
@@ -73,7 +74,7 @@ impl Registry {
         let standing = if is_trusted { Standing::Accepted } else { Standing::Unknown };
         let (id, due) = (IdentityId(self.last), now + self.interval);
         let login = Arc::new(login.clone());
-        self.entries.push(Entry { id, digest, login, is_trusted, standing, due, is_verifying: false });
+        self.entries.push(Entry { id, digest, login, is_trusted, standing, due });
         Some(id)
     }
 
@@ -100,7 +101,7 @@ impl Registry {
         // Early enough that the answer comes within the interval.
         let due = now + self.interval.mul_f64(0.6 + 0.3 * spread);
         if let Some(entry) = self.entry_mut(id) {
-            (entry.standing, entry.due, entry.is_verifying) = (Standing::Accepted, due, false);
+            (entry.standing, entry.due) = (Standing::Accepted, due);
         }
     }
 
@@ -108,14 +109,14 @@ impl Registry {
     pub fn refuse(&mut self, id: IdentityId, reply: Bytes, now: Instant) {
         if let Some(entry) = self.entry_mut(id).filter(|entry| !entry.is_trusted) {
             entry.standing = Standing::Refused(reply);
-            (entry.due, entry.is_verifying) = (now + REFUSAL_MEMORY, false);
+            entry.due = now + REFUSAL_MEMORY;
         }
     }
 
     /// The backend could not be asked.
     pub fn postpone(&mut self, id: IdentityId, spread: f64, now: Instant) {
         if let Some(entry) = self.entry_mut(id) {
-            (entry.due, entry.is_verifying) = (now + RETRY_DELAY.mul_f64(0.5 + spread), false);
+            entry.due = now + RETRY_DELAY.mul_f64(0.5 + spread);
         }
     }
 
@@ -125,23 +126,22 @@ impl Registry {
         let spread = SWITCH_SPREAD.min(self.interval / 2);
         let count = u32::try_from(self.entries.len()).unwrap_or(u32::MAX).max(1);
         for (index, entry) in (0_u32..).zip(self.entries.iter_mut().filter(|entry| !entry.is_trusted)) {
-            entry.is_verifying = false;
             entry.standing = if is_connected(entry.id) { Standing::Accepted } else { Standing::Unknown };
             entry.due = now + if entry.standing == Standing::Accepted { spread * index / count } else { self.interval };
         }
     }
 
-    /// An identity in use whose verification is due; it counts as under way from now on.
+    /// An identity in use whose verification is due; it is under way from now on, and begun again only if
+    /// no answer comes.
     pub fn next_due(&mut self, in_use: &HashSet<IdentityId>, now: Instant) -> Option<IdentityId> {
         let is_due = |entry: &&mut Entry| {
             !entry.is_trusted
-                && !entry.is_verifying
                 && entry.standing == Standing::Accepted
                 && entry.due <= now
                 && in_use.contains(&entry.id)
         };
         let entry = self.entries.iter_mut().find(is_due)?;
-        entry.is_verifying = true;
+        entry.due = now + ANSWER_MAX;
         Some(entry.id)
     }
 
@@ -218,12 +218,14 @@ mod tests {
             for tick in 0..600_u32 {
                 let now = start + Duration::from_millis(100) * tick;
                 assert_eq!(registry.forget_unused(&in_use, now), []);
-                asked = asked.or(registry.next_due(&in_use, now).map(|_| now));
+                asked = asked.or_else(|| registry.next_due(&in_use, now).map(|_| now));
             }
-            let after = asked.expect("it was never asked").duration_since(start);
+            let after = asked.unwrap().duration_since(start);
             assert!(after >= INTERVAL / 2 && after <= INTERVAL * 9 / 10 + Duration::from_millis(100), "{after:?}");
             // Under way, it is not begun a second time; come to nothing, it is.
-            assert_eq!(registry.next_due(&in_use, start + INTERVAL * 2), None);
+            let asked = asked.unwrap();
+            assert_eq!(registry.next_due(&in_use, asked + ANSWER_MAX / 2), None);
+            assert_eq!(registry.next_due(&in_use, asked + ANSWER_MAX), Some(bob));
             registry.postpone(bob, spread, start + INTERVAL);
             assert_eq!(registry.next_due(&in_use, start + INTERVAL + RETRY_DELAY * 2), Some(bob));
             registry.accept(bob, spread, start + INTERVAL);

@@ -65,6 +65,12 @@ impl PasswordHash {
         Some(Self(hash))
     }
 
+    /// The 64 digits, to tell whether a configuration changed; never to be shown.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Whether the two are equal, in a time that says nothing of where they differ.
     pub(super) fn matches(&self, other: &Self) -> Choice {
         self.0.ct_eq(&other.0)

@@ -21,6 +21,9 @@ impl Multiplexer {
         if let Some(command) = request.classified.command {
             session.peer.last_command = command.name;
         }
+        if !session.access.is_authenticated {
+            return self.take_unauthenticated(key, request, now);
+        }
         let transaction = session.transaction;
         let subscribed = session.is_subscriber() && session.profile.protocol == Protocol::Resp2;
         match (transaction, request.classified.class) {
@@ -162,7 +165,7 @@ impl Multiplexer {
     fn take_multi(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
         let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
         let whole =
-            is_plain.then(|| whole_transaction(request.input, |frame, name| self.settings.policy.apply(frame, name)));
+            is_plain.then(|| whole_transaction(request.input, |frame, name| self.policy_of(key).apply(frame, name)));
         let Some(Whole { bytes, commands, publishes }) = whole.flatten() else {
             return self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Multi), now);
         };

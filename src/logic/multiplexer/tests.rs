@@ -60,6 +60,8 @@ fn settings(ceiling: RetryCeiling) -> Settings {
         client_id_step: 1,
         connects_per_second: 500.0,
         database: Some(0),
+        identity: IdentitySettings::default(),
+        users: Arc::default(),
         seed: 1,
     }
 }
@@ -120,7 +122,10 @@ impl Bench {
                 Output::Report(report) => self.reports.push(report),
                 Output::Unblock { client_id, .. } => self.unblocked.push(client_id),
                 Output::ListClients(session) => self.multiplexer.on_client_list(session, "list\n", self.now),
-                Output::Resume(_) | Output::ResumeLink(_) => {}
+                Output::Resume(_)
+                | Output::ResumeLink(_)
+                | Output::FailedLogin { .. }
+                | Output::RevokedLogin { .. } => {}
             }
         }
     }
