@@ -167,7 +167,10 @@ fn wrong_lines_and_what_is_said_of_them() {
         ),
         ("admin.console = 'unix:///c'", r#"admin.console = "unix:///c": the console is not supported yet; only "" is"#),
         ("identity.mode = 'user'", r#"identity.mode = "user": must be one of "open", "users", "passthrough""#),
-        ("identity.authentication_timeout = '1ms'", r#"identity.authentication_timeout = "1ms": must be at least 100ms"#),
+        (
+            "identity.authentication_timeout = '1ms'",
+            r#"identity.authentication_timeout = "1ms": must be at least 100ms"#,
+        ),
         (
             "identity.verify_interval = '61s'",
             "identity.verify_interval: must be at most 60s, within which changes of ACLs take effect",
@@ -191,8 +194,8 @@ fn wrong_lines_and_what_is_said_of_them() {
 
 #[test]
 fn wrong_listeners_and_what_is_said_of_them() {
-    let open = "is beyond loopback, where everybody could use the backends, since clients cannot be asked for a \
-        password yet: add allow_open = true if that is wanted";
+    let open = "is beyond loopback, where everybody could use the backends, since identity.mode is \"open\": choose \
+        \"users\" or \"passthrough\", or add allow_open = true if that is wanted";
     for (lines, expected) in [
         ("", "listener[0].bind: is missing".to_owned()),
         ("bind = 6379", "listener[0].bind = 6379: must be a string".to_owned()),

@@ -263,11 +263,13 @@ mod tests {
     fn a_user_may_what_is_allowed_and_not_denied() {
         let general = Policy::new(None, &set(&["dbsize"]), &set(&["module.get"])).unwrap();
         let user = general.restricted(Some(&set(&["@read", "config|get", "module.get"])), &set(&["keys"])).unwrap();
-        for line in ["SET k v", "KEYS *", "DBSIZE", "CONFIG SET a b", "CONFIG", "MODULE.SET k", "CLIENT LIST", "EVAL x 0"]
+        for line in
+            ["SET k v", "KEYS *", "DBSIZE", "CONFIG SET a b", "CONFIG", "MODULE.SET k", "CLIENT LIST", "EVAL x 0"]
         {
             assert_eq!(class(&user, line), Class::Refused, "{line}");
         }
-        for line in ["GET k", "CONFIG GET a", "MODULE.GET k", "AUTH x", "HELLO 3", "PING", "SELECT 1", "CLIENT SETINFO a b"]
+        for line in
+            ["GET k", "CONFIG GET a", "MODULE.GET k", "AUTH x", "HELLO 3", "PING", "SELECT 1", "CLIENT SETINFO a b"]
         {
             assert_eq!(class(&user, line), class(&general, line), "{line}");
             assert_ne!(class(&user, line), Class::Refused, "{line}");

@@ -95,9 +95,8 @@ impl fmt::Display for Refusal {
             Self::PinLimit => formatter.write_str(
                 "ERR handover: no connection of its own is free for this client; the command was not applied",
             ),
-            Self::LaneLimit => {
-                formatter.write_str("ERR handover: too many users and databases in use at a time; the command was not applied")
-            }
+            Self::LaneLimit => formatter
+                .write_str("ERR handover: too many users and databases in use at a time; the command was not applied"),
             Self::ClientLimit => formatter.write_str("ERR max number of clients reached"),
             Self::WrongArity(name) => write!(formatter, "ERR wrong number of arguments for '{name}' command"),
             Self::WithoutMulti(name) => write!(formatter, "ERR {name} without MULTI"),
@@ -121,9 +120,8 @@ impl fmt::Display for Refusal {
                  <pass> option can be used to authenticate the client and select the RESP protocol version at the \
                  same time",
             ),
-            Self::AccessRevoked => formatter.write_str(
-                "NOAUTH handover: this client's user is not accepted any more; the command was not applied",
-            ),
+            Self::AccessRevoked => formatter
+                .write_str("NOAUTH handover: this client's user is not accepted any more; the command was not applied"),
             Self::WrongPassword => formatter.write_str("WRONGPASS invalid username-password pair or user is disabled."),
         }
     }

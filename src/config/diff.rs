@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    Admin, Backend, BackendOverrides, CommandLists, Config, Credential, Group, Listener, Log, User,
-    format_duration, format_size,
+    Admin, Backend, BackendOverrides, CommandLists, Config, Credential, Group, Listener, Log, User, format_duration,
+    format_size,
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::settings::{

@@ -9,8 +9,8 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::address::{BackendUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url};
-use super::preset::{self, GroupSettings, PRESETS, Preset};
 use super::identity;
+use super::preset::{self, GroupSettings, PRESETS, Preset};
 use super::problem::Problems;
 use super::section::{Choices, Notes, Section, closest};
 use super::sources::Sources;

@@ -108,8 +108,7 @@ fn passwords(section: &mut Section<'_>, mode: IdentityMode) -> Option<Vec<Passwo
 fn parse_passwords(text: &str) -> Result<Vec<PasswordHash>, String> {
     let lines = text.lines().filter(|line| !line.is_empty());
     let hash = |line: &str| line.strip_prefix('#').and_then(PasswordHash::from_hex);
-    let passwords: Vec<_> =
-        lines.map(|line| hash(line).unwrap_or_else(|| PasswordHash::of(line.as_bytes()))).collect();
+    let passwords: Vec<_> = lines.map(|line| hash(line).unwrap_or_else(|| PasswordHash::of(line.as_bytes()))).collect();
     match passwords.len() {
         0 => Err("has no password in it".to_owned()),
         1..=PASSWORDS_MAX => Ok(passwords),

@@ -163,12 +163,7 @@ fn is_refused_login(reply: &[u8]) -> bool {
     }
 }
 
-fn handshake(
-    backend: &Backend,
-    profile: Profile,
-    login: Option<&Login>,
-    nonce: &str,
-) -> (BytesMut, Vec<Step>) {
+fn handshake(backend: &Backend, profile: Profile, login: Option<&Login>, nonce: &str) -> (BytesMut, Vec<Step>) {
     let mut request = BytesMut::new();
     let mut steps = Vec::new();
     if let Some(Login { user, password }) = login {

@@ -101,14 +101,7 @@ impl RequestScanner {
     /// A scanner that refuses values above `value_bytes_max`.
     #[must_use]
     pub const fn new(value_bytes_max: usize) -> Self {
-        Self {
-            value_bytes_max,
-            arguments_max: ARGUMENTS_MAX,
-            position: 0,
-            remaining: None,
-            bulk: None,
-            name: None,
-        }
+        Self { value_bytes_max, arguments_max: ARGUMENTS_MAX, position: 0, remaining: None, bulk: None, name: None }
     }
 
     /// A scanner for a client that has not authenticated.

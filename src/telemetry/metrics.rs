@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::counters::{
-    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, Fate, Histogram, Memory, Mode, Outcome, ProtocolFault,
-    SubscriptionKind, SubscriptionState, WorkerCounters,
+    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, Fate, Histogram, Memory, Mode, Outcome,
+    ProtocolFault, SubscriptionKind, SubscriptionState, WorkerCounters,
 };
 use super::exposition::{Exposition, Metric, Samples};
 use crate::channels::{Availability, BackendStatus, GroupStatus};
@@ -257,9 +257,12 @@ impl Page<'_> {
         self.each_sum(&CLIENTS, |worker| &worker.clients);
         self.each_sum(&CLIENTS_ACCEPTED, |worker| &worker.clients_accepted);
         self.each_labelled(&CLIENTS_CLOSED, "reason", close_reasons, |worker, index| worker.clients_closed(index));
-        self.each_labelled(&AUTHENTICATIONS, "outcome", &Authentication::ALL.map(Authentication::label), |worker, index| {
-            worker.authentications(Authentication::ALL[index])
-        });
+        self.each_labelled(
+            &AUTHENTICATIONS,
+            "outcome",
+            &Authentication::ALL.map(Authentication::label),
+            |worker, index| worker.authentications(Authentication::ALL[index]),
+        );
         self.each_labelled(&SESSIONS, "mode", &Mode::ALL.map(Mode::label), |worker, index| {
             worker.sessions(Mode::ALL[index])
         });

@@ -135,10 +135,7 @@ impl Registry {
     /// no answer comes.
     pub fn next_due(&mut self, in_use: &HashSet<IdentityId>, now: Instant) -> Option<IdentityId> {
         let is_due = |entry: &&mut Entry| {
-            !entry.is_trusted
-                && entry.standing == Standing::Accepted
-                && entry.due <= now
-                && in_use.contains(&entry.id)
+            !entry.is_trusted && entry.standing == Standing::Accepted && entry.due <= now && in_use.contains(&entry.id)
         };
         let entry = self.entries.iter_mut().find(is_due)?;
         entry.due = now + ANSWER_MAX;

@@ -530,7 +530,9 @@ impl Multiplexer {
         let connected: HashSet<IdentityId> = self
             .lanes
             .iter()
-            .filter(|lane| lane.link.and_then(|key| self.links.get(key)).is_some_and(|link| link.state == LinkState::Ready))
+            .filter(|lane| {
+                lane.link.and_then(|key| self.links.get(key)).is_some_and(|link| link.state == LinkState::Ready)
+            })
             .map(|lane| lane.profile.identity)
             .collect();
         self.guard.registry.on_switch(|identity| connected.contains(&identity), now);
@@ -547,7 +549,8 @@ impl Multiplexer {
             return;
         }
         self.guard.swept_at = now;
-        let is_late = |access: &Access| !access.is_authenticated && now.saturating_duration_since(access.since) >= timeout;
+        let is_late =
+            |access: &Access| !access.is_authenticated && now.saturating_duration_since(access.since) >= timeout;
         let late: Vec<SessionKey> =
             self.sessions.iter().filter(|(_, session)| is_late(&session.access)).map(|(key, _)| key).collect();
         for key in late {

@@ -176,7 +176,12 @@ impl Multiplexer {
         // Without ECHO there is no fence.
         let is_laneless = self.is_laneless(profile.identity);
         let Some(link) = self.links.get_mut(link_key) else { return };
-        if tainted || is_laneless || link.state != LinkState::Ready || link.epoch != self.route.epoch || self.pool.len() >= POOL_MAX {
+        if tainted
+            || is_laneless
+            || link.state != LinkState::Ready
+            || link.epoch != self.route.epoch
+            || self.pool.len() >= POOL_MAX
+        {
             return self.close_link(link_key, false);
         }
         link.role = Role::Pin(None);

@@ -1,5 +1,7 @@
 //! One multiplexer, one hand-made backend: what is said to whom, and what becomes of it at a fault.
 
+mod identity;
+
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -16,6 +18,8 @@ struct Bench {
     reports: Vec<Report>,
     unblocked: Vec<i64>,
     dials: bool,
+    /// What opening a connection with a login comes to, when it does not just work.
+    outcome: fn(BackendId, &crate::logic::identity::Login) -> Option<DialOutcome>,
 }
 
 fn ms(milliseconds: u64) -> Duration {
@@ -83,6 +87,7 @@ impl Bench {
             reports: vec![],
             unblocked: vec![],
             dials: true,
+            outcome: |_, _| None,
         };
         bench.switch(0);
         bench
@@ -110,6 +115,14 @@ impl Bench {
         while let Some(output) = self.multiplexer.poll() {
             match output {
                 Output::Dial(dial) if self.dials => {
+                    let login = self.multiplexer.login(dial.profile.identity);
+                    let outcome = login.and_then(|login| (self.outcome)(dial.backend, &login));
+                    if let Some(outcome) = outcome {
+                        if self.multiplexer.on_dialled(dial.link, outcome, self.now) {
+                            self.links.push((dial.link, dial));
+                        }
+                        continue;
+                    }
                     self.links.push((dial.link, dial));
                     let ready = DialOutcome::Ready { client_id: Some(40 + self.links.len() as i64), server: None };
                     self.multiplexer.on_dialled(dial.link, ready, self.now);
