@@ -10,8 +10,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::admin::console::{self, Console, ConsoleGroup};
 use crate::admin::http::{self, Admin};
-use crate::channels::{BackendId, GroupStatus, Vitals};
+use crate::channels::{BackendId, GroupStatus, Order, Vitals};
 use crate::cli::Exit;
 use crate::command::policy::Policy;
 use crate::config::diff::{Effect, diff};
@@ -62,7 +63,7 @@ struct App {
     lifecycle: Lifecycle,
     /// Cancelled when no new clients are taken.
     draining: CancellationToken,
-    commands: Vec<mpsc::Sender<Command>>,
+    orders: Vec<mpsc::Sender<Order>>,
     statuses: Vec<watch::Receiver<GroupStatus>>,
     ids: Vec<Vec<BackendId>>,
     remaining: Vec<watch::Receiver<usize>>,
@@ -106,6 +107,7 @@ impl App {
     async fn start(config: Config, logging: &Logging) -> Result<Self, Exit> {
         let bound = bind_all(&config).await?;
         let admin = bind_admin(&config).await?;
+        let console = bind_console(&config).await?;
         let lifecycle = Lifecycle::new();
         let draining = CancellationToken::new();
         let (saved, keeper) = open_state(&config, &lifecycle);
@@ -117,19 +119,19 @@ impl App {
         let mut parts = Vec::new();
         let users: Vec<watch::Sender<Arc<Users>>> =
             config.groups.iter().map(|group| watch::Sender::new(users_of(&config, group))).collect();
-        let (mut commands, mut statuses) = (Vec::new(), Vec::new());
+        let (mut orders, mut statuses) = (Vec::new(), Vec::new());
         for (group, ids) in config.groups.iter().zip(&ids) {
             let vitals: Vec<Vec<Arc<Vitals>>> =
                 (0..config.workers).map(|_| ids.iter().map(|_| Arc::default()).collect()).collect();
             let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin };
             let control = control::group(group, shared, saved.get(&group.name), keeper.clone());
-            let GroupControl { supervisor, probers, reports, commands: operator, route, status } = control;
+            let GroupControl { supervisor, probers, reports, orders: operator, route, status } = control;
             lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
             for prober in probers {
                 lifecycle.start("control prober", prober.run(lifecycle.stopping()));
             }
             lifecycle.start("announce", announce(status.clone(), lifecycle.stopping()));
-            commands.push(operator);
+            orders.push(operator);
             statuses.push(status);
             parts.push((vitals, reports, route));
         }
@@ -147,6 +149,8 @@ impl App {
             };
             start_admin(&lifecycle, listener, view);
         }
+
+        start_console(&lifecycle, console, console_of(&config, &statuses, &orders, &draining));
 
         let (arrivals, mut receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| mpsc::channel(ARRIVALS_MAX)).unzip();
@@ -194,7 +198,7 @@ impl App {
         start_acceptors(&config, bound, &arrivals, &lifecycle, &draining);
         let alive = is_alive(statuses.clone(), heartbeats, origin);
         lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
-        Ok(Self { config, lifecycle, draining, commands, statuses, ids, remaining, users, threads, reloads })
+        Ok(Self { config, lifecycle, draining, orders, statuses, ids, remaining, users, threads, reloads })
     }
 
     /// SIGHUP: weights, users and the log level at once; the rest is named.
@@ -232,13 +236,15 @@ impl App {
                 if (wanted.weight - backend.weight).abs() > f64::EPSILON {
                     backend.weight = wanted.weight;
                     let command = Command::SetWeight { backend: *id, weight: wanted.weight };
-                    if self.commands[index].send(command).await.is_err() {
+                    let order = Order { command, by: "reload".to_owned(), outcome: None };
+                    if self.orders[index].send(order).await.is_err() {
                         error!(group = group.name, "the supervisor has ended");
                     }
                 }
             }
         }
-        if self.config.users != new.users {
+        // Another mode comes with a restart, and its users with it.
+        if self.config.users != new.users && self.config.identity.mode == new.identity.mode {
             self.config.users = new.users;
             for (group, users) in self.config.groups.iter().zip(&self.users) {
                 users.send_replace(users_of(&self.config, group));
@@ -337,6 +343,40 @@ fn start_admin(lifecycle: &Lifecycle, listener: AdminSocket, view: Admin) {
     match listener {
         AdminSocket::Tcp(listener) => lifecycle.start("admin", http::serve(listener, view, stop)),
         AdminSocket::Unix(listener) => lifecycle.start("admin", http::serve(listener, view, stop)),
+    }
+}
+
+async fn bind_console(config: &Config) -> Result<Vec<Bound>, Exit> {
+    let Some(address) = &config.admin.console else { return Ok(Vec::new()) };
+    let listener = Listener { bind: address.clone(), mode: 0o660, sessions: SessionMode::Multiplexed };
+    let bound =
+        Bound::bind(&listener).await.map_err(|error| fail(Exit::CannotBind, "cannot bind the console", &error))?;
+    for socket in &bound {
+        info!(address = socket.address(), "console listening");
+    }
+    Ok(bound)
+}
+
+fn console_of(
+    config: &Config,
+    statuses: &[watch::Receiver<GroupStatus>],
+    orders: &[mpsc::Sender<Order>],
+    draining: &CancellationToken,
+) -> Console {
+    let groups = config.groups.iter().zip(statuses.iter().zip(orders)).map(|(group, (status, orders))| ConsoleGroup {
+        status: status.clone(),
+        orders: orders.clone(),
+        policy: policy_of(group),
+        ceiling: group.retry.ceiling,
+    });
+    Console { groups: groups.collect(), started: SystemTime::now(), draining: draining.clone() }
+}
+
+fn start_console(lifecycle: &Lifecycle, bound: Vec<Bound>, console: Console) {
+    let console = Arc::new(console);
+    for socket in bound {
+        let serving = console::serve(socket, console.clone(), lifecycle.clone(), lifecycle.stopping());
+        lifecycle.start("console", serving);
     }
 }
 
