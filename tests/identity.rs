@@ -55,8 +55,8 @@ fn log_in(handover: &Handover, login: &str) -> RawClient {
 /// A file that only we can read.
 fn secret_file(folder: &std::path::Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
-    std::fs::write(&path, text).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(&path, text).expect("a file in a fresh folder");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("a file in a fresh folder");
     path
 }
 
