@@ -20,6 +20,7 @@ use crate::config::{Config, Group, Listener, SessionMode, Sources};
 use crate::control::{self, GroupControl, Shared, state};
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
+use crate::logic::identity::{Account, Login, Secret, Users};
 use crate::logic::multiplexer::{CloseReason, Settings};
 use crate::logic::settings::LimitSettings;
 use crate::net::listen::Bound;
@@ -67,6 +68,7 @@ struct App {
     statuses: Vec<watch::Receiver<GroupStatus>>,
     ids: Vec<Vec<BackendId>>,
     remaining: Vec<watch::Receiver<usize>>,
+    users: Vec<watch::Sender<Arc<Users>>>,
     threads: Vec<JoinHandle<()>>,
     reloads: Arc<Reloads>,
 }
@@ -116,6 +118,8 @@ impl App {
             config.groups.iter().map(|_| (0..config.workers).map(|_| Arc::default()).collect()).collect();
 
         let mut parts = Vec::new();
+        let users: Vec<watch::Sender<Arc<Users>>> =
+            config.groups.iter().map(|group| watch::Sender::new(users_of(&config, group))).collect();
         let (mut orders, mut statuses) = (Vec::new(), Vec::new());
         for (group, ids) in config.groups.iter().zip(&ids) {
             let vitals: Vec<Vec<Arc<Vitals>>> =
@@ -176,7 +180,8 @@ impl App {
                 let inquiries = answering[index].pop().expect("one receiver a worker");
                 let tick =
                     (group.detector.hang_timeout / 20).clamp(Duration::from_millis(5), Duration::from_millis(50));
-                groups.push(WorkerGroup { hub, route: route.clone(), inquiries, tick });
+                let users = users[index].subscribe();
+                groups.push(WorkerGroup { hub, route: route.clone(), users, inquiries, tick });
             }
             let (left, left_receiver) = watch::channel(usize::MAX);
             let spec = WorkerSpec {
@@ -194,10 +199,10 @@ impl App {
         start_acceptors(&config, bound, &arrivals, &lifecycle, &draining);
         let alive = is_alive(statuses.clone(), heartbeats, origin);
         lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
-        Ok(Self { config, lifecycle, draining, orders, statuses, ids, remaining, threads, reloads })
+        Ok(Self { config, lifecycle, draining, orders, statuses, ids, remaining, users, threads, reloads })
     }
 
-    /// SIGHUP: weights and the log level at once; the rest is named.
+    /// SIGHUP: weights, users and the log level at once; the rest is named.
     async fn reload(&mut self, sources: &Sources, logging: &Logging) {
         Systemd.reloading();
         match Config::load(sources) {
@@ -237,6 +242,13 @@ impl App {
                         error!(group = group.name, "the supervisor has ended");
                     }
                 }
+            }
+        }
+        // Another mode comes with a restart, and its users with it.
+        if self.config.users != new.users && self.config.identity.mode == new.identity.mode {
+            self.config.users = new.users;
+            for (group, users) in self.config.groups.iter().zip(&self.users) {
+                users.send_replace(users_of(&self.config, group));
             }
         }
         self.reloads.succeeded(SystemTime::now());
@@ -446,6 +458,26 @@ fn affordable_clients(wanted: usize) -> usize {
     wanted.min(affordable)
 }
 
+/// Handover's own users with what they may do in this group.
+fn users_of(config: &Config, group: &Group) -> Arc<Users> {
+    let general = policy_of(group);
+    let account = |user: &crate::config::User| {
+        let is_restricted = user.allow.is_some() || !user.deny.is_empty();
+        let own = || general.restricted(user.allow.as_ref(), &user.deny);
+        let login = user.backend.as_ref().map(|credential| Login {
+            user: credential.username.clone().map(Into::into),
+            password: Secret::new(credential.password.as_bytes()),
+        });
+        Account {
+            name: user.name.clone(),
+            passwords: user.passwords.clone(),
+            login: login.map(Arc::new),
+            policy: is_restricted.then(|| Arc::new(own().expect("the configuration has checked the lists"))),
+        }
+    };
+    Arc::new(Users::new(config.users.iter().map(account)))
+}
+
 fn policy_of(group: &Group) -> Policy {
     let lists = &group.commands;
     let policy = Policy::new(lists.refuse.as_ref(), &lists.deny, &lists.shared);
@@ -472,6 +504,8 @@ pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize
         client_id_step: workers as u64,
         connects_per_second: CONNECTS_PER_SECOND / workers as f64,
         database: first_database.filter(|_| is_same),
+        identity: config.identity.clone(),
+        users: users_of(config, group),
         seed: fastrand::u64(..),
     }
 }

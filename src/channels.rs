@@ -15,6 +15,7 @@
 //! | supervisor → state file: `GroupState` of every group (`control/state.rs`) | `watch` | 1, the latest | replaced: only the latest state is worth keeping |
 //! | acceptor → worker: `Arrival` (`proxy/worker.rs`) | `mpsc`, one a worker | `ARRIVALS_MAX` in `app.rs` | the acceptor waits |
 //! | worker → worker: `Question` of CLIENT LIST, KILL … (`proxy/inquiry.rs`) | `mpsc`, one a worker and group | `INQUIRIES_MAX` in `app.rs` | the one who asks waits |
+//! | application → workers: `Users` (`logic/identity/users.rs`) | `watch`, one a group | 1, the latest | replaced: tables are whole |
 //! | worker → application: clients that remain at a drain | `watch`, one a worker | 1, the latest | replaced |
 
 use std::collections::VecDeque;

@@ -170,8 +170,25 @@ fn wrong_lines_and_what_is_said_of_them() {
             r#"admin.console = "0.0.0.0:9401": has no password: it must be unix:///path or on loopback"#,
         ),
         ("admin.console = '127.0.0.1:9400'", r#"admin.console = "127.0.0.1:9400": is taken by admin.http already"#),
-        ("identity.mode = 'users'", "identity: identities of clients are not supported yet"),
-        ("user = [{ name = 'x' }]", "user: users of Handover's own are not supported yet"),
+        ("identity.mode = 'user'", r#"identity.mode = "user": must be one of "open", "users", "passthrough""#),
+        (
+            "identity.authentication_timeout = '1ms'",
+            r#"identity.authentication_timeout = "1ms": must be at least 100ms"#,
+        ),
+        (
+            "identity.verify_interval = '61s'",
+            "identity.verify_interval: must be at most 60s, within which changes of ACLs take effect",
+        ),
+        ("identity.mode = 'users'", r#"user: at least one is needed, since identity.mode is "users""#),
+        ("user = [{ name = 'x' }]", "user[0].password_file: is missing"),
+        (
+            "user = [{ name = 'x y', password_file = '' }]",
+            r#"user[0].name = "x y": must be made of printable characters without spaces"#,
+        ),
+        (
+            "user = [{ name = 'x', password_file = '', allow = ['@reed'] }]",
+            r#"user[0].allow[0] = "@reed": is not a category of commands: did you mean "@read"?"#,
+        ),
         ("events.webhook = 'x'", "events: webhooks and commands on events are not supported yet"),
     ] {
         let text = format!("{line}\n{LISTENER}{BACKEND}");
@@ -181,8 +198,8 @@ fn wrong_lines_and_what_is_said_of_them() {
 
 #[test]
 fn wrong_listeners_and_what_is_said_of_them() {
-    let open = "is beyond loopback, where everybody could use the backends, since clients cannot be asked for a \
-        password yet: add allow_open = true if that is wanted";
+    let open = "is beyond loopback, where everybody could use the backends, since identity.mode is \"open\": choose \
+        \"users\" or \"passthrough\", or add allow_open = true if that is wanted";
     for (lines, expected) in [
         ("", "listener[0].bind: is missing".to_owned()),
         ("bind = 6379", "listener[0].bind = 6379: must be a string".to_owned()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::classify::{Classified, classify};
-use super::table::{self, AclCategories, Class, Command, Pinned};
+use super::table::{self, AclCategories, Answered, Class, Command, Flags, Pinned};
 use crate::resp::arguments::Arguments;
 
 /// The operator's lists, compiled. The default lists nothing and costs a branch.
@@ -20,6 +20,8 @@ struct Lists {
     refused_unknown: BTreeSet<String>,
     /// On a lane although the table does not have them.
     shared_unknown: BTreeSet<String>,
+    /// When there is such a list: everything else that the table does not have is refused.
+    allowed_unknown: Option<BTreeSet<String>>,
 }
 
 impl Policy {
@@ -36,19 +38,29 @@ impl Policy {
         if refuse.is_none() && deny.is_empty() && shared.is_empty() {
             return Ok(Self::default());
         }
-        let mut lists = Lists {
-            refused: vec![false; table::all().len()].into(),
-            refused_unknown: BTreeSet::new(),
-            shared_unknown: BTreeSet::new(),
-        };
-        if refuse.is_none() {
-            lists.refuse_all(table::all().iter().filter(|command| command.class == Class::Refused));
-        }
+        let mut lists = if refuse.is_none() { Lists::standard() } else { Lists::empty() };
         for entry in refuse.into_iter().flatten().chain(deny) {
             lists.refuse(&entry.to_ascii_lowercase())?;
         }
         for entry in shared {
             lists.share(entry.to_ascii_lowercase())?;
+        }
+        Ok(Self { lists: Some(Box::new(lists)) })
+    }
+
+    /// The same for one user: what `allow` does not name is refused too, and so is what `deny` names.
+    /// What clients send of themselves to set up a connection (AUTH, HELLO, PING, SELECT, CLIENT SETINFO …) needs no
+    /// allowance.
+    ///
+    /// # Errors
+    /// Says in words which entry is an unknown category.
+    pub fn restricted(&self, allow: Option<&BTreeSet<String>>, deny: &BTreeSet<String>) -> Result<Self, String> {
+        let mut lists = self.lists.as_ref().map_or_else(Lists::standard, |lists| (**lists).clone());
+        if let Some(allow) = allow {
+            lists.allow_only(allow)?;
+        }
+        for entry in deny {
+            lists.refuse(&entry.to_ascii_lowercase())?;
         }
         Ok(Self { lists: Some(Box::new(lists)) })
     }
@@ -65,6 +77,34 @@ impl Policy {
 }
 
 impl Lists {
+    fn empty() -> Self {
+        Self {
+            refused: vec![false; table::all().len()].into(),
+            refused_unknown: BTreeSet::new(),
+            shared_unknown: BTreeSet::new(),
+            allowed_unknown: None,
+        }
+    }
+
+    /// With what the table refuses.
+    fn standard() -> Self {
+        let mut lists = Self::empty();
+        lists.refuse_all(table::all().iter().filter(|command| command.class == Class::Refused));
+        lists
+    }
+
+    fn allow_only(&mut self, allow: &BTreeSet<String>) -> Result<(), String> {
+        // Listed as if they were refused, then turned round.
+        let mut listed = Self::empty();
+        for entry in allow {
+            listed.refuse(&entry.to_ascii_lowercase())?;
+        }
+        let is_missing = |command: &&Command| !listed.refused[usize::from(command.id)] && !is_free(command);
+        self.refuse_all(table::all().iter().filter(is_missing));
+        self.allowed_unknown = Some(listed.refused_unknown);
+        Ok(())
+    }
+
     fn refuse(&mut self, entry: &str) -> Result<(), String> {
         if let Some(category) = entry.strip_prefix('@') {
             let category = AclCategories::named(category).ok_or_else(|| format!("unknown category `{entry}`"))?;
@@ -119,7 +159,8 @@ impl Lists {
         let full = word.map(|word| format!("{name}|{}", String::from_utf8_lossy(word).to_ascii_lowercase()));
         let among =
             |list: &BTreeSet<String>| list.contains(&name) || full.as_ref().is_some_and(|full| list.contains(full));
-        if among(&self.refused_unknown) {
+        let is_allowed = self.allowed_unknown.as_ref().is_none_or(among);
+        if !is_allowed || among(&self.refused_unknown) {
             Class::Refused
         } else if class == Class::Refused {
             // Its container is refused by the table, but not by the operator.
@@ -130,6 +171,14 @@ impl Lists {
             class
         }
     }
+}
+
+/// What clients send of themselves to set up a connection.
+fn is_free(command: &Command) -> bool {
+    let is_administration = command.categories.has(AclCategories::ADMIN.and(AclCategories::DANGEROUS));
+    command.flags.has(Flags::NO_AUTH)
+        || command.class == Class::Answered(Answered::AclWhoami)
+        || (command.categories.has(AclCategories::CONNECTION) && !is_administration)
 }
 
 /// Where a command goes that the table refuses and the operator does not.
@@ -208,6 +257,30 @@ mod tests {
         assert_eq!(class(&policy, "MYMODULE.DROP"), Class::Refused);
         assert_eq!(class(&policy, "MYMODULE.SET k"), Class::Pinned(Pinned::Admin));
         assert_eq!(class(&policy, "CONFIG FOO"), Class::Pinned(Pinned::Admin));
+    }
+
+    #[test]
+    fn a_user_may_what_is_allowed_and_not_denied() {
+        let general = Policy::new(None, &set(&["dbsize"]), &set(&["module.get"])).unwrap();
+        let user = general.restricted(Some(&set(&["@read", "config|get", "module.get"])), &set(&["keys"])).unwrap();
+        for line in
+            ["SET k v", "KEYS *", "DBSIZE", "CONFIG SET a b", "CONFIG", "MODULE.SET k", "CLIENT LIST", "EVAL x 0"]
+        {
+            assert_eq!(class(&user, line), Class::Refused, "{line}");
+        }
+        for line in
+            ["GET k", "CONFIG GET a", "MODULE.GET k", "AUTH x", "HELLO 3", "PING", "SELECT 1", "CLIENT SETINFO a b"]
+        {
+            assert_eq!(class(&user, line), class(&general, line), "{line}");
+            assert_ne!(class(&user, line), Class::Refused, "{line}");
+        }
+        let denied = general.restricted(None, &set(&["@write"])).unwrap();
+        assert_eq!(class(&denied, "SET k v"), Class::Refused);
+        assert_eq!(class(&denied, "SHUTDOWN"), Class::Refused);
+        assert_eq!(class(&denied, "DBSIZE"), Class::Refused);
+        assert_eq!(class(&denied, "GET k"), Class::Shared);
+        assert_eq!(class(&denied, "MODULE.SET k"), Class::Pinned(Pinned::Admin));
+        assert!(general.restricted(Some(&set(&["@reed"])), &set(&[])).is_err());
     }
 
     #[test]

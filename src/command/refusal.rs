@@ -37,7 +37,7 @@ pub enum Refusal {
     ClusterDisabled,
     /// No connection of one's own could be had in time.
     PinLimit,
-    /// Too many lanes: databases and protocol versions in use at a time.
+    /// Too many lanes: users, databases and protocol versions in use at a time.
     LaneLimit,
     /// The process serves as many clients as it may.
     ClientLimit,
@@ -51,8 +51,16 @@ pub enum Refusal {
     Subscribed(String),
     /// Bytes that are no RESP.
     Protocol(ProtocolError),
-    /// A user that does not exist: clients need no password yet.
+    /// A user that does not exist, or a password that is not its own.
     WrongPassword,
+    /// A command of a client that has not authenticated, in Redis's words.
+    Unauthenticated,
+    /// The same, of EXEC.
+    UnauthenticatedExec,
+    /// The same, of HELLO without AUTH.
+    UnauthenticatedHello,
+    /// The backend, or the operator, does not accept the client's user any more.
+    AccessRevoked,
     /// An option that HELLO does not know.
     HelloSyntax(String),
     /// An attribute that CLIENT SETINFO does not know.
@@ -113,9 +121,8 @@ impl fmt::Display for Refusal {
             Self::PinLimit => formatter.write_str(
                 "ERR handover: no connection of its own is free for this client; the command was not applied",
             ),
-            Self::LaneLimit => {
-                formatter.write_str("ERR handover: too many databases in use at a time; the command was not applied")
-            }
+            Self::LaneLimit => formatter
+                .write_str("ERR handover: too many users and databases in use at a time; the command was not applied"),
             Self::ClientLimit => formatter.write_str("ERR max number of clients reached"),
             Self::WrongArity(name) => write!(formatter, "ERR wrong number of arguments for '{name}' command"),
             Self::WithoutMulti(name) => write!(formatter, "ERR {name} without MULTI"),
@@ -141,6 +148,17 @@ impl fmt::Display for Refusal {
             Self::InvalidAttribute(name) => {
                 write!(formatter, "ERR {name} cannot contain spaces, newlines or special characters.")
             }
+            Self::Unauthenticated => formatter.write_str("NOAUTH Authentication required."),
+            Self::UnauthenticatedExec => {
+                formatter.write_str("EXECABORT Transaction discarded because of: NOAUTH Authentication required.")
+            }
+            Self::UnauthenticatedHello => formatter.write_str(
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> \
+                 <pass> option can be used to authenticate the client and select the RESP protocol version at the \
+                 same time",
+            ),
+            Self::AccessRevoked => formatter
+                .write_str("NOAUTH handover: this client's user is not accepted any more; the command was not applied"),
             Self::WrongPassword => formatter.write_str("WRONGPASS invalid username-password pair or user is disabled."),
         }
     }
@@ -160,6 +178,8 @@ fn write_protocol_error(formatter: &mut fmt::Formatter<'_>, error: ProtocolError
         ProtocolError::UnbalancedQuotes => formatter.write_str("unbalanced quotes in request"),
         ProtocolError::UnexpectedType(found) => write!(formatter, "expected '*', got '{}'", printable(found)),
         ProtocolError::TlsHello => formatter.write_str("TLS on a plain port"),
+        ProtocolError::UnauthenticatedCount => formatter.write_str("unauthenticated multibulk length"),
+        ProtocolError::UnauthenticatedLength => formatter.write_str("unauthenticated bulk length"),
     }
 }
 

@@ -5,9 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    Admin, Backend, BackendOverrides, CommandLists, Config, Credential, Group, Listener, Log, format_duration,
+    Admin, Backend, BackendOverrides, CommandLists, Config, Credential, Group, Listener, Log, User, format_duration,
     format_size,
 };
+use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
 };
@@ -63,7 +64,8 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 fn change(key: &Key, old: Option<&Fact>, new: Option<&Fact>) -> Change {
     let is_weight = key.owner.starts_with("backend.") && key.name == "weight";
     let is_level = key.owner.is_empty() && key.name == "log.level";
-    let effect = if is_weight || is_level { Effect::Live } else { Effect::Restart };
+    let is_user = key.owner.starts_with("user.");
+    let effect = if is_weight || is_level || is_user { Effect::Live } else { Effect::Restart };
     let shown = |fact: Option<&Fact>| fact.map_or_else(|| NONE.to_owned(), |fact| fact.shown.clone());
     Change { path: key.to_string(), old: shown(old), new: shown(new), effect }
 }
@@ -102,8 +104,9 @@ struct Facts {
 
 impl Facts {
     fn of(config: &Config) -> Self {
-        let Config { workers, groups, limits, admin: Admin { http, console }, log: Log { level, format }, state_file } =
-            config;
+        let Config { workers, groups, limits, admin, log, identity, users, state_file } = config;
+        let (Admin { http, console }, Log { level, format }) = (admin, log);
+        let IdentitySettings { mode, authentication_timeout, verify_interval } = identity;
         let mut facts = Self::default();
         facts.put("runtime.workers", workers);
         facts.put("admin.http", optional(http.as_ref()));
@@ -111,7 +114,13 @@ impl Facts {
         facts.put("log.level", level.to_string().to_lowercase());
         facts.put("log.format", name_of(format));
         facts.put("failover.state_file", optional(state_file.as_ref().map(|path| path.display())));
+        facts.put("identity.mode", name_of(mode));
+        facts.put_time("identity.authentication_timeout", *authentication_timeout);
+        facts.put_time("identity.verify_interval", *verify_interval);
         facts.limits(limits);
+        for user in users {
+            facts.user(user);
+        }
         for group in groups {
             facts.group(group);
         }
@@ -135,6 +144,16 @@ impl Facts {
 
     fn put_fact(&mut self, name: &str, fact: Fact) {
         self.facts.insert(Key { owner: self.owner.clone(), name: name.to_owned() }, fact);
+    }
+
+    fn user(&mut self, user: &User) {
+        let User { name, passwords, backend, allow, deny } = user;
+        self.begin(format!("user.{name}"), "a user");
+        let hashes: String = passwords.iter().map(PasswordHash::to_hex).collect();
+        self.put_fact("password_file", Fact { value: hashes, shown: "(hidden)".to_owned() });
+        self.credential(backend.as_ref());
+        self.put("allow", allow.as_ref().map_or_else(|| "everything".to_owned(), list));
+        self.put("deny", list(deny));
     }
 
     fn limits(&mut self, limits: &LimitSettings) {
@@ -297,11 +316,14 @@ impl Facts {
 
     fn commands(&mut self, commands: &CommandLists) {
         let CommandLists { refuse, deny, shared } = commands;
-        let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
         self.put("commands.refuse", refuse.as_ref().map_or_else(|| "the default".to_owned(), list));
         self.put("commands.deny", list(deny));
         self.put("commands.shared", list(shared));
     }
+}
+
+fn list(names: &BTreeSet<String>) -> String {
+    names.iter().cloned().collect::<Vec<_>>().join(", ")
 }
 
 fn optional(value: Option<impl fmt::Display>) -> String {

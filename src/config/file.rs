@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::address::{BackendUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url};
+use super::identity;
 use super::preset::{self, GroupSettings, PRESETS, Preset};
 use super::problem::Problems;
 use super::section::{Choices, Notes, Section, closest};
@@ -18,6 +19,7 @@ use super::{
     Address, Admin, Backend, BackendOverrides, CommandLists, Config, Credential, Group, Listener, Loaded, Log,
     LogFormat, Replication, SessionMode,
 };
+use crate::logic::identity::IdentityMode;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
@@ -144,19 +146,24 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
     root.child("limits", |section| limit_table(section, &mut limits));
     let admin = root.child("admin", |section| admin(section, sources));
     let log = root.child("log", log);
-    let mut groups = Groups::new(base);
+    let identity = root.child("identity", identity::identity);
+    let mut groups = Groups::new(base, identity.mode);
     root.named("group", |name, section| groups.read_own(name, section));
     root.each("listener", |index, section| groups.read_listener(index, section));
     root.each("backend", |index, section| groups.read_backend(index, section));
+    let (mut users, mut tables) = (Vec::new(), 0);
+    root.each("user", |_, section| {
+        tables += 1;
+        users.extend(identity::user(section, identity.mode));
+    });
     reserved(&mut root);
     root.finish();
     groups.check(&admin, notes);
-    Config { workers, groups: groups.into_groups(), limits, admin, log, state_file }
+    let users = identity::check(users, identity.mode, tables > 0, notes);
+    Config { workers, groups: groups.into_groups(), limits, admin, log, identity, users, state_file }
 }
 
 fn reserved(root: &mut Section<'_>) {
-    root.refused("identity", "identities of clients are not supported yet");
-    root.refused("user", "users of Handover's own are not supported yet");
     root.refused("events", "webhooks and commands on events are not supported yet");
 }
 
@@ -296,7 +303,7 @@ fn command_name(text: &str) -> Result<String, String> {
     Ok(name)
 }
 
-fn command_or_category(text: &str) -> Result<String, String> {
+pub(super) fn command_or_category(text: &str) -> Result<String, String> {
     let name = text.to_ascii_lowercase();
     if !name.starts_with('@') {
         return command_name(&name);
@@ -380,6 +387,8 @@ struct Groups {
     base: GroupSettings,
     /// Groups with a table of their own.
     own: BTreeMap<String, (GroupSettings, Replication)>,
+    /// How clients prove who they are.
+    identity: IdentityMode,
     /// All names, in the order in which the file first uses them.
     names: Vec<String>,
     listeners: Vec<ReadListener>,
@@ -402,8 +411,9 @@ struct ReadBackend {
 }
 
 impl Groups {
-    fn new(base: GroupSettings) -> Self {
-        Self { base, own: BTreeMap::new(), names: Vec::new(), listeners: Vec::new(), backends: Vec::new() }
+    fn new(base: GroupSettings, identity: IdentityMode) -> Self {
+        let (own, names) = (BTreeMap::new(), Vec::new());
+        Self { base, own, identity, names, listeners: Vec::new(), backends: Vec::new() }
     }
 
     fn read_own(&mut self, name: &str, section: &mut Section<'_>) {
@@ -437,7 +447,9 @@ impl Groups {
         section.refused("tls", "TLS towards clients is not supported yet");
         section.only("proxy_protocol", "off", "the PROXY protocol");
         if let Some(bind) = &bind {
-            check_open(section, bind, allow_open);
+            if self.identity == IdentityMode::Open {
+                check_open(section, bind, allow_open);
+            }
             if mode.is_some() && matches!(bind, Address::Tcp(..)) {
                 section.problem("mode", None, "is for a Unix socket only");
             }
@@ -639,7 +651,7 @@ fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings) -> Backen
 }
 
 /// User and password, from the URL, from `username` and from the password file.
-fn credential(section: &mut Section<'_>, url: BackendUrl) -> Option<Credential> {
+pub(super) fn credential(section: &mut Section<'_>, url: BackendUrl) -> Option<Credential> {
     let username = section.text("username", |text| {
         if url.username.is_some() { Err("the URL names a user already".to_owned()) } else { Ok(text.to_owned()) }
     });
@@ -672,14 +684,20 @@ fn credential(section: &mut Section<'_>, url: BackendUrl) -> Option<Credential> 
 }
 
 fn read_password(path: &Path, warning: &mut Option<String>) -> Result<String, String> {
+    let text = read_secret(path, warning)?;
+    let password = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+    if password.is_empty() { Err("is empty".to_owned()) } else { Ok(password.to_owned()) }
+}
+
+/// A file that only its owner should read.
+pub(super) fn read_secret(path: &Path, warning: &mut Option<String>) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let text = fs::read_to_string(path).map_err(cannot)?;
     let mode = fs::metadata(path).map_err(cannot)?.permissions().mode();
     if mode & WORLD_READABLE != 0 {
         *warning = Some(format!("{} can be read by every user of this machine", path.display()));
     }
-    let password = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
-    if password.is_empty() { Err("is empty".to_owned()) } else { Ok(password.to_owned()) }
+    Ok(text)
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -716,8 +734,8 @@ fn check_open(section: &mut Section<'_>, bind: &Address, allow_open: bool) {
         section.notes.warn(&path, "is beyond loopback, and clients there are asked for no password");
         return;
     }
-    let message = "is beyond loopback, where everybody could use the backends, since clients cannot be asked \
-        for a password yet: add allow_open = true if that is wanted";
+    let message = "is beyond loopback, where everybody could use the backends, since identity.mode is \"open\": \
+        choose \"users\" or \"passthrough\", or add allow_open = true if that is wanted";
     section.problem("bind", Some(format!("\"{bind}\"")), message);
 }
 

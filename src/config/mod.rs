@@ -3,6 +3,7 @@
 mod address;
 pub mod diff;
 mod file;
+mod identity;
 mod preset;
 mod problem;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use problem::{Problem, Problems};
 pub use sources::Sources;
 pub use values::{format_duration, format_size, parse_duration};
 
+use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
 };
@@ -37,6 +39,10 @@ pub struct Config {
     pub admin: Admin,
     /// Logging.
     pub log: Log,
+    /// How clients prove who they are.
+    pub identity: IdentitySettings,
+    /// Handover's own users; none unless `identity.mode` is `users`. Names are unique.
+    pub users: Vec<User>,
     /// Where the last active, epochs and breakers survive a restart; `None`: nowhere.
     pub state_file: Option<PathBuf>,
 }
@@ -208,6 +214,21 @@ impl fmt::Debug for Credential {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
     }
+}
+
+/// One of Handover's own users (`[[user]]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Unique; printable, without spaces.
+    pub name: String,
+    /// Any of these lets it in; at least one.
+    pub passwords: Vec<PasswordHash>,
+    /// As whom its commands reach every backend; `None`: as the user of the backend's URL.
+    pub backend: Option<Credential>,
+    /// Commands and `@categories` that it may use; `None`: all.
+    pub allow: Option<BTreeSet<String>>,
+    /// Commands and `@categories` that it may not use.
+    pub deny: BTreeSet<String>,
 }
 
 /// The operator's side (`[admin]`).

@@ -9,6 +9,7 @@ pub mod detector;
 pub mod explain;
 pub mod failover;
 pub mod health;
+pub mod identity;
 pub mod judged;
 pub mod multiplexer;
 pub mod report;

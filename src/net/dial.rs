@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::stream::Stream;
 use crate::config::{Address, Backend};
 use crate::logic::health::ServerIdentity;
+use crate::logic::identity::Login;
 use crate::logic::multiplexer::{DialOutcome, Profile};
 use crate::resp::encode::{self, Protocol};
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner, first_word};
@@ -35,18 +36,23 @@ pub type Dialled = (Option<Stream>, DialOutcome);
 
 /// Connects to a backend and asks for what the profile says; all within the backend's connect timeout.
 pub async fn dial(backend: &Backend, profile: Profile) -> Dialled {
-    match timeout(backend.connect_timeout, connect_and_greet(backend, profile)).await {
+    dial_as(backend, profile, None).await
+}
+
+/// The same, authenticated with `login` instead of the backend's own credential.
+pub async fn dial_as(backend: &Backend, profile: Profile, login: Option<&Login>) -> Dialled {
+    match timeout(backend.connect_timeout, connect_and_greet(backend, profile, login)).await {
         Ok(Ok(dialled)) => dialled,
         Ok(Err(error)) => (None, DialOutcome::Failed(error.to_string())),
         Err(_) => (None, DialOutcome::Failed(format!("no answer within {:?}", backend.connect_timeout))),
     }
 }
 
-async fn connect_and_greet(backend: &Backend, profile: Profile) -> io::Result<Dialled> {
+async fn connect_and_greet(backend: &Backend, profile: Profile, login: Option<&Login>) -> io::Result<Dialled> {
     let mut stream = connect(&backend.address).await?;
     stream.set_options(USER_TIMEOUT);
-    let outcome = greet(&mut stream, backend, profile).await?;
-    let works = matches!(outcome, DialOutcome::Ready { .. });
+    let outcome = greet(&mut stream, backend, profile, login).await?;
+    let works = matches!(outcome, DialOutcome::Ready { .. } | DialOutcome::Unproven { .. });
     Ok((works.then_some(stream), outcome))
 }
 
@@ -100,16 +106,24 @@ enum Step {
 }
 
 /// AUTH, HELLO, SELECT as the profile wants, CLIENT ID, and an ECHO that proves that replies come in step.
-async fn greet(stream: &mut Stream, backend: &Backend, profile: Profile) -> io::Result<DialOutcome> {
+async fn greet(
+    stream: &mut Stream,
+    backend: &Backend,
+    profile: Profile,
+    login: Option<&Login>,
+) -> io::Result<DialOutcome> {
     let nonce = format!("handover:{:016x}", fastrand::u64(..));
-    let (request, steps) = handshake(backend, profile, &nonce);
+    let (request, steps) = handshake(backend, profile, login, &nonce);
     write_all(stream, &request).await?;
     let mut replies = BytesMut::new();
-    let (mut server, mut client_id) = (None, None);
+    let (mut server, mut client_id, mut is_proven) = (None, None, true);
     for step in steps {
         let (reply, kind) = read_reply(stream, &mut replies).await?;
         let is_error = kind == ReplyKind::Error;
         match step {
+            Step::Auth if is_error && login.is_some() && is_refused_login(&reply) => {
+                return Ok(DialOutcome::RefusedIdentity(reply));
+            }
             Step::Auth if is_error => return Err(refused("AUTH", &reply)),
             Step::Hello if is_error && profile.protocol == Protocol::Resp3 => {
                 return match first_word(&reply) {
@@ -120,8 +134,12 @@ async fn greet(stream: &mut Stream, backend: &Backend, profile: Profile) -> io::
             }
             Step::Hello if !is_error => server = server_identity(&reply),
             Step::Select if is_error && first_word(&reply) == b"ERR" => return Ok(DialOutcome::RefusedDatabase(reply)),
+            Step::Select if is_error && login.is_some() && profile.database.is_some() => {
+                return Ok(DialOutcome::RefusedSelect(reply));
+            }
             Step::Select if is_error => return Err(refused("SELECT", &reply)),
             Step::ClientId if !is_error => client_id = parse_integer(&reply),
+            Step::Proof if first_word(&reply) == b"NOPERM" => is_proven = false,
             Step::Proof => prove(&reply, &nonce)?,
             Step::Auth | Step::Hello | Step::Select | Step::ClientId => {}
         }
@@ -129,13 +147,30 @@ async fn greet(stream: &mut Stream, backend: &Backend, profile: Profile) -> io::
     if !replies.is_empty() {
         return Err(io::Error::other("more replies than requests in the handshake"));
     }
-    Ok(DialOutcome::Ready { client_id, server })
+    Ok(match is_proven {
+        true => DialOutcome::Ready { client_id, server },
+        false => DialOutcome::Unproven { client_id, server },
+    })
 }
 
-fn handshake(backend: &Backend, profile: Profile, nonce: &str) -> (BytesMut, Vec<Step>) {
+/// Whether a refused AUTH speaks of the user and its password, rather than of the server's own trouble.
+fn is_refused_login(reply: &[u8]) -> bool {
+    match first_word(reply) {
+        b"WRONGPASS" | b"NOPERM" | b"NOAUTH" => true,
+        // Servers before ACLs, and those without any password.
+        b"ERR" => ["password", "for 'auth'"].iter().any(|part| line_of(reply).contains(part)),
+        _ => false,
+    }
+}
+
+fn handshake(backend: &Backend, profile: Profile, login: Option<&Login>, nonce: &str) -> (BytesMut, Vec<Step>) {
     let mut request = BytesMut::new();
     let mut steps = Vec::new();
-    if let Some(credential) = &backend.credential {
+    if let Some(Login { user, password }) = login {
+        let words = [&b"AUTH"[..]].into_iter().chain(user.as_deref()).chain([password.expose()]);
+        encode::request(&mut request, &words.collect::<Vec<_>>());
+        steps.push(Step::Auth);
+    } else if let Some(credential) = &backend.credential {
         match &credential.username {
             Some(username) => encode::request(&mut request, &["AUTH", username, &credential.password]),
             None => encode::request(&mut request, &["AUTH", &credential.password]),

@@ -15,11 +15,13 @@ use tracing::{error, warn};
 
 use super::inquiry::{self, Question};
 use super::link::LinkSocket;
+use super::notice::Notices;
 use super::{client, link, publish, unblock};
 use crate::channels::{BackendId, Route, Vitals, WorkerId, WorkerReport};
 use crate::config::Backend;
 use crate::lifecycle::Lifecycle;
 use crate::logic::arena::SideTable;
+use crate::logic::identity::{IdentityId, Login, Users};
 use crate::logic::multiplexer::{
     CloseReason, Counters, Link, LinkKey, Multiplexer, Output, Peer, Report, Session, SessionKey, Settings,
 };
@@ -86,6 +88,7 @@ pub(super) struct Hub {
     gauged_at: Cell<Option<Instant>>,
     /// When the last warning of a foreign protocol was written.
     warned_at: Cell<Option<Instant>>,
+    notices: Notices,
     waiting_reports: RefCell<std::collections::VecDeque<WorkerReport>>,
     pub(super) report: Notify,
     published: RefCell<Counters>,
@@ -109,6 +112,7 @@ impl Hub {
             is_hurried: Cell::new(false),
             gauged_at: Cell::new(None),
             warned_at: Cell::new(None),
+            notices: Notices::default(),
             waiting_reports: RefCell::default(),
             report: Notify::new(),
             published: RefCell::default(),
@@ -193,6 +197,11 @@ impl Hub {
                 self.lifecycle.start_local("inquiry", inquiry::ask(self.clone(), session, inquiry));
             }
             Output::Unblock { backend, client_id } => self.unblock(backend, client_id),
+            Output::FailedLogin { source } => self.notices.failed_login(&source, now),
+            Output::RevokedLogin { backend, clients } => {
+                let name = self.backend(backend).map(|backend| backend.name.clone()).unwrap_or_default();
+                self.notices.revoked_login(&name, clients, now);
+            }
         }
     }
 
@@ -207,6 +216,16 @@ impl Hub {
 
     pub(super) fn backend(&self, id: BackendId) -> Option<Arc<Backend>> {
         self.spec.backends.iter().find(|(known, _)| *known == id).map(|(_, backend)| backend.clone())
+    }
+
+    /// What connections of an identity authenticate with; `None`: as the backend's URL says.
+    pub(super) fn login(&self, identity: IdentityId) -> Option<Arc<Login>> {
+        self.machine.borrow().login(identity)
+    }
+
+    /// The operator's users changed.
+    pub(super) fn follow_users(self: &Rc<Self>, users: Arc<Users>) {
+        self.turn(|machine, now| machine.on_users(users, now));
     }
 
     /// A client connected.

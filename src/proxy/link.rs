@@ -43,7 +43,9 @@ enum Event {
 
 /// Opens a connection and serves it to its end.
 pub(super) async fn open(hub: Rc<Hub>, wanted: Dial, backend: Arc<Backend>) {
-    let (stream, outcome) = dial::dial(&backend, wanted.profile).await;
+    let login = hub.login(wanted.profile.identity);
+    let (stream, outcome) = dial::dial_as(&backend, wanted.profile, login.as_deref()).await;
+    drop(login);
     let socket = stream.map(|stream| {
         let (read, write) = stream.split();
         Rc::new(LinkSocket {

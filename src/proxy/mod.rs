@@ -8,6 +8,7 @@ pub mod client;
 pub mod hub;
 pub mod inquiry;
 mod link;
+mod notice;
 mod publish;
 mod unblock;
 pub mod worker;

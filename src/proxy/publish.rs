@@ -68,6 +68,11 @@ pub(super) fn counts(machine: &Multiplexer, shared: &WorkerCounters, last: &mut 
     {
         shared.protocol_faults(fault).add(now - before);
     }
+    for (outcome, (now, before)) in
+        counters::Authentication::ALL.into_iter().zip(counted.authentications.iter().zip(&last.authentications))
+    {
+        shared.authentications(outcome).add(now - before);
+    }
     for (category, (now, before)) in counters::Category::ALL.into_iter().zip(counted.lost.iter().zip(&last.lost)) {
         shared.inflight_lost(category).add(now - before);
     }

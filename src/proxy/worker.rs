@@ -2,6 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use super::hub::{self, Hub, HubSpec};
 use super::inquiry::{self, Question};
 use crate::channels::Route;
 use crate::lifecycle::Lifecycle;
+use crate::logic::identity::Users;
 use crate::net::stream::Stream;
 
 /// Between two looks at what waits for a moment that comes soon.
@@ -69,6 +71,8 @@ pub struct WorkerGroup {
     pub hub: HubSpec,
     /// Its route.
     pub route: watch::Receiver<Route>,
+    /// Handover's own users, as far as they concern this group.
+    pub users: watch::Receiver<Arc<Users>>,
     /// Questions of other workers.
     pub inquiries: mpsc::Receiver<Question>,
     /// Between two regular looks at the clock.
@@ -130,6 +134,7 @@ fn admit(hubs: &[Rc<Hub>], arrival: Arrival) {
 fn start_group(group: WorkerGroup, lifecycle: &Lifecycle) -> Rc<Hub> {
     let hub = Hub::new(group.hub, lifecycle.clone());
     lifecycle.start_local("route", follow(hub.clone(), group.route));
+    lifecycle.start_local("users", follow_users(hub.clone(), group.users));
     lifecycle.start_local("flush", flush(hub.clone()));
     lifecycle.start_local("tick", tick(hub.clone(), group.tick));
     lifecycle.start_local("report", report(hub.clone()));
@@ -147,6 +152,19 @@ async fn follow(hub: Rc<Hub>, mut route: watch::Receiver<Route>) {
             () = stopping.cancelled() => return,
             changed = route.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+/// Hands changed users to the hub, which has those of the start.
+async fn follow_users(hub: Rc<Hub>, mut users: watch::Receiver<Arc<Users>>) {
+    let stopping = hub.lifecycle.stopping();
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            changed = users.changed() => if changed.is_err() { return },
+        }
+        let latest = users.borrow_and_update().clone();
+        hub.follow_users(latest);
     }
 }
 

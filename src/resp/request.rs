@@ -8,6 +8,10 @@ pub const LINE_BYTES_MAX: usize = 64 * 1024;
 /// The most arguments of one request, as Redis has it (`INT_MAX`).
 const ARGUMENTS_MAX: i64 = i32::MAX as i64;
 
+/// The most arguments, and the longest, of a client that has not authenticated, as Redis has it.
+const UNAUTHENTICATED_ARGUMENTS_MAX: i64 = 10;
+const UNAUTHENTICATED_VALUE_BYTES_MAX: usize = 16 * 1024;
+
 /// What a scan of the input from a request's first byte on found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scan {
@@ -73,12 +77,17 @@ pub enum ProtocolError {
     UnexpectedType(u8),
     /// A TLS handshake on a plain port.
     TlsHello,
+    /// More arguments than a client may send before it has authenticated.
+    UnauthenticatedCount,
+    /// A longer value than a client may send before it has authenticated.
+    UnauthenticatedLength,
 }
 
 /// Finds the end of requests, one after the other. Keeps its place within a request that is incomplete.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestScanner {
     value_bytes_max: usize,
+    arguments_max: i64,
     /// Bytes of the current request that need no second look.
     position: usize,
     /// Arguments still to come; `None` before the `*` line was read.
@@ -92,12 +101,18 @@ impl RequestScanner {
     /// A scanner that refuses values above `value_bytes_max`.
     #[must_use]
     pub const fn new(value_bytes_max: usize) -> Self {
-        Self { value_bytes_max, position: 0, remaining: None, bulk: None, name: None }
+        Self { value_bytes_max, arguments_max: ARGUMENTS_MAX, position: 0, remaining: None, bulk: None, name: None }
+    }
+
+    /// A scanner for a client that has not authenticated.
+    #[must_use]
+    pub const fn unauthenticated() -> Self {
+        Self { arguments_max: UNAUTHENTICATED_ARGUMENTS_MAX, ..Self::new(UNAUTHENTICATED_VALUE_BYTES_MAX) }
     }
 
     /// Forgets a request that was begun; the next scan starts at a request's first byte.
     pub const fn reset(&mut self) {
-        *self = Self::new(self.value_bytes_max);
+        *self = Self { arguments_max: self.arguments_max, ..Self::new(self.value_bytes_max) };
     }
 
     /// Bytes that the request begun needs at least, as far as its headers have said so.
@@ -165,8 +180,11 @@ impl RequestScanner {
             return Ok(None);
         };
         let count = parse_number(&input[1..line_end]).ok_or(ProtocolError::ArgumentCount)?;
-        if count > ARGUMENTS_MAX {
-            return Err(ProtocolError::ArgumentCount);
+        if count > self.arguments_max {
+            return Err(match count > ARGUMENTS_MAX {
+                true => ProtocolError::ArgumentCount,
+                false => ProtocolError::UnauthenticatedCount,
+            });
         }
         self.position = line_end + 2;
         Ok(Some(count))
@@ -189,7 +207,10 @@ impl RequestScanner {
             .ok_or(ProtocolError::BulkLength)?;
         let request_bytes_max = self.value_bytes_max.saturating_mul(2).max(REQUEST_BYTES_MIN);
         if length > self.value_bytes_max || line_end.saturating_add(length) > request_bytes_max {
-            return Err(ProtocolError::ValueTooLarge);
+            return Err(match self.arguments_max == UNAUTHENTICATED_ARGUMENTS_MAX {
+                true => ProtocolError::UnauthenticatedLength,
+                false => ProtocolError::ValueTooLarge,
+            });
         }
         self.position = line_end + 2;
         Ok(Some(length))
@@ -241,6 +262,24 @@ mod tests {
 
     fn scan_all(input: &[u8]) -> Scan {
         RequestScanner::new(1024).scan(input)
+    }
+
+    #[test]
+    fn before_authentication_the_limits_are_those_of_redis() {
+        use ProtocolError::{ArgumentCount, UnauthenticatedCount, UnauthenticatedLength};
+        for (input, expected) in [
+            ("*10\r\n", Scan::Incomplete),
+            ("*11\r\n", Scan::Invalid(UnauthenticatedCount)),
+            ("*2147483648\r\n", Scan::Invalid(ArgumentCount)),
+            ("*1\r\n$16384\r\n", Scan::Incomplete),
+            ("*1\r\n$16385\r\n", Scan::Invalid(UnauthenticatedLength)),
+        ] {
+            let mut scanner = RequestScanner::unauthenticated();
+            assert_eq!(scanner.scan(input.as_bytes()), expected, "{input:?}");
+        }
+        let mut scanner = RequestScanner::unauthenticated();
+        assert!(matches!(scanner.scan(b"*1\r\n$4\r\nPING\r\n"), Scan::Frame(_)));
+        assert_eq!(scanner.scan(b"*11\r\n"), Scan::Invalid(UnauthenticatedCount), "the next request too");
     }
 
     #[test]

@@ -171,6 +171,22 @@ labels! {
 }
 
 labels! {
+    /// What became of a client's attempt to authenticate, or of one that made none.
+    Authentication {
+        /// Accepted.
+        Ok = "ok",
+        /// Refused.
+        Refused = "refused",
+        /// Delayed after failures of its source.
+        Delayed = "delayed",
+        /// It did not come in time.
+        TimedOut = "timed_out",
+        /// Accepted once, and not any more.
+        Revoked = "revoked",
+    }
+}
+
+labels! {
     /// How opening a connection to a backend ended.
     Connect {
         /// It works, handshake included.
@@ -268,6 +284,7 @@ pub struct WorkerCounters {
     subscriptions: [[Count; SubscriptionState::ALL.len()]; SubscriptionKind::ALL.len()],
     memory_bytes: [Count; Memory::ALL.len()],
     protocol_faults: [Count; ProtocolFault::ALL.len()],
+    authentications: [Count; Authentication::ALL.len()],
     backends: Mutex<Vec<(BackendId, Arc<BackendCounters>)>>,
 }
 
@@ -333,6 +350,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn protocol_faults(&self, fault: ProtocolFault) -> &Count {
         &self.protocol_faults[fault as usize]
+    }
+
+    /// Attempts to authenticate.
+    #[must_use]
+    pub fn authentications(&self, outcome: Authentication) -> &Count {
+        &self.authentications[outcome as usize]
     }
 
     /// What is counted for one backend. Takes a lock: ask once and keep the answer.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::counters::{
-    Category, Class, Connect, Count, DURATION_BOUNDS_US, Fate, Histogram, Memory, Mode, Outcome, ProtocolFault,
-    SubscriptionKind, SubscriptionState, WorkerCounters,
+    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, Fate, Histogram, Memory, Mode, Outcome,
+    ProtocolFault, SubscriptionKind, SubscriptionState, WorkerCounters,
 };
 use super::exposition::{Exposition, Metric, Samples};
 use crate::channels::{Availability, BackendStatus, GroupStatus};
@@ -58,6 +58,10 @@ const WITHOUT_ACTIVE: Metric =
 const CLIENTS: Metric = Metric::gauge("handover_clients", "Clients connected.");
 const CLIENTS_ACCEPTED: Metric = Metric::counter("handover_clients_accepted_total", "Clients that connected.");
 const CLIENTS_CLOSED: Metric = Metric::counter("handover_clients_closed_total", "Clients whose session ended, by why.");
+const AUTHENTICATIONS: Metric = Metric::counter(
+    "handover_authentications_total",
+    "Clients' attempts to authenticate, and clients that made none in time or are not accepted any more.",
+);
 const SESSIONS: Metric = Metric::gauge("handover_sessions", "Sessions, by how they use backend connections.");
 const COMMANDS: Metric = Metric::counter("handover_commands_total", "Commands that were answered.");
 const COMMAND_DURATION: Metric =
@@ -253,6 +257,12 @@ impl Page<'_> {
         self.each_sum(&CLIENTS, |worker| &worker.clients);
         self.each_sum(&CLIENTS_ACCEPTED, |worker| &worker.clients_accepted);
         self.each_labelled(&CLIENTS_CLOSED, "reason", close_reasons, |worker, index| worker.clients_closed(index));
+        self.each_labelled(
+            &AUTHENTICATIONS,
+            "outcome",
+            &Authentication::ALL.map(Authentication::label),
+            |worker, index| worker.authentications(Authentication::ALL[index]),
+        );
         self.each_labelled(&SESSIONS, "mode", &Mode::ALL.map(Mode::label), |worker, index| {
             worker.sessions(Mode::ALL[index])
         });

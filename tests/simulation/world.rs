@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use handover::command::policy::Policy;
+use handover::logic::identity::IdentitySettings;
 use handover::logic::multiplexer::{
     CloseReason, Dial, DialOutcome, LinkKey, Multiplexer, Output, Peer, Role, SessionKey, Settings,
 };
@@ -132,6 +134,8 @@ fn settings(worker: u64, seed: u64) -> Settings {
         client_id_step: 2,
         connects_per_second: 500.0,
         database: Some(0),
+        identity: IdentitySettings::default(),
+        users: Arc::default(),
         seed: seed ^ worker,
     }
 }
@@ -370,6 +374,7 @@ impl World {
                     let finding = multiplexer.on_inquiry(&inquiry, now);
                     multiplexer.on_findings(session, &inquiry, finding, now);
                 }
+                Output::FailedLogin { .. } | Output::RevokedLogin { .. } => {}
                 Output::Unblock { backend, client_id } => {
                     self.later(100, 3000, Event::Unblock(usize::from(backend.0), client_id as u64));
                 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::client_command::help;
+use super::identity::Attempt;
 use super::link::{Inspect, Profile, RunKind};
 use super::muted::ReplyMode;
 use super::requests::{Request, Step};
@@ -14,6 +15,7 @@ use super::subscriptions::Kind;
 use super::{LANES_MAX, Multiplexer, SessionKey};
 use crate::command::refusal::Refusal;
 use crate::command::table::Answered;
+use crate::logic::identity::IdentityId;
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
 use crate::resp::parse_number;
@@ -23,6 +25,7 @@ use crate::resp::parse_number;
 pub(super) struct Hello {
     pub(super) protocol: Protocol,
     name: Option<Bytes>,
+    login: Option<(Bytes, Bytes)>,
 }
 
 impl Multiplexer {
@@ -43,6 +46,7 @@ impl Multiplexer {
 
     fn take_answered_once(&mut self, key: SessionKey, answered: Answered, request: Request<'_>, now: Instant) -> Step {
         match answered {
+            Answered::Auth => return self.take_auth(key, request, now),
             Answered::Hello => return self.take_hello(key, request, now),
             Answered::Select => return self.take_select(key, request, now),
             Answered::Subscribe => return self.take_subscription(key, Kind::Channel, true, request, now),
@@ -56,12 +60,11 @@ impl Multiplexer {
                 self.end(key, CloseReason::Quit);
             }
             Answered::Reset => return self.take_reset(key, request, now),
-            Answered::Auth => self.answer_auth(key, request, now),
             Answered::Ping if self.sessions.get(key).is_some_and(Session::announces_caching) => {
                 return self.forward_on_pin(key, request, RunKind::Forward, now);
             }
             Answered::Ping => self.answer_ping(key, request, now),
-            Answered::AclWhoami => self.answer(key, |out| encode::bulk(out, b"default"), now),
+            Answered::AclWhoami => self.answer_whoami(key, now),
             Answered::Cluster => self.refuse(key, &Refusal::ClusterDisabled, now),
             Answered::ClientReply => return self.take_client_reply(key, request, now),
             Answered::ClientList
@@ -74,6 +77,11 @@ impl Multiplexer {
         Step::Done { bytes: request.bytes }
     }
 
+    fn answer_whoami(&mut self, key: SessionKey, now: Instant) {
+        let user = self.sessions.get(key).map(|session| session.access.user.clone()).unwrap_or_default();
+        self.answer(key, |out| encode::bulk(out, &user), now);
+    }
+
     fn answer_ping(&mut self, key: SessionKey, request: Request<'_>, now: Instant) {
         let mut arguments = Arguments::new(request.frame);
         match arguments.remaining() {
@@ -83,24 +91,6 @@ impl Multiplexer {
                 self.answer(key, |out| encode::bulk(out, &payload), now);
             }
             _ => self.refuse(key, &Refusal::WrongArity("ping".to_owned()), now),
-        }
-    }
-
-    /// Clients need no password yet: what a server without one answers.
-    fn answer_auth(&mut self, key: SessionKey, request: Request<'_>, now: Instant) {
-        let mut arguments = Arguments::new(request.frame);
-        match arguments.remaining() {
-            2 => self.refuse(
-                key,
-                &Refusal::Redis(
-                    "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
-                ),
-                now,
-            ),
-            3 if arguments.nth(1) == Some(b"default") => self.answer(key, |out| encode::simple(out, "OK"), now),
-            3 => self.refuse(key, &Refusal::WrongPassword, now),
-            1 => self.refuse(key, &Refusal::WrongArity("auth".to_owned()), now),
-            _ => self.refuse(key, &Refusal::Redis("ERR syntax error"), now),
         }
     }
 
@@ -122,17 +112,18 @@ impl Multiplexer {
             return Step::Done { bytes: request.bytes };
         };
         let Some(session) = self.sessions.get(key) else { return Step::Wait };
-        if session.pin.is_some() || session.peer.dedicated {
+        let is_laneless = session.access.is_laneless;
+        if session.pin.is_some() || session.peer.dedicated || is_laneless {
             let step = self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Select(database)), now);
             self.taint(key);
             return step;
         }
         let profile = Profile { database: self.normal_database(database), ..session.profile };
-        if let Some((_, reply)) = self.refused_database(database) {
+        if let Some(reply) = self.refused_database(database, profile.identity) {
             self.answer(key, |out| out.extend_from_slice(&reply), now);
             return Step::Done { bytes: request.bytes };
         }
-        if self.is_out_of_lanes(profile) {
+        if !is_laneless && self.is_out_of_lanes(profile) {
             self.refuse(key, &Refusal::LaneLimit, now);
             return Step::Done { bytes: request.bytes };
         }
@@ -144,7 +135,7 @@ impl Multiplexer {
     }
 
     /// Every lane is in use, and none is for this profile.
-    fn is_out_of_lanes(&mut self, profile: Profile) -> bool {
+    pub(super) fn is_out_of_lanes(&mut self, profile: Profile) -> bool {
         if self.lanes.len() < LANES_MAX || self.lanes.iter().any(|lane| lane.profile == profile) {
             return false;
         }
@@ -152,10 +143,11 @@ impl Multiplexer {
         self.lanes.len() >= LANES_MAX
     }
 
-    /// What the active said of databases that it does not have.
-    fn refused_database(&self, database: u32) -> Option<(u32, Bytes)> {
+    /// What the active said of databases that it does not have, or that this identity may not select.
+    fn refused_database(&self, database: u32, identity: IdentityId) -> Option<Bytes> {
         let record = self.backend(self.route.active?)?;
-        record.database_refused.clone().filter(|(lowest, _)| database >= *lowest)
+        let missing = record.database_refused.as_ref().filter(|(lowest, _)| database >= *lowest);
+        missing.map(|(_, reply)| reply).or_else(|| record.select_refusal(identity)).cloned()
     }
 
     /// Gives a session another profile once a lane for it is open; false: it waits.
@@ -180,20 +172,26 @@ impl Multiplexer {
 
     fn take_hello(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
         let Some(session) = self.sessions.get(key) else { return Step::Wait };
-        let (profile, owns_link) = (session.profile, session.pin.is_some() || session.peer.dedicated);
-        let hello = match parse_hello(request, profile.protocol) {
+        let hello = match parse_hello(request, session.profile.protocol) {
             Ok(hello) => hello,
             Err(refusal) => {
                 self.refuse(key, &refusal, now);
                 return Step::Done { bytes: request.bytes };
             }
         };
+        if let Some(step) = self.authenticate_hello(key, &hello, request, now) {
+            return step;
+        }
+        let Some(session) = self.sessions.get(key) else { return Step::Wait };
+        let profile = session.profile;
+        let owns_link = session.pin.is_some() || session.peer.dedicated;
         let changes = hello.protocol != profile.protocol;
         if changes && (owns_link || session.subscriptions.is_some()) {
             return self.change_protocol(key, hello, request, now);
         }
-        if owns_link {
-            if session.due > 0 && session.pin.is_some_and(|pin| !pin.dedicated) {
+        let is_laneless = session.access.is_laneless;
+        if owns_link || (is_laneless && !changes) {
+            if owns_link && session.due > 0 && session.pin.is_some_and(|pin| !pin.dedicated) {
                 self.wait(key, Wait::Due, now);
                 return Step::Wait;
             }
@@ -208,22 +206,51 @@ impl Multiplexer {
         }
         // The reply names the active's server and version, so the lane comes first even when nothing changes.
         let wanted = Profile { protocol: hello.protocol, ..profile };
-        if self.is_out_of_lanes(wanted) {
+        if !is_laneless && self.is_out_of_lanes(wanted) {
             self.refuse(key, &Refusal::LaneLimit, now);
             return Step::Done { bytes: request.bytes };
         }
         if !self.enter_profile(key, wanted, now) {
             return Step::Wait;
         }
-        if self.lane_link(key, now).is_none() {
+        if self.target_link(key, now).is_none() {
             return Step::Wait;
         }
         self.greet(key, hello, now);
         Step::Done { bytes: request.bytes }
     }
 
+    /// Carries out HELLO's AUTH; a step when HELLO ends there.
+    fn authenticate_hello(
+        &mut self,
+        key: SessionKey,
+        hello: &Hello,
+        request: Request<'_>,
+        now: Instant,
+    ) -> Option<Step> {
+        let Some((user, password)) = &hello.login else {
+            let is_authenticated = self.sessions.get(key).is_some_and(|session| session.access.is_authenticated);
+            if !is_authenticated {
+                self.refuse(key, &Refusal::UnauthenticatedHello, now);
+            }
+            return (!is_authenticated).then_some(Step::Done { bytes: request.bytes });
+        };
+        match self.authenticate(key, Some(user), password, now) {
+            Attempt::Waiting => return Some(Step::Wait),
+            Attempt::Granted(grant) => {
+                self.enter_identity(key, grant);
+                return None;
+            }
+            refused => self.refuse_attempt(key, refused, now),
+        }
+        Some(Step::Done { bytes: request.bytes })
+    }
+
     /// HELLO's reply.
     pub(super) fn greet(&mut self, key: SessionKey, hello: Hello, now: Instant) {
+        if hello.login.is_some() {
+            self.count_authentication();
+        }
         let server = self.route.active.and_then(|active| self.backend(active)?.server.clone());
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(name) = hello.name {
@@ -277,6 +304,8 @@ impl Multiplexer {
         session.transaction = Transaction::None;
         session.profile = Profile::default();
         session.peer.name = Bytes::new();
+        self.forget_identity(key, now);
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(pin) = session.pin.as_mut() {
             // What is due on it is still delivered; then it is closed, and a dedicated client gets another.
             pin.tainted = true;
@@ -388,7 +417,7 @@ pub(super) fn text(out: &mut BytesMut, protocol: Protocol, text: &str) {
 
 fn parse_hello(request: Request<'_>, current: Protocol) -> Result<Hello, Refusal> {
     let mut arguments = Arguments::new(request.frame).skip(1);
-    let mut hello = Hello { protocol: current, name: None };
+    let mut hello = Hello { protocol: current, name: None, login: None };
     let Some(version) = arguments.next() else { return Ok(hello) };
     hello.protocol = match version {
         b"2" => Protocol::Resp2,
@@ -398,10 +427,10 @@ fn parse_hello(request: Request<'_>, current: Protocol) -> Result<Hello, Refusal
     };
     while let Some(option) = arguments.next() {
         if option.eq_ignore_ascii_case(b"AUTH") {
-            let (Some(user), Some(_)) = (arguments.next(), arguments.next()) else { return Err(hello_syntax(option)) };
-            if user != b"default" {
-                return Err(Refusal::WrongPassword);
-            }
+            let (Some(user), Some(password)) = (arguments.next(), arguments.next()) else {
+                return Err(hello_syntax(option));
+            };
+            hello.login = Some((Bytes::copy_from_slice(user), Bytes::copy_from_slice(password)));
         } else if option.eq_ignore_ascii_case(b"SETNAME") {
             let Some(name) = arguments.next() else { return Err(hello_syntax(option)) };
             if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
@@ -439,7 +468,7 @@ pub(super) fn client_line(session: &Session, is_blocked: bool, now: Instant) -> 
     let flags = if flags.is_empty() { "N" } else { &flags };
     format!(
         "id={} addr={} laddr={} name={} age={age} idle={idle} flags={flags} db={} sub={} psub={} ssub={} multi={multi} \
-         qbuf={} obl={} cmd={} user=default lib-name={} lib-ver={} resp={}\n",
+         qbuf={} obl={} cmd={} user={} lib-name={} lib-ver={} resp={}\n",
         session.id,
         peer.address,
         peer.local_address,
@@ -451,6 +480,7 @@ pub(super) fn client_line(session: &Session, is_blocked: bool, now: Instant) -> 
         session.input.len(),
         session.output.len(),
         if peer.last_command.is_empty() { "NULL" } else { peer.last_command },
+        String::from_utf8_lossy(&session.access.user),
         String::from_utf8_lossy(&peer.library_name),
         String::from_utf8_lossy(&peer.library_version),
         session.profile.protocol.number(),

@@ -106,13 +106,13 @@ impl Finding {
 
 impl Filter {
     fn fits(&self, session: &Session, now: Instant) -> bool {
-        let is = |wanted: &Option<Bytes>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found.as_bytes());
+        let is = |wanted: &Option<Bytes>, found: &[u8]| wanted.as_ref().is_none_or(|wanted| wanted == found);
         let age = session.peer.connected_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         (self.ids.is_empty() || self.ids.contains(&session.id))
             && self.client_type.is_none_or(|client_type| client_type == session.client_type())
-            && is(&self.address, &session.peer.address)
-            && is(&self.local_address, &session.peer.local_address)
-            && is(&self.user, USER)
+            && is(&self.address, session.peer.address.as_bytes())
+            && is(&self.local_address, session.peer.local_address.as_bytes())
+            && is(&self.user, &session.access.user)
             && self.age_min.is_none_or(|age_min| age >= age_min)
     }
 }
@@ -122,9 +122,6 @@ impl Session {
         if self.is_subscriber() { ClientType::PubSub } else { ClientType::Normal }
     }
 }
-
-/// The only user that clients have.
-const USER: &str = "default";
 
 impl Multiplexer {
     /// CLIENT LIST, KILL, UNBLOCK, PAUSE and UNPAUSE.
@@ -138,7 +135,7 @@ impl Multiplexer {
         let arguments: Vec<&[u8]> = Arguments::new(request.frame).collect();
         let Some(session) = self.sessions.get(key) else { return Step::Wait };
         let inquiry = match answered {
-            Answered::ClientKill => parse_kill(&arguments, session.id),
+            Answered::ClientKill => parse_kill(&arguments, session.id, |user| self.knows_user(user)),
             Answered::ClientUnblock => parse_unblock(&arguments),
             Answered::ClientPause => parse_pause(&arguments, now),
             Answered::ClientUnpause if arguments.len() != 2 => Err(wrong_arity("unpause")),
@@ -302,7 +299,7 @@ fn parse_list(arguments: &[&[u8]]) -> Result<Inquiry, Refusal> {
     Ok(Inquiry::List(filter))
 }
 
-fn parse_kill(arguments: &[&[u8]], asker: u64) -> Result<Inquiry, Refusal> {
+fn parse_kill(arguments: &[&[u8]], asker: u64, knows_user: impl Fn(&[u8]) -> bool) -> Result<Inquiry, Refusal> {
     let (mut filter, mut skips_asker) = (Filter::default(), true);
     match arguments[2..] {
         [] => return Err(wrong_arity("kill")),
@@ -320,7 +317,7 @@ fn parse_kill(arguments: &[&[u8]], asker: u64) -> Result<Inquiry, Refusal> {
             b"type" => filter.client_type = Some(parse_type(value)?),
             b"addr" => filter.address = owned(),
             b"laddr" => filter.local_address = owned(),
-            b"user" if value == USER.as_bytes() => filter.user = owned(),
+            b"user" if knows_user(value) => filter.user = owned(),
             b"user" => return Err(Refusal::NoSuchUser(printed(value))),
             b"skipme" if is(value, "yes") => skips_asker = true,
             b"skipme" if is(value, "no") => skips_asker = false,

@@ -31,6 +31,26 @@ impl ProtocolFault {
     pub const COUNT: usize = 5;
 }
 
+/// What became of an attempt to authenticate, or of a client that did not make one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// Accepted.
+    Ok,
+    /// Refused.
+    Refused,
+    /// Delayed after failures of its source; counted again when it was accepted or refused.
+    Delayed,
+    /// It did not come in time.
+    TimedOut,
+    /// Accepted once, and not any more.
+    Revoked,
+}
+
+impl Authentication {
+    /// How many there are.
+    pub const COUNT: usize = 5;
+}
+
 /// Counts since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -58,6 +78,8 @@ pub struct Counters {
     pub lost: [u64; 7],
     /// Connections closed because their replies went out of step.
     pub mismatches: u64,
+    /// Attempts to authenticate, by [`Authentication`].
+    pub authentications: [u64; Authentication::COUNT],
     /// Pub/sub messages delivered.
     pub messages: u64,
     /// How long requests on lanes took.

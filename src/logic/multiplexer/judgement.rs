@@ -68,8 +68,7 @@ impl Multiplexer {
         // One fault, however much was in flight: a deep pipeline on one killed connection is no reason to switch.
         let record = self.record(backend);
         record.failures += u64::from(lost > 0);
-        // Whoever comes back may be another server, with other databases.
-        (record.database_refused, record.resp3_refused) = (None, None);
+        record.forget_refusals();
         self.outputs.push_back(Output::Report(Report::LinkLost { backend, epoch, cause: cause.to_owned() }));
     }
 

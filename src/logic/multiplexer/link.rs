@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::SessionKey;
 use super::connection_state::StateChange;
+use crate::logic::identity::IdentityId;
 use crate::logic::route::BackendId;
 use crate::resp::encode::Protocol;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
@@ -15,8 +16,8 @@ use crate::resp::request::{RequestScanner, Scan};
 /// What commands on a connection have in common: connections with equal profiles can stand in for each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Profile {
-    /// Whose rights: the backend's configured identity is number 0.
-    pub identity: u16,
+    /// Whose rights.
+    pub identity: IdentityId,
     /// The database selected; `None`: the one of the backend's URL.
     pub database: Option<u32>,
     /// RESP version.
@@ -34,6 +35,8 @@ pub enum Role {
     Pin(Option<SessionKey>),
     /// Carries one client's subscriptions.
     Subscription(SessionKey),
+    /// Asks whether the backend still accepts an identity; closed as soon as it has said so.
+    Verification,
 }
 
 /// Where a connection is in its life.
@@ -269,6 +272,12 @@ impl Link {
     pub fn client_requests(&self) -> usize {
         let of_clients = |run: &&Run| run.session.is_some() && !matches!(run.kind, RunKind::Local(_));
         self.ring.iter().filter(of_clients).map(|run| run.unanswered() as usize).sum()
+    }
+
+    /// Opened in this epoch, with the rights of this identity.
+    #[must_use]
+    pub fn is_current(&self, epoch: u64, identity: IdentityId) -> bool {
+        self.epoch == epoch && self.profile.identity == identity
     }
 
     /// Nothing is due.

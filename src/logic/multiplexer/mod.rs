@@ -11,6 +11,7 @@ mod backpressure;
 mod client_command;
 mod connection_state;
 mod counters;
+mod identity;
 mod judgement;
 mod link;
 mod muted;
@@ -30,16 +31,18 @@ mod tracking;
 mod wait;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
 pub use client_command::{ClientType, Filter, Finding, Inquiry};
-pub use counters::{Counters, LATENCY_BOUNDS_US, ProtocolFault};
+pub use counters::{Authentication, Counters, LATENCY_BOUNDS_US, ProtocolFault};
 pub use link::{Link, LinkState, Profile, Role};
 pub use pause::Pause;
-pub use session::{CloseReason, Session};
+pub use session::{Access, CloseReason, Session};
 
+use self::identity::Guard;
 use self::link::{Run, RunKind};
 use self::session::{Pending, Wait};
 pub use self::subscriptions::Kind as SubscriptionKind;
@@ -47,6 +50,7 @@ pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
 use super::budget::Budget;
 use super::health::ServerIdentity;
+use super::identity::{IdentityId, IdentityMode, IdentitySettings, Users};
 use super::judged::Judged;
 use super::route::{BackendId, Phase, Route};
 use super::settings::{DetectorSettings, FailoverSettings, LimitSettings, RetrySettings};
@@ -80,6 +84,10 @@ pub struct Settings {
     pub connects_per_second: f64,
     /// The database that every backend's URL names, when it is the same for all.
     pub database: Option<u32>,
+    /// How clients prove who they are.
+    pub identity: IdentitySettings,
+    /// Handover's own users.
+    pub users: Arc<Users>,
     /// Seeds nonces and jitter.
     pub seed: u64,
 }
@@ -147,6 +155,18 @@ pub enum Output {
         /// The server's number of the blocked connection.
         client_id: i64,
     },
+    /// Say in the log that somebody could not authenticate.
+    FailedLogin {
+        /// From where: an address without its port.
+        source: String,
+    },
+    /// Say in the log that a backend does not accept a user any more whose clients were served.
+    RevokedLogin {
+        /// Who says so.
+        backend: BackendId,
+        /// How many clients were closed.
+        clients: usize,
+    },
 }
 
 /// A connection to be opened.
@@ -172,6 +192,17 @@ pub enum DialOutcome {
         /// What the server calls itself, where it tells it.
         server: Option<ServerIdentity>,
     },
+    /// It works, but its identity may not run ECHO: nothing proves that replies are in step.
+    Unproven {
+        /// `CLIENT ID`, where the server tells it.
+        client_id: Option<i64>,
+        /// What the server calls itself, where it tells it.
+        server: Option<ServerIdentity>,
+    },
+    /// The server does not accept the identity, in these words.
+    RefusedIdentity(Bytes),
+    /// The identity may not select a database, in these words.
+    RefusedSelect(Bytes),
     /// The server does not have the database, in these words (an error reply's bytes).
     RefusedDatabase(Bytes),
     /// The server does not speak RESP3, in these words.
@@ -238,6 +269,24 @@ pub struct BackendRecord {
     pub database_refused: Option<(u32, Bytes)>,
     /// RESP3 is not spoken there, in the server's words.
     pub resp3_refused: Option<Bytes>,
+    /// These may not run ECHO there.
+    pub echo_refused: Vec<IdentityId>,
+    /// These may not select a database there, in the server's words.
+    pub select_refused: Vec<(IdentityId, Bytes)>,
+}
+
+impl BackendRecord {
+    /// What was said to an identity that wanted to select a database and may not.
+    fn select_refusal(&self, identity: IdentityId) -> Option<&Bytes> {
+        self.select_refused.iter().find(|(refused, _)| *refused == identity).map(|(_, reply)| reply)
+    }
+
+    /// Whoever comes back may be another server, with other databases and other rules.
+    fn forget_refusals(&mut self) {
+        (self.database_refused, self.resp3_refused) = (None, None);
+        self.echo_refused.clear();
+        self.select_refused.clear();
+    }
 }
 
 /// A shared connection for one profile, or the attempt to have one.
@@ -289,6 +338,7 @@ pub struct Multiplexer {
     /// Bytes of requests held for want of a connection: counted at each tick, and added to in between.
     held_bytes: usize,
     counters: Counters,
+    guard: Guard,
     budget: Budget,
     connects: Budget,
     random: u64,
@@ -322,7 +372,9 @@ impl Multiplexer {
     pub fn new(settings: Settings, now: Instant) -> Self {
         let budget = Budget::new(REPEATS_PER_SECOND, REPEATS_BURST, now);
         let connects = Budget::new(settings.connects_per_second, settings.connects_per_second * 0.4, now);
+        let guard = Guard::new(&settings, now);
         Self {
+            guard,
             random: settings.seed | 1,
             next_client_id: settings.client_id_first,
             settings,
@@ -380,7 +432,8 @@ impl Multiplexer {
         self.next_client_id += self.settings.client_id_step;
         self.counters.clients_accepted += 1;
         let value_bytes_max = self.settings.limits.value_bytes_max;
-        let session = Session::new(id, peer, value_bytes_max);
+        let access = Access::new(self.settings.identity.mode == IdentityMode::Open, now);
+        let session = Session::new(id, peer, value_bytes_max, access);
         self.sessions.insert(Session { continuity: self.continuity, ..session })
     }
 
@@ -632,6 +685,7 @@ impl Multiplexer {
 
     fn send_run(&mut self, link_key: LinkKey, key: SessionKey, run: Run, request: &[u8]) {
         let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(key)) else { return };
+        debug_assert_eq!(link.profile.identity, session.profile.identity, "a command of one user goes as another");
         session.due += run.commands;
         let former = session.link.replace(link_key).filter(|former| *former != link_key);
         self.in_flight += run.commands as usize;
@@ -677,7 +731,7 @@ impl Multiplexer {
             Some((waiting_for, _)) => *waiting_for = what,
             None => session.wait = Some((what, now)),
         }
-        if !matches!(what, Wait::Due | Wait::Confirmation | Wait::Answer) && !session.listed {
+        if !matches!(what, Wait::Due | Wait::Confirmation | Wait::Answer | Wait::Login) && !session.listed {
             session.listed = true;
             self.waiting.push(key);
         }

@@ -52,7 +52,9 @@ impl Multiplexer {
         let is_settled = session.due == 0;
         let pin = session.pin.as_mut()?;
         pin.idle_since = None;
-        if pin.renew {
+        // Whatever was forgotten elsewhere: nothing is sent as somebody else.
+        let is_foreign = |link| self.links.get(link).is_some_and(|link| link.profile.identity != profile.identity);
+        if pin.renew || pin.link.is_some_and(is_foreign) {
             if !is_settled {
                 self.wait(key, Wait::Due, now);
                 return None;
@@ -177,8 +179,16 @@ impl Multiplexer {
 
     /// Sends a pin through the fence, or closes it when it holds what the fence cannot wash off.
     fn wash_pin(&mut self, link_key: LinkKey, tainted: bool, now: Instant) {
+        let Some(profile) = self.links.get(link_key).map(|link| link.profile) else { return };
+        // Without ECHO there is no fence.
+        let is_laneless = self.is_laneless(profile.identity);
         let Some(link) = self.links.get_mut(link_key) else { return };
-        if tainted || link.state != LinkState::Ready || link.epoch != self.route.epoch || self.pool.len() >= POOL_MAX {
+        if tainted
+            || is_laneless
+            || link.state != LinkState::Ready
+            || link.epoch != self.route.epoch
+            || self.pool.len() >= POOL_MAX
+        {
             return self.close_link(link_key, false);
         }
         link.role = Role::Pin(None);

@@ -192,7 +192,7 @@ impl Multiplexer {
         }
     }
 
-    fn finish_run(&mut self, key: LinkKey, run: &Run, started_at: Instant, now: Instant) {
+    pub(super) fn finish_run(&mut self, key: LinkKey, run: &Run, started_at: Instant, now: Instant) {
         let took = now.saturating_duration_since(started_at);
         let is_pin = self.links.get(key).is_some_and(|link| matches!(link.role, Role::Pin(_)));
         let latency = if is_pin { &mut self.counters.latency_pinned } else { &mut self.counters.latency_shared };
@@ -381,6 +381,9 @@ impl Multiplexer {
 
     /// An error reply: most are the client's own; some say that the backend cannot serve.
     fn on_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
+        if reply::first_word(frame) == b"NOAUTH" {
+            return self.on_unauthenticated(key, frame, now);
+        }
         let Some(word) = cannot_serve(reply::first_word(frame)) else {
             return self.deliver_error(key, frame, now);
         };
@@ -409,7 +412,7 @@ impl Multiplexer {
         command.is_some_and(|command| retry::judge(command, arguments).category <= Category::ReadOnly)
     }
 
-    fn deliver_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
+    pub(super) fn deliver_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
         match self.links.get(key).map(|link| link.role) {
             Some(Role::Pin(_)) => self.counters.errors_pinned += 1,
             _ => self.counters.errors_shared += 1,
@@ -447,7 +450,7 @@ impl Multiplexer {
     }
 
     /// Part of a transaction, or a script: "not applied" cannot be said of it as a whole.
-    fn is_whole_or_scripted(&self, request: &[u8]) -> bool {
+    pub(super) fn is_whole_or_scripted(&self, request: &[u8]) -> bool {
         use crate::command::table::{Class, Pinned};
         let name = crate::resp::arguments::Arguments::new(request).next().unwrap_or_default();
         let class = self.settings.policy.apply(request, name).class;

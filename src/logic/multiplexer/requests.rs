@@ -206,6 +206,7 @@ impl Multiplexer {
                 break;
             }
             let may_share = session.may_share();
+            let restricted = session.access.policy.is_some().then_some(key);
             let step = match session.scanner.scan(input) {
                 Scan::Incomplete => break,
                 Scan::Nothing { bytes } => {
@@ -213,7 +214,7 @@ impl Multiplexer {
                     Step::Done { bytes }
                 }
                 Scan::Frame(frame) => {
-                    let request = self.request(input, frame);
+                    let request = self.request(restricted, input, frame);
                     if may_share && self.may_batch(&request) {
                         if batch_commands == 0 && self.lane_link(key, now).is_none() {
                             return position;
@@ -252,9 +253,11 @@ impl Multiplexer {
         position
     }
 
-    fn request<'a>(&self, input: &'a [u8], frame: Frame) -> Request<'a> {
+    /// `restricted`: the session, when it has rules of its own.
+    fn request<'a>(&self, restricted: Option<SessionKey>, input: &'a [u8], frame: Frame) -> Request<'a> {
         let name = frame.name(input);
-        let classified = self.settings.policy.apply(&input[..frame.bytes], name);
+        let policy = restricted.map_or(&self.settings.policy, |key| self.policy_of(key));
+        let classified = policy.apply(&input[..frame.bytes], name);
         Request { frame: &input[..frame.bytes], name, classified, input, bytes: frame.bytes }
     }
 
@@ -292,7 +295,7 @@ impl Multiplexer {
         }
         let mut frame = BytesMut::new();
         encode::request(&mut frame, &words);
-        let classified = self.settings.policy.apply(&frame, name);
+        let classified = self.policy_of(key).apply(&frame, name);
         let request = Request { frame: &frame, name, classified, input, bytes };
         let may_share = self.sessions.get(key).is_some_and(super::Session::may_share);
         if !(may_share && self.may_batch(&request)) {
@@ -308,9 +311,11 @@ impl Multiplexer {
             return self.end_for_foreign_protocol(key);
         }
         let fault = match error {
-            ProtocolError::ValueTooLarge | ProtocolError::HeaderTooLong | ProtocolError::InlineTooLong => {
-                ProtocolFault::ClientLimit
-            }
+            ProtocolError::ValueTooLarge
+            | ProtocolError::HeaderTooLong
+            | ProtocolError::InlineTooLong
+            | ProtocolError::UnauthenticatedCount
+            | ProtocolError::UnauthenticatedLength => ProtocolFault::ClientLimit,
             _ => ProtocolFault::ClientFrame,
         };
         self.counters.protocol_faults[fault as usize] += 1;
@@ -326,8 +331,10 @@ impl Multiplexer {
 
     /// The connection that the session's next request goes to; makes it wait when there is none.
     pub(super) fn target_link(&mut self, key: SessionKey, now: Instant) -> Option<LinkKey> {
-        match self.sessions.get(key)?.pin {
+        let session = self.sessions.get(key)?;
+        match session.pin {
             Some(_) => self.pin_link(key, now),
+            None if session.access.is_laneless => self.own_link(key, now),
             None => self.lane_link(key, now),
         }
     }
@@ -411,6 +418,8 @@ impl super::Session {
     /// Shared commands go to a lane: nothing that the session holds says otherwise.
     pub(super) fn is_plain(&self) -> bool {
         self.pin.is_none()
+            && self.access.is_authenticated
+            && !self.access.is_laneless
             && self.transaction == Transaction::None
             && !self.peer.dedicated
             && !(self.is_subscriber() && self.profile.protocol == encode::Protocol::Resp2)

@@ -1,6 +1,7 @@
 //! One client's session: its input, its output, where its replies are due, and the state that it holds.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -11,6 +12,7 @@ use super::muted::ReplyMode;
 use super::protocol::ProtocolChange;
 use super::subscriptions::Subscriptions;
 use super::{LinkKey, Peer};
+use crate::command::policy::Policy;
 use crate::resp::request::RequestScanner;
 
 /// Why a client's connection ended. A session does not fail, it ends, with a reason.
@@ -42,11 +44,15 @@ pub enum CloseReason {
     Panic,
     /// `CLIENT KILL`.
     Killed,
+    /// It did not authenticate in time.
+    AuthenticationTimeout,
+    /// Its user is gone, or is not accepted by the backend any more.
+    AccessRevoked,
 }
 
 impl CloseReason {
     /// Every reason, in the order of [`CloseReason::index`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::Quit,
@@ -60,6 +66,8 @@ impl CloseReason {
         Self::Stopping,
         Self::Panic,
         Self::Killed,
+        Self::AuthenticationTimeout,
+        Self::AccessRevoked,
     ];
 
     /// Its place in [`CloseReason::ALL`].
@@ -85,6 +93,8 @@ impl CloseReason {
             Self::Stopping => "stopping",
             Self::Panic => "panic",
             Self::Killed => "killed",
+            Self::AuthenticationTimeout => "authentication_timeout",
+            Self::AccessRevoked => "access_revoked",
         }
     }
 }
@@ -108,6 +118,8 @@ pub enum Wait {
     Pause,
     /// The confirmations of its subscriptions.
     Confirmation,
+    /// Its turn to authenticate, after failures of its source.
+    Login,
 }
 
 /// Where a session stands in a transaction.
@@ -203,6 +215,44 @@ pub enum Pending {
     },
 }
 
+/// Who a client is, and what it may do.
+#[derive(Debug)]
+pub struct Access {
+    /// It need not authenticate, or has.
+    pub is_authenticated: bool,
+    /// Its identity may not run ECHO on the active, so that its commands cannot share a connection.
+    pub is_laneless: bool,
+    /// Its attempt to authenticate was let pass, and has not come to anything yet.
+    pub is_admitted: bool,
+    /// Its attempt waits for its turn.
+    pub is_delayed: bool,
+    /// Since when it has been expected to authenticate.
+    pub since: Instant,
+    /// Its user's name.
+    pub user: Bytes,
+    /// What it may do, when that is less than what everybody may.
+    pub policy: Option<Arc<Policy>>,
+}
+
+impl Access {
+    /// The user of clients that did not name one.
+    pub const USER_DEFAULT: Bytes = Bytes::from_static(b"default");
+
+    /// That of a client that has just connected.
+    #[must_use]
+    pub const fn new(is_authenticated: bool, since: Instant) -> Self {
+        Self {
+            is_authenticated,
+            is_laneless: false,
+            is_admitted: false,
+            is_delayed: false,
+            since,
+            user: Self::USER_DEFAULT,
+            policy: None,
+        }
+    }
+}
+
 /// One client's session.
 #[derive(Debug)]
 pub struct Session {
@@ -212,6 +262,8 @@ pub struct Session {
     pub peer: Box<Peer>,
     /// Database, protocol and identity of its commands.
     pub profile: Profile,
+    /// Who it is.
+    pub access: Access,
     /// Finds the requests in its input.
     pub scanner: RequestScanner,
     /// Bytes that were read and not yet carried out.
@@ -269,12 +321,17 @@ pub struct Session {
 impl Session {
     /// A fresh session.
     #[must_use]
-    pub fn new(id: u64, peer: Peer, value_bytes_max: usize) -> Self {
+    pub fn new(id: u64, peer: Peer, value_bytes_max: usize, access: Access) -> Self {
+        let scanner = match access.is_authenticated {
+            true => RequestScanner::new(value_bytes_max),
+            false => RequestScanner::unauthenticated(),
+        };
         Self {
             id,
             peer: Box::new(peer),
             profile: Profile::default(),
-            scanner: RequestScanner::new(value_bytes_max),
+            access,
+            scanner,
             input: BytesMut::new(),
             output: BytesMut::new(),
             due: 0,

@@ -27,6 +27,9 @@ impl Multiplexer {
         if let Some(command) = request.classified.command {
             session.peer.last_command = command.name;
         }
+        if !session.access.is_authenticated {
+            return self.take_unauthenticated(key, request, now);
+        }
         let transaction = session.transaction;
         let subscribed = session.is_subscriber() && session.profile.protocol == Protocol::Resp2;
         match (transaction, request.classified.class) {
@@ -174,7 +177,7 @@ impl Multiplexer {
         // Between a reply that is skipped and one that is not, or under a pause for writes, each goes by itself.
         let may_share = self.pause.is_none() && self.sessions.get(key).is_some_and(super::Session::may_share);
         let whole =
-            may_share.then(|| whole_transaction(request.input, |frame, name| self.settings.policy.apply(frame, name)));
+            may_share.then(|| whole_transaction(request.input, |frame, name| self.policy_of(key).apply(frame, name)));
         let Some(Whole { bytes, commands, publishes }) = whole.flatten() else {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.queues_write = false;

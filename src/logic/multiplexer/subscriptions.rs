@@ -207,11 +207,13 @@ impl Multiplexer {
             self.wait(key, Wait::Lane, now);
             return None;
         }
-        let subscriptions = self.sessions.get_mut(key)?.subscriptions.get_or_insert_default();
+        let session = self.sessions.get_mut(key)?;
+        let identity = session.profile.identity;
+        let subscriptions = session.subscriptions.get_or_insert_default();
         // While a new connection is being restored, nothing is written to the old one any more.
         let usable = subscriptions.link.filter(|_| subscriptions.next.is_none());
         if let Some(link) =
-            usable.filter(|&link| self.links.get(link).is_some_and(|link| link.epoch == self.route.epoch))
+            usable.filter(|&link| self.links.get(link).is_some_and(|link| link.is_current(self.route.epoch, identity)))
         {
             return Some(link);
         }
@@ -557,7 +559,9 @@ impl Multiplexer {
         for key in self.sessions.keys() {
             let Some(session) = self.sessions.get(key) else { continue };
             let link = session.subscription_link();
-            let is_current = link.and_then(|link| self.links.get(link)).is_some_and(|link| link.epoch == epoch);
+            let identity = session.profile.identity;
+            let is_current =
+                link.and_then(|link| self.links.get(link)).is_some_and(|link| link.is_current(epoch, identity));
             if session.subscriptions.is_some() && !is_current {
                 self.open_subscription(key, now);
             }

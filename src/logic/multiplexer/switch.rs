@@ -103,7 +103,7 @@ impl Multiplexer {
             let is_kept = match link.role {
                 Role::Standby => Some(link.backend) == self.route.active,
                 Role::Subscription(_) => link.state == LinkState::Ready && old.active == Some(link.backend),
-                Role::Lane | Role::Pin(_) => false,
+                Role::Lane | Role::Pin(_) | Role::Verification => false,
             };
             if !is_kept {
                 let reset = link.client_requests() > 0;
@@ -112,6 +112,7 @@ impl Multiplexer {
             }
         }
         self.promote_standbys(now);
+        self.move_identities(now);
         let judged = std::mem::take(&mut self.judged);
         self.outputs.push_back(Output::Report(Report::Activated { epoch: self.route.epoch, judged }));
         self.move_subscriptions(now);
@@ -124,7 +125,7 @@ impl Multiplexer {
         let mut profiles: Vec<Profile> =
             self.lanes.drain(..).map(|lane| lane.profile).filter(|profile| in_use.contains(profile)).collect();
         if profiles.is_empty() {
-            profiles.push(Profile::default());
+            profiles.extend(self.profile_of_newcomers());
         }
         for standby in std::mem::take(&mut self.standbys) {
             let Some(link) = standby.link.and_then(|key| self.links.get_mut(key)) else { continue };
@@ -141,7 +142,8 @@ impl Multiplexer {
 
     /// What the sessions' commands need, and what a fresh one will.
     fn profiles_in_use(&self) -> HashSet<Profile> {
-        self.sessions.iter().map(|(_, session)| session.profile).chain([Profile::default()]).collect()
+        let authenticated = self.sessions.iter().filter(|(_, session)| session.access.is_authenticated);
+        authenticated.map(|(_, session)| session.profile).chain(self.profile_of_newcomers()).collect()
     }
 
     /// Makes room for another lane: those that nobody uses any more are closed.
@@ -172,14 +174,21 @@ impl Multiplexer {
         self.backend(backend).is_some_and(|record| {
             let no_database =
                 record.database_refused.as_ref().is_some_and(|(lowest, _)| profile.database >= Some(*lowest));
-            no_database || (profile.protocol == Protocol::Resp3 && record.resp3_refused.is_some())
+            let no_select = profile.database.is_some() && record.select_refusal(profile.identity).is_some();
+            no_database || no_select || (profile.protocol == Protocol::Resp3 && record.resp3_refused.is_some())
         })
+    }
+
+    /// The same, or the identity may not run the ECHO that a lane needs.
+    fn is_lane_refused(&self, backend: BackendId, profile: Profile) -> bool {
+        self.is_profile_refused(backend, profile)
+            || self.backend(backend).is_some_and(|record| record.echo_refused.contains(&profile.identity))
     }
 
     /// Begins to open a lane, unless there are too many, or the active cannot have it.
     pub(super) fn open_lane(&mut self, profile: Profile, now: Instant) {
         let Some(active) = self.route.active.filter(|_| self.is_serving()) else { return };
-        if self.is_profile_refused(active, profile) {
+        if self.is_lane_refused(active, profile) {
             return;
         }
         if !self.lanes.iter().any(|lane| lane.profile == profile) {
@@ -201,14 +210,39 @@ impl Multiplexer {
     pub fn on_dialled(&mut self, key: LinkKey, outcome: DialOutcome, now: Instant) -> bool {
         let Some(link) = self.links.get_mut(key) else { return false };
         let (backend, role, profile) = (link.backend, link.role, link.profile);
+        let is_proven = matches!(outcome, DialOutcome::Ready { .. });
         match outcome {
-            DialOutcome::Ready { client_id, server } => {
+            DialOutcome::RefusedIdentity(reply) => {
+                self.on_identity_refused(key, backend, role, profile.identity, reply, now);
+                false
+            }
+            DialOutcome::RefusedSelect(reply) => {
+                let record = self.record(backend);
+                if record.select_refusal(profile.identity).is_none() {
+                    record.select_refused.push((profile.identity, reply));
+                }
+                self.forget_refused(key, role, now);
+                false
+            }
+            DialOutcome::Unproven { .. } if matches!(role, Role::Lane | Role::Standby) => {
+                self.on_echo_refused(key, backend, role, profile.identity, now);
+                false
+            }
+            DialOutcome::Ready { client_id, server } | DialOutcome::Unproven { client_id, server } => {
                 link.state = LinkState::Ready;
                 link.client_id = client_id;
                 let record = self.record(backend);
                 record.server = server.or_else(|| record.server.take());
                 record.heard_at = Some(now);
                 self.outputs.push_back(Output::Report(Report::Connected(backend)));
+                self.note_accepted(backend, profile.identity, now);
+                if role == Role::Verification {
+                    if is_proven {
+                        self.note_proven(backend, profile.identity);
+                    }
+                    self.links.remove(key);
+                    return false;
+                }
                 self.on_link_ready(key, role, now);
                 true
             }
@@ -248,7 +282,7 @@ impl Multiplexer {
                 self.monitor_again(session, key, now);
                 self.advance_session(session, now);
             }
-            Role::Standby | Role::Pin(None) => {}
+            Role::Standby | Role::Pin(None) | Role::Verification => {}
             Role::Subscription(session) => self.on_subscription_ready(session, key, now),
         }
         self.advance_settled(now);
@@ -271,8 +305,8 @@ impl Multiplexer {
         self.advance_settled(now);
     }
 
-    fn on_dial_failed(&mut self, key: LinkKey, role: Role, now: Instant) {
-        self.links.remove(key);
+    pub(super) fn on_dial_failed(&mut self, key: LinkKey, role: Role, now: Instant) {
+        let identity = self.links.remove(key).map(|link| link.profile.identity);
         match role {
             Role::Lane | Role::Standby => {
                 self.retry_lane_later(key, now);
@@ -283,6 +317,7 @@ impl Multiplexer {
                 }
             }
             Role::Pin(None) => {}
+            Role::Verification => self.postpone_verification(identity, now),
             Role::Subscription(session) => self.on_subscription_failed(session, key),
         }
     }
@@ -320,6 +355,7 @@ impl Multiplexer {
         self.reopen_subscriptions(now);
         self.lift_publish_barrier(now);
         self.end_pause(now);
+        self.keep_identities(now);
         self.advance_waiting(now);
         self.expire_held(now);
         self.feed_starved();
@@ -348,7 +384,7 @@ impl Multiplexer {
         self.drop_standbys(Some(standby));
         let profiles: Vec<Profile> = self.lanes.iter().map(|lane| lane.profile).collect();
         for profile in profiles {
-            if !self.is_profile_refused(standby, profile) && !self.standbys.iter().any(|lane| lane.profile == profile) {
+            if !self.is_lane_refused(standby, profile) && !self.standbys.iter().any(|lane| lane.profile == profile) {
                 self.standbys.push(Lane { profile, link: None, failures: 0, retry_at: None });
             }
         }
@@ -382,7 +418,7 @@ impl Multiplexer {
             let is_used = match link.role {
                 Role::Lane => link.sentinel.1 > 0,
                 Role::Standby => link.is_idle(),
-                Role::Pin(_) | Role::Subscription(_) => false,
+                Role::Pin(_) | Role::Subscription(_) | Role::Verification => false,
             };
             if link.state == LinkState::Ready && is_old && is_used {
                 self.send_echo(key, now);
@@ -437,7 +473,7 @@ impl Multiplexer {
         for key in self.waiting.clone() {
             let Some(session) = self.sessions.get(key) else { continue };
             let Some((what, since)) = session.wait else { continue };
-            if matches!(what, Wait::Due | Wait::Answer | Wait::Confirmation | Wait::Pause) {
+            if matches!(what, Wait::Due | Wait::Answer | Wait::Confirmation | Wait::Pause | Wait::Login) {
                 continue;
             }
             let held = now.saturating_duration_since(since);
@@ -478,7 +514,7 @@ impl Multiplexer {
     }
 
     /// Answers everything that a session has waiting: as not applied, where that is true.
-    fn refuse_held(&mut self, key: SessionKey, refusal: Option<Refusal>, now: Instant) {
+    pub(super) fn refuse_held(&mut self, key: SessionKey, refusal: Option<Refusal>, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.wait = None;
         // What was sent is about to be answered "uncertain", and a client may repeat the whole burst after LOADING.
@@ -543,7 +579,7 @@ impl Multiplexer {
                 Scan::Nothing { bytes } | Scan::Inline { line_bytes: 0, bytes } => (bytes, None),
                 Scan::Inline { line_bytes, bytes } => (bytes, self.inline_class(&rest[..line_bytes])),
                 Scan::Frame(frame) => {
-                    let class = self.settings.policy.apply(&rest[..frame.bytes], frame.name(rest)).class;
+                    let class = self.policy_of(key).apply(&rest[..frame.bytes], frame.name(rest)).class;
                     (frame.bytes, Some(class))
                 }
             };

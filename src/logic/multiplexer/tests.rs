@@ -1,6 +1,7 @@
 //! One multiplexer, one hand-made backend: what is said to whom, and what becomes of it at a fault.
 
 mod client_commands;
+mod identity;
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ struct Bench {
     dials: bool,
     /// Replies of the commands queued since MULTI, by connection.
     queued: std::collections::HashMap<LinkKey, Vec<String>>,
+    /// What opening a connection with a login comes to, when it does not just work.
+    outcome: fn(BackendId, &crate::logic::identity::Login) -> Option<DialOutcome>,
 }
 
 fn ms(milliseconds: u64) -> Duration {
@@ -66,6 +69,8 @@ fn settings(ceiling: RetryCeiling) -> Settings {
         client_id_step: 1,
         connects_per_second: 500.0,
         database: Some(0),
+        identity: IdentitySettings::default(),
+        users: Arc::default(),
         seed: 1,
     }
 }
@@ -88,6 +93,7 @@ impl Bench {
             unblocked: vec![],
             dials: true,
             queued: std::collections::HashMap::new(),
+            outcome: |_, _| None,
         };
         bench.switch(0);
         bench
@@ -115,6 +121,14 @@ impl Bench {
         while let Some(output) = self.multiplexer.poll() {
             match output {
                 Output::Dial(dial) if self.dials => {
+                    let login = self.multiplexer.login(dial.profile.identity);
+                    let outcome = login.and_then(|login| (self.outcome)(dial.backend, &login));
+                    if let Some(outcome) = outcome {
+                        if self.multiplexer.on_dialled(dial.link, outcome, self.now) {
+                            self.links.push((dial.link, dial));
+                        }
+                        continue;
+                    }
                     self.links.push((dial.link, dial));
                     let ready = DialOutcome::Ready { client_id: Some(40 + self.links.len() as i64), server: None };
                     self.multiplexer.on_dialled(dial.link, ready, self.now);
@@ -131,7 +145,10 @@ impl Bench {
                     self.unblocked.extend(finding.blocked.map(|(_, client_id)| client_id));
                     self.multiplexer.on_findings(session, &inquiry, finding, self.now);
                 }
-                Output::Resume(_) | Output::ResumeLink(_) => {}
+                Output::Resume(_)
+                | Output::ResumeLink(_)
+                | Output::FailedLogin { .. }
+                | Output::RevokedLogin { .. } => {}
             }
         }
     }
