@@ -469,6 +469,17 @@ fn dedicated_client(handover: &Handover) -> RawClient {
 }
 
 #[test]
+fn an_open_transaction_of_a_dedicated_client_goes_on_across_a_switch() {
+    let mut pair = dedicated();
+    let mut client = dedicated_client(&pair.handover);
+    assert_eq!(client.command(&["MULTI"]), Value::ok());
+    assert_eq!(client.command(&["INCR", "n"]), Value::Simple("QUEUED".to_owned()));
+    pair.fail_over();
+    assert_eq!(client.command(&["EXEC"]), Value::Array(vec![Value::Integer(1)]));
+    assert_eq!(pair.west.command(&["GET", "n"]), Value::bulk("1"));
+}
+
+#[test]
 fn a_dedicated_client_has_a_connection_of_its_own() {
     let pair = dedicated();
     let mut client = dedicated_client(&pair.handover);

@@ -43,11 +43,15 @@ pub async fn dial(backend: &Backend, profile: Profile) -> Dialled {
 }
 
 async fn connect_and_greet(backend: &Backend, profile: Profile) -> io::Result<Dialled> {
-    let mut stream = connect(&backend.address).await?;
-    stream.set_options(USER_TIMEOUT);
-    let outcome = greet(&mut stream, backend, profile).await?;
-    let works = matches!(outcome, DialOutcome::Ready { .. });
-    Ok((works.then_some(stream), outcome))
+    for asks_for_multi in [true, false] {
+        let mut stream = connect(&backend.address).await?;
+        stream.set_options(USER_TIMEOUT);
+        if let Some(outcome) = greet(&mut stream, backend, profile, asks_for_multi).await? {
+            let works = matches!(outcome, DialOutcome::Ready { .. });
+            return Ok((works.then_some(stream), outcome));
+        }
+    }
+    Err(io::Error::other("MULTI is permitted and EXEC is not"))
 }
 
 /// Connects without a handshake.
@@ -97,15 +101,23 @@ enum Step {
     Select,
     ClientId,
     Proof,
+    Multi,
+    Exec,
 }
 
-/// AUTH, HELLO, SELECT as the profile wants, CLIENT ID, and an ECHO that proves that replies come in step.
-async fn greet(stream: &mut Stream, backend: &Backend, profile: Profile) -> io::Result<DialOutcome> {
+/// AUTH, HELLO, SELECT as the profile wants, CLIENT ID, an ECHO that proves that replies come in step, and an empty
+/// transaction that shows whether one may travel unawaited. None: it was left open, and the connection is of no use.
+async fn greet(
+    stream: &mut Stream,
+    backend: &Backend,
+    profile: Profile,
+    asks_for_multi: bool,
+) -> io::Result<Option<DialOutcome>> {
     let nonce = format!("handover:{:016x}", fastrand::u64(..));
-    let (request, steps) = handshake(backend, profile, &nonce);
+    let (request, steps) = handshake(backend, profile, &nonce, asks_for_multi);
     write_all(stream, &request).await?;
     let mut replies = BytesMut::new();
-    let (mut server, mut client_id) = (None, None);
+    let (mut server, mut client_id, mut opens, mut takes_groups) = (None, None, false, false);
     for step in steps {
         let (reply, kind) = read_reply(stream, &mut replies).await?;
         let is_error = kind == ReplyKind::Error;
@@ -113,26 +125,33 @@ async fn greet(stream: &mut Stream, backend: &Backend, profile: Profile) -> io::
             Step::Auth if is_error => return Err(refused("AUTH", &reply)),
             Step::Hello if is_error && profile.protocol == Protocol::Resp3 => {
                 return match first_word(&reply) {
-                    b"NOPROTO" => Ok(DialOutcome::RefusedProtocol(reply)),
-                    b"ERR" if line_of(&reply).contains("unknown command") => Ok(DialOutcome::RefusedProtocol(reply)),
+                    b"NOPROTO" => Ok(Some(DialOutcome::RefusedProtocol(reply))),
+                    b"ERR" if line_of(&reply).contains("unknown command") => {
+                        Ok(Some(DialOutcome::RefusedProtocol(reply)))
+                    }
                     _ => Err(refused("HELLO 3", &reply)),
                 };
             }
             Step::Hello if !is_error => server = server_identity(&reply),
-            Step::Select if is_error && first_word(&reply) == b"ERR" => return Ok(DialOutcome::RefusedDatabase(reply)),
+            Step::Select if is_error && first_word(&reply) == b"ERR" => {
+                return Ok(Some(DialOutcome::RefusedDatabase(reply)));
+            }
             Step::Select if is_error => return Err(refused("SELECT", &reply)),
             Step::ClientId if !is_error => client_id = parse_integer(&reply),
             Step::Proof => prove(&reply, &nonce)?,
+            Step::Multi => opens = &reply[..] == b"+OK\r\n",
+            Step::Exec if opens && is_error => return Ok(None),
+            Step::Exec => takes_groups = opens && &reply[..] == b"*0\r\n",
             Step::Auth | Step::Hello | Step::Select | Step::ClientId => {}
         }
     }
     if !replies.is_empty() {
         return Err(io::Error::other("more replies than requests in the handshake"));
     }
-    Ok(DialOutcome::Ready { client_id, server })
+    Ok(Some(DialOutcome::Ready { client_id, server, takes_groups }))
 }
 
-fn handshake(backend: &Backend, profile: Profile, nonce: &str) -> (BytesMut, Vec<Step>) {
+fn handshake(backend: &Backend, profile: Profile, nonce: &str, asks_for_multi: bool) -> (BytesMut, Vec<Step>) {
     let mut request = BytesMut::new();
     let mut steps = Vec::new();
     if let Some(credential) = &backend.credential {
@@ -156,6 +175,11 @@ fn handshake(backend: &Backend, profile: Profile, nonce: &str) -> (BytesMut, Vec
     encode::request(&mut request, &["CLIENT", "ID"]);
     encode::request(&mut request, &["ECHO", nonce]);
     steps.extend([Step::ClientId, Step::Proof]);
+    if asks_for_multi {
+        encode::request(&mut request, &["MULTI"]);
+        encode::request(&mut request, &["EXEC"]);
+        steps.extend([Step::Multi, Step::Exec]);
+    }
     (request, steps)
 }
 

@@ -264,7 +264,7 @@ impl Multiplexer {
     fn reset_session(&mut self, key: SessionKey, now: Instant) {
         self.drop_subscriptions(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.transaction = Transaction::None;
+        session.leave_transaction();
         session.profile = Profile::default();
         session.peer.name = Bytes::new();
         if let Some(pin) = session.pin.as_mut() {

@@ -74,6 +74,13 @@ pub enum RunKind {
     Conditional,
     /// They go to the client and change its session's state.
     Inspect(Inspect),
+    /// A command between MULTI and EXEC: its reply goes to the client, and both are kept for a replay.
+    Queued {
+        /// The database that it selects, if EXEC carries it out.
+        database: Option<u32>,
+    },
+    /// What a client has queued long since, queued once more: the replies are Handover's own affair.
+    Replay,
     /// A blocking command; may take its time.
     Blocking {
         /// When its own time ends; `None`: never.
@@ -123,6 +130,12 @@ impl Run {
     #[must_use]
     pub const fn unanswered(&self) -> u32 {
         self.commands - self.answered
+    }
+
+    /// Replies that its client still gets.
+    #[must_use]
+    pub const fn due(&self) -> u32 {
+        self.commands - if self.answered > self.dropped { self.answered } else { self.dropped }
     }
 }
 
@@ -180,6 +193,8 @@ pub struct Link {
     pub unblocked: bool,
     /// Something came on it.
     pub proven: bool,
+    /// MULTI and EXEC are permitted, so that a whole transaction may travel on it unawaited.
+    pub takes_groups: bool,
     /// The last sentinel was refused for a reason that says nothing of the order of replies.
     pub undecided: bool,
     /// Already on the list of connections with something to write.
@@ -191,6 +206,8 @@ pub struct Link {
     retained: BytesMut,
     written: usize,
     commands_unanswered: usize,
+    /// A request of the front run by its number, and where in the run's bytes it begins.
+    cursor: (u32, usize),
     scanner: ReplyScanner,
     stash: BytesMut,
     scanned: usize,
@@ -212,6 +229,7 @@ impl Link {
             sentinel: (now, 0),
             unblocked: false,
             proven: false,
+            takes_groups: false,
             undecided: false,
             flushing: false,
             streaming: false,
@@ -219,6 +237,7 @@ impl Link {
             retained: BytesMut::new(),
             written: 0,
             commands_unanswered: 0,
+            cursor: (0, 0),
             scanner: ReplyScanner::new(),
             stash: BytesMut::new(),
             scanned: 0,
@@ -235,7 +254,7 @@ impl Link {
     #[must_use]
     pub fn client_requests(&self) -> usize {
         let of_clients = |run: &&Run| run.session.is_some() && !matches!(run.kind, RunKind::Local(_));
-        self.ring.iter().filter(of_clients).map(|run| run.unanswered() as usize).sum()
+        self.ring.iter().filter(of_clients).map(|run| run.due() as usize).sum()
     }
 
     /// Nothing is due.
@@ -270,6 +289,27 @@ impl Link {
             Scan::Frame(frame) => Bytes::copy_from_slice(&rest[..frame.bytes]),
             _ => Bytes::new(),
         }
+    }
+
+    /// The same, remembering where it stands, so that a long run is gone through once.
+    pub fn next_frame(&mut self) -> Bytes {
+        let Some(run) = self.ring.front() else { return Bytes::new() };
+        let mut scanner = RequestScanner::new(usize::MAX >> 1);
+        loop {
+            let (index, offset) = self.cursor;
+            let rest = &self.retained[offset.min(run.bytes)..run.bytes];
+            let Scan::Frame(frame) = scanner.scan(rest) else { return Bytes::new() };
+            if index >= run.answered {
+                return Bytes::copy_from_slice(&rest[..frame.bytes]);
+            }
+            self.cursor = (index + 1, offset + frame.bytes);
+        }
+    }
+
+    /// The requests of the front run up to the one that [`Self::next_frame`] found.
+    #[must_use]
+    pub fn answered_frames(&self) -> &[u8] {
+        &self.retained[..self.cursor.1]
     }
 
     /// Bytes not yet handed to the kernel.
@@ -450,6 +490,7 @@ impl Link {
             return None;
         }
         let run = self.ring.pop_front()?;
+        self.cursor = (0, 0);
         self.retained.advance(run.bytes);
         self.written = self.written.saturating_sub(run.bytes);
         if self.ring.is_empty() && self.retained.capacity() > IDLE_BYTES_MAX {

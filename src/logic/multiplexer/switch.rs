@@ -111,6 +111,7 @@ impl Multiplexer {
             }
         }
         self.promote_standbys(now);
+        self.move_all_withheld(now);
         let judged = std::mem::take(&mut self.judged);
         self.outputs.push_back(Output::Report(Report::Activated { epoch: self.route.epoch, judged }));
         self.move_subscriptions(now);
@@ -201,9 +202,10 @@ impl Multiplexer {
         let Some(link) = self.links.get_mut(key) else { return false };
         let (backend, role, profile) = (link.backend, link.role, link.profile);
         match outcome {
-            DialOutcome::Ready { client_id, server } => {
+            DialOutcome::Ready { client_id, server, takes_groups } => {
                 link.state = LinkState::Ready;
                 link.client_id = client_id;
+                link.takes_groups = takes_groups;
                 let record = self.record(backend);
                 record.server = server.or_else(|| record.server.take());
                 record.heard_at = Some(now);
@@ -307,7 +309,7 @@ impl Multiplexer {
 
     /// Time passed. Call it every few milliseconds while [`Self::is_waiting`], else a few times a second.
     pub fn on_tick(&mut self, now: Instant) {
-        self.end_blocked_leavers(now);
+        self.end_leavers(now);
         self.release_idle_pins(now);
         self.reopen_monitors(now);
         self.reopen_lanes(now);
@@ -438,8 +440,13 @@ impl Multiplexer {
                 continue;
             }
             let held = now.saturating_duration_since(since);
+            let awaits_replay = session.awaits_replay();
             let is_capped = what == Wait::Pin && session.pin.is_some_and(|pin| pin.link.is_none());
             if is_capped && self.is_serving() && held >= self.settings.limits.pin_wait {
+                if awaits_replay {
+                    self.expire_replay(key);
+                    continue;
+                }
                 self.refuse_held(key, Some(Refusal::PinLimit), now);
                 continue;
             }
@@ -449,7 +456,9 @@ impl Multiplexer {
                 Availability::Healthy | Availability::Degraded => self.settings.failover.hold,
             };
             if what == Wait::Verdict && held >= hold {
-                self.pass_withheld(key, now);
+                self.expire_withheld(key, now);
+            } else if awaits_replay && held >= hold {
+                self.expire_replay(key);
             } else if !is_served && held >= hold {
                 self.refuse_held(key, None, now);
             }
@@ -457,13 +466,20 @@ impl Multiplexer {
     }
 
     /// No verdict came in time: the backend's own word goes to the client, which may go on.
-    fn pass_withheld(&mut self, key: SessionKey, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        session.wait = None;
-        if let Some(Pending::Withheld { reply, .. }) = session.pending.pop_front() {
-            self.answer(key, |out| out.extend_from_slice(&reply), now);
+    fn expire_withheld(&mut self, key: SessionKey, now: Instant) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.wait = None;
         }
+        self.pass_withheld(key, now);
         self.settled.push(key);
+    }
+
+    /// No connection came in time that a transaction could be replayed on.
+    fn expire_replay(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.wait = None;
+        }
+        self.give_up_replay(key);
     }
 
     /// A lane that is open, though it may be full.
@@ -495,12 +511,10 @@ impl Multiplexer {
 
     fn refuse_pending(&mut self, key: SessionKey, pending: Pending, refusal: &Refusal, now: Instant) {
         match pending {
-            Pending::Answer(reply) | Pending::Withheld { reply, .. } => {
-                self.answer(key, |out| out.extend_from_slice(&reply), now);
-            }
-            Pending::Send { commands, sent, read_only, kind, .. } => {
+            Pending::Answer(reply) => self.answer(key, |out| out.extend_from_slice(&reply), now),
+            Pending::Send { commands, dropped, sent, read_only, kind, .. } => {
                 let refusal = if sent && !read_only { &Refusal::Uncertain } else { refusal };
-                for _ in 0..commands {
+                for _ in dropped..commands {
                     self.refuse(key, refusal, now);
                 }
                 self.note_refused_transaction(key, &kind);
@@ -570,7 +584,7 @@ impl Multiplexer {
             }
             Class::Pinned(Pinned::Exec | Pinned::Discard) if broken => {
                 if let Some(session) = self.sessions.get_mut(key) {
-                    session.transaction = Transaction::None;
+                    session.leave_transaction();
                 }
                 self.refuse(key, &Refusal::TransactionRefused, now);
             }
