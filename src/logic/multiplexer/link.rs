@@ -197,6 +197,10 @@ pub struct Link {
     pub takes_groups: bool,
     /// The last sentinel was refused for a reason that says nothing of the order of replies.
     pub undecided: bool,
+    /// How many sentinels came back exactly.
+    pub proofs: u32,
+    /// Clients that were answered here since the last of them, and went on elsewhere.
+    pub departed: Vec<SessionKey>,
     /// Already on the list of connections with something to write.
     pub flushing: bool,
     /// The reply in progress is passed on piece by piece.
@@ -231,6 +235,8 @@ impl Link {
             proven: false,
             takes_groups: false,
             undecided: false,
+            proofs: 0,
+            departed: Vec::new(),
             flushing: false,
             streaming: false,
             ring: VecDeque::new(),
@@ -503,6 +509,12 @@ impl Link {
     pub fn pop_local(&mut self) -> Option<Run> {
         let is_local = matches!(self.ring.front()?.kind, RunKind::Local(_));
         if is_local { self.ring.pop_front() } else { None }
+    }
+
+    /// The sentinel came back exactly: every reply until now was its client's own.
+    pub fn prove(&mut self) {
+        self.proofs = self.proofs.wrapping_add(1);
+        self.departed.clear();
     }
 
     /// A pushed frame or a reply that was dealt with without a run.

@@ -154,7 +154,7 @@ impl Multiplexer {
     fn keep_reply(&mut self, key: LinkKey, session_key: SessionKey, reply: &[u8], now: Instant) {
         let Some(link) = self.links.get_mut(key) else { return };
         let frame = link.next_frame();
-        let is_shared = link.role == Role::Lane;
+        let (is_shared, proofs) = (link.role == Role::Lane, link.proofs);
         let Some(front) = link.front() else { return };
         let (kind, attempts, at) = (front.kind.clone(), front.attempts, front.at);
         let finished = link.answer(1);
@@ -173,6 +173,7 @@ impl Multiplexer {
             at,
             is_shared,
         };
+        self.note_served(session_key, proofs);
         self.in_flight = self.in_flight.saturating_sub(1);
         let Some(session) = self.sessions.get_mut(session_key) else { return };
         session.due = session.due.saturating_sub(1);
