@@ -383,7 +383,11 @@ impl Multiplexer {
     }
 
     fn deliver_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
+        let is_kept =
+            self.links.get(key).and_then(|link| link.front()?.session).is_some_and(|key| self.is_withheld(key));
         match self.links.get(key).map(|link| link.role) {
+            // Counted when it is passed on.
+            _ if is_kept => {}
             Some(Role::Pin(_)) => self.counters.errors_pinned += 1,
             _ => self.counters.errors_shared += 1,
         }

@@ -166,7 +166,8 @@ impl Multiplexer {
             frame,
             commands: 1,
             dropped: 0,
-            sent: !is_not_applied,
+            // What was sent to an earlier connection may have been applied there.
+            sent: !is_not_applied || attempts > 0,
             begun: false,
             kind,
             attempts,
@@ -299,6 +300,16 @@ impl Multiplexer {
         group.is_none().then_some(units)
     }
 
+    fn count_passed(&mut self, request: &Unanswered, reply: &Bytes) {
+        let counters = &mut self.counters;
+        let (replies, errors) = match request.is_shared {
+            true => (&mut counters.replies_shared, &mut counters.errors_shared),
+            false => (&mut counters.replies_pinned, &mut counters.errors_pinned),
+        };
+        *replies += 1;
+        *errors += u64::from(reply.starts_with(b"-"));
+    }
+
     /// Passes on what was kept back; what was lost behind it is judged by itself.
     pub(super) fn pass_withheld(&mut self, key: SessionKey, now: Instant) {
         let Some(withheld) = self.sessions.get_mut(key).and_then(|session| session.withheld.take()) else { return };
@@ -307,6 +318,7 @@ impl Multiplexer {
         for Kept { due, reply } in withheld.kept {
             match (due, reply) {
                 (Due::Request(request), Some(reply)) if lost.is_empty() => {
+                    self.count_passed(&request, &reply);
                     if let Some(session) = self.sessions.get_mut(key) {
                         session.burst_answered |= request.sent;
                     }
@@ -348,7 +360,7 @@ impl Group {
             frame: self.frames.freeze(),
             commands: self.commands,
             dropped: self.dropped,
-            sent: !self.failed,
+            sent: !self.failed || last.attempts > 0,
             begun: false,
             kind: RunKind::Forward,
             retry: self.retry,

@@ -349,6 +349,8 @@ fn a_pipeline_that_was_refused_runs_on_the_new_active() {
     assert_eq!(bench.written(lane), ["INCR a", "SET b 1", "GET b", "INCR a", "GET c"]);
     bench.reply(lane, ":1\r\n+OK\r\n$1\r\n1\r\n:2\r\n$-1\r\n");
     assert_eq!(bench.heard(client), ":1\r\n+OK\r\n$1\r\n1\r\n:2\r\n$-1\r\n");
+    let counters = bench.multiplexer.counters();
+    assert_eq!((counters.replies_shared, counters.errors_shared), (5, 0));
     assert_eq!(bench.multiplexer.counters().fates.moved, 3);
     assert_eq!(bench.multiplexer.counters().fates.repeated, 1);
 }
@@ -428,6 +430,8 @@ fn replies_kept_back_are_passed_on_in_order_when_no_verdict_helps() {
         assert_eq!(bench.heard(client), "", "{name}");
         settle(&mut bench);
         assert_eq!(bench.heard(client), format!("{READONLY}$1\r\nb\r\n"), "{name}");
+        let counters = bench.multiplexer.counters();
+        assert_eq!((counters.replies_shared, counters.errors_shared), (2, 1), "{name}");
         // What is still due follows as ever.
         let lane = bench.lane();
         bench.reply(lane, ":1\r\n");
