@@ -456,22 +456,14 @@ impl Multiplexer {
                 Availability::Healthy | Availability::Degraded => self.settings.failover.hold,
             };
             if what == Wait::Verdict && held >= hold {
-                self.expire_withheld(key, now);
+                // No verdict came in time: the backend's own word goes to the client, which may go on.
+                self.pass_withheld(key, now);
             } else if awaits_replay && held >= hold {
                 self.expire_replay(key);
             } else if !is_served && held >= hold {
                 self.refuse_held(key, None, now);
             }
         }
-    }
-
-    /// No verdict came in time: the backend's own word goes to the client, which may go on.
-    fn expire_withheld(&mut self, key: SessionKey, now: Instant) {
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.wait = None;
-        }
-        self.pass_withheld(key, now);
-        self.settled.push(key);
     }
 
     /// No connection came in time that a transaction could be replayed on.

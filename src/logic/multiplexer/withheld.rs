@@ -27,6 +27,8 @@ pub struct Withheld {
     acquittals: u64,
     /// The epoch in which it came.
     epoch: u64,
+    /// The client waited for all its replies then: what it sends next depends on the state that they bring.
+    awaits_due: bool,
     /// The transaction that the first belongs to, up to there, and how many of its replies the client has.
     begun: Option<(Bytes, u32)>,
     kept: Vec<Kept>,
@@ -98,8 +100,9 @@ impl Multiplexer {
         let begun = self.begun_transaction(key);
         let (acquittals, epoch) = (self.route.acquittals, self.route.epoch);
         if let Some(session) = self.sessions.get_mut(session_key) {
-            session.withheld = Some(Box::new(Withheld { acquittals, epoch, begun, kept: Vec::new(), bytes: 0 }));
-            session.wait = None;
+            let awaits_due = matches!(session.wait.take(), Some((Wait::Due, _)));
+            let kept = Vec::new();
+            session.withheld = Some(Box::new(Withheld { acquittals, epoch, awaits_due, begun, kept, bytes: 0 }));
         }
         self.wait(session_key, Wait::Verdict, now);
         self.keep_replies(key, session_key, frame, 1, now)
@@ -330,6 +333,10 @@ impl Multiplexer {
         }
         self.deliver_deferred(key);
         self.judge_items(key, lost, epoch, now);
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.wait = Some((Wait::Due, now)).filter(|_| withheld.awaits_due && session.due > 0);
+            self.settled.push(key);
+        }
     }
 }
 

@@ -528,3 +528,25 @@ fn a_neighbour_of_one_that_waits_for_a_verdict_is_served() {
     bench.switch(1);
     assert_eq!(bench.multiplexer.in_flight(), 0);
 }
+
+/// What comes behind MULTI waits for its reply, whatever else was waited for meanwhile.
+#[test]
+fn a_verdict_does_not_end_the_wait_for_multi() {
+    let mut bench = Bench::new();
+    let client = bench.client();
+    bench.say(client, &["EVAL x 0"]);
+    let pin = bench.pin();
+    bench.written(pin);
+    bench.reply(pin, ":1\r\n");
+    bench.say(client, &["SET a 1", "MULTI", "SET b 1"]);
+    assert_eq!(bench.written(pin), ["SET a 1", "MULTI"]);
+    bench.reply(pin, READONLY);
+    let route = Route { acquittals: 1, ..bench.multiplexer.route().clone() };
+    bench.multiplexer.on_route(route, bench.now);
+    assert_eq!(bench.heard(client), format!(":1\r\n{READONLY}"));
+    assert_eq!(bench.written(pin), Vec::<String>::new());
+    bench.reply(pin, "+OK\r\n");
+    assert_eq!(bench.written(pin), ["SET b 1"]);
+    bench.reply(pin, QUEUED);
+    assert_eq!(bench.heard(client), format!("+OK\r\n{QUEUED}"));
+}
