@@ -191,6 +191,8 @@ pub struct Link {
     pub sentinel: (Instant, u32),
     /// `CLIENT UNBLOCK` was sent for it, and may be carried out at any later time.
     pub unblocked: bool,
+    /// A client asked for its blocked command to be let go.
+    pub is_let_go: bool,
     /// Something came on it.
     pub proven: bool,
     /// MULTI and EXEC are permitted, so that a whole transaction may travel on it unawaited.
@@ -232,6 +234,7 @@ impl Link {
             paused: None,
             sentinel: (now, 0),
             unblocked: false,
+            is_let_go: false,
             proven: false,
             takes_groups: false,
             undecided: false,

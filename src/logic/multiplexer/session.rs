@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::link::{Profile, RunKind};
+use super::muted::ReplyMode;
 use super::subscriptions::Subscriptions;
 use super::transactions::Queue;
 use super::withheld::Withheld;
@@ -37,11 +38,13 @@ pub enum CloseReason {
     Stopping,
     /// A bug of ours, contained.
     Panic,
+    /// `CLIENT KILL`.
+    Killed,
 }
 
 impl CloseReason {
     /// Every reason, in the order of [`CloseReason::index`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::Quit,
@@ -53,6 +56,7 @@ impl CloseReason {
         Self::LimitReached,
         Self::Stopping,
         Self::Panic,
+        Self::Killed,
     ];
 
     /// Its place in [`CloseReason::ALL`].
@@ -76,6 +80,7 @@ impl CloseReason {
             Self::LimitReached => "limit_reached",
             Self::Stopping => "stopping",
             Self::Panic => "panic",
+            Self::Killed => "killed",
         }
     }
 }
@@ -95,8 +100,10 @@ pub enum Wait {
     Replay,
     /// The verdict on a backend that said it cannot serve.
     Verdict,
-    /// An answer that the shell collects (CLIENT LIST).
+    /// An answer that the shell collects from every worker (CLIENT LIST, KILL …).
     Answer,
+    /// The end of a CLIENT PAUSE.
+    Pause,
     /// The confirmations of its subscriptions.
     Confirmation,
 }
@@ -214,6 +221,8 @@ pub struct Session {
     pub withheld: Option<Box<Withheld>>,
     /// What was queued since MULTI.
     pub queue: Option<Box<Queue>>,
+    /// One of the commands queued since MULTI may write.
+    pub queues_write: bool,
     /// A connection of its own.
     pub pin: Option<Pin>,
     /// Its subscriptions, once it had any.
@@ -222,6 +231,8 @@ pub struct Session {
     pub half_closed: bool,
     /// Ends as soon as what is due was delivered.
     pub ending: Option<CloseReason>,
+    /// Which replies it gets.
+    pub reply_mode: ReplyMode,
     /// Reading is stopped until it is resumed by [`super::Output::Resume`].
     pub paused: bool,
     /// A connection is not read because of what waits in its output.
@@ -254,10 +265,12 @@ impl Session {
             transaction: Transaction::None,
             withheld: None,
             queue: None,
+            queues_write: false,
             pin: None,
             subscriptions: None,
             half_closed: false,
             ending: None,
+            reply_mode: ReplyMode::On,
             paused: false,
             holds_back: false,
             upload_bytes: 0,

@@ -248,14 +248,19 @@ impl Multiplexer {
         true
     }
 
-    /// An EXEC that publishes waits until the subscriptions are restored after a switch.
-    pub(super) fn waits_to_publish(&mut self, key: SessionKey, now: Instant) -> bool {
-        let publishes =
-            self.sessions.get(key).is_some_and(|session| session.queue.as_ref().is_some_and(|queue| queue.publishes));
-        let waits = publishes && self.publish_barrier.is_some();
-        if waits {
-            self.wait(key, Wait::Lane, now);
-        }
-        waits
+    /// An EXEC that publishes waits until the subscriptions are restored after a switch; one that writes, for the end of
+    /// a pause.
+    pub(super) fn exec_must_wait(&mut self, key: SessionKey, now: Instant) -> bool {
+        let Some(session) = self.sessions.get(key) else { return false };
+        let publishes = session.queue.as_ref().is_some_and(|queue| queue.publishes);
+        let what = if self.pause.is_some_and(|pause| !pause.writes_only || session.queues_write) {
+            Wait::Pause
+        } else if publishes && self.publish_barrier.is_some() {
+            Wait::Lane
+        } else {
+            return false;
+        };
+        self.wait(key, what, now);
+        true
     }
 }

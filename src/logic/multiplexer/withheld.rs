@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::judgement::{Due, READ, Terms, Unanswered, join, judge_frame};
 use super::link::{Role, RunKind};
+use super::muted::ReplyMode;
 use super::replies::cannot_serve;
 use super::session::{Pending, Session, Transaction, Wait};
 use super::{LinkKey, Multiplexer, SessionKey};
@@ -77,7 +78,10 @@ impl Session {
             Transaction::Watching => self.due == 1,
             Transaction::Queuing { .. } | Transaction::Broken { .. } => false,
         };
-        is_free && !self.half_closed && !matches!(self.wait, Some((Wait::Answer | Wait::Confirmation, _)))
+        is_free
+            && self.reply_mode == ReplyMode::On
+            && !self.half_closed
+            && !matches!(self.wait, Some((Wait::Answer | Wait::Confirmation, _)))
     }
 }
 
@@ -325,9 +329,9 @@ impl Multiplexer {
                     if let Some(session) = self.sessions.get_mut(key) {
                         session.burst_answered |= request.sent;
                     }
-                    self.append_output(key, &reply);
+                    self.append_reply(key, &reply);
                 }
-                (Due::Local(reply), _) if lost.is_empty() => self.append_output(key, &reply),
+                (Due::Local(reply), _) if lost.is_empty() => self.append_reply(key, &reply),
                 (due, _) => lost.push(due),
             }
         }
