@@ -27,6 +27,12 @@ pub enum Refusal {
     RefusedInTransaction(String),
     /// A command that a later version will know.
     Unsupported(String),
+    /// CLIENT TRACKING with REDIRECT to a client that another worker serves.
+    RedirectElsewhere,
+    /// WAIT or WAITAOF after writes of which nobody can say any more where they are.
+    WaitMoved,
+    /// WAIT or WAITAOF where PUBLISH, which must go before it, is refused in these words.
+    WaitUnmarked(String),
     /// A cluster command: Handover answers as a server without cluster mode.
     ClusterDisabled,
     /// No connection of one's own could be had in time.
@@ -93,6 +99,16 @@ impl fmt::Display for Refusal {
                 write!(formatter, "ERR handover: command '{name}' is not allowed inside a transaction")
             }
             Self::Unsupported(what) => write!(formatter, "ERR handover: {what} is not supported yet"),
+            Self::RedirectElsewhere => formatter.write_str(
+                "ERR handover: CLIENT TRACKING cannot redirect to a client of another worker; use RESP3, or runtime.workers = 1",
+            ),
+            Self::WaitMoved => formatter.write_str(
+                "ERR handover: WAIT is refused: the connection to the backend changed since this client's last writes; write again, then WAIT",
+            ),
+            Self::WaitUnmarked(error) => write!(
+                formatter,
+                "ERR handover: WAIT is refused: the backend refused the PUBLISH that must go before it: {error}"
+            ),
             Self::ClusterDisabled => formatter.write_str("ERR This instance has cluster support disabled"),
             Self::PinLimit => formatter.write_str(
                 "ERR handover: no connection of its own is free for this client; the command was not applied",

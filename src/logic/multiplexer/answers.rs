@@ -19,8 +19,9 @@ use crate::resp::encode::{self, Protocol};
 use crate::resp::parse_number;
 
 /// A HELLO, parsed.
-struct Hello {
-    protocol: Protocol,
+#[derive(Debug)]
+pub(super) struct Hello {
+    pub(super) protocol: Protocol,
     name: Option<Bytes>,
 }
 
@@ -56,6 +57,9 @@ impl Multiplexer {
             }
             Answered::Reset => return self.take_reset(key, request, now),
             Answered::Auth => self.answer_auth(key, request, now),
+            Answered::Ping if self.sessions.get(key).is_some_and(Session::announces_caching) => {
+                return self.forward_on_pin(key, request, RunKind::Forward, now);
+            }
             Answered::Ping => self.answer_ping(key, request, now),
             Answered::AclWhoami => self.answer(key, |out| encode::bulk(out, b"default"), now),
             Answered::Cluster => self.refuse(key, &Refusal::ClusterDisabled, now),
@@ -184,33 +188,17 @@ impl Multiplexer {
                 return Step::Done { bytes: request.bytes };
             }
         };
-        if hello.protocol != profile.protocol && session.subscriptions.is_some() {
-            self.refuse(key, &Refusal::Unsupported("changing the protocol while subscribed".to_owned()), now);
-            return Step::Done { bytes: request.bytes };
-        }
-        if owns_link
-            && session.transaction == Transaction::None
-            && session.pin.is_some_and(|pin| !pin.dedicated)
-            && session.due > 0
-        {
-            self.wait(key, Wait::Due, now);
-            return Step::Wait;
+        let changes = hello.protocol != profile.protocol;
+        if changes && (owns_link || session.subscriptions.is_some()) {
+            return self.change_protocol(key, hello, request, now);
         }
         if owns_link {
-            if hello.protocol == profile.protocol {
-                self.greet(key, hello, now);
-                return Step::Done { bytes: request.bytes };
+            if session.due > 0 && session.pin.is_some_and(|pin| !pin.dedicated) {
+                self.wait(key, Wait::Due, now);
+                return Step::Wait;
             }
-            // Name and password are the client's own affair: the backend hears of the protocol alone.
-            let mut frame = BytesMut::new();
-            encode::request(&mut frame, &["HELLO", &hello.protocol.number().to_string()]);
-            let plain = Request { frame: &frame, ..request };
-            let step = self.forward_and_wait(key, plain, RunKind::Inspect(Inspect::Hello(hello.protocol)), now);
-            self.taint(key);
-            if let (Step::Done { .. }, Some(name), Some(session)) = (step, hello.name, self.sessions.get_mut(key)) {
-                session.peer.name = name;
-            }
-            return step;
+            self.greet(key, hello, now);
+            return Step::Done { bytes: request.bytes };
         }
         if hello.protocol == Protocol::Resp3
             && let Some(reply) = self.route.active.and_then(|active| self.backend(active)?.resp3_refused.clone())
@@ -235,7 +223,7 @@ impl Multiplexer {
     }
 
     /// HELLO's reply.
-    fn greet(&mut self, key: SessionKey, hello: Hello, now: Instant) {
+    pub(super) fn greet(&mut self, key: SessionKey, hello: Hello, now: Instant) {
         let server = self.route.active.and_then(|active| self.backend(active)?.server.clone());
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(name) = hello.name {
@@ -282,6 +270,8 @@ impl Multiplexer {
     }
 
     fn reset_session(&mut self, key: SessionKey, now: Instant) {
+        let is_target = self.is_target(key);
+        self.drop_state(key);
         self.drop_subscriptions(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.leave_transaction();
@@ -292,6 +282,10 @@ impl Multiplexer {
             pin.tainted = true;
             pin.monitoring = false;
             pin.renew = true;
+        }
+        if is_target {
+            // Those who redirect to it go on doing so.
+            self.redirect_link(key, now);
         }
         self.answer(key, |out| encode::simple(out, "RESET"), now);
     }
@@ -329,8 +323,8 @@ impl Multiplexer {
             }
             (Answered::ClientSetName, 3) => self.set_name(key, arguments[2], now),
             (Answered::ClientSetInfo, 4) => self.set_info(key, arguments[2], arguments[3], now),
-            (Answered::ClientGetRedir, 2) => self.answer(key, |out| encode::integer(out, -1), now),
-            (Answered::ClientTrackingInfo, 2) => self.answer(key, |out| tracking_info(out, protocol), now),
+            (Answered::ClientGetRedir, 2) => self.answer_redirect(key, now),
+            (Answered::ClientTrackingInfo, 2) => self.answer_tracking_info(key, now),
             (Answered::ClientNoEvict, 3) => {
                 let is_known = [b"on".as_slice(), b"off"].iter().any(|word| arguments[2].eq_ignore_ascii_case(word));
                 match is_known {
@@ -461,18 +455,4 @@ pub(super) fn client_line(session: &Session, is_blocked: bool, now: Instant) -> 
         String::from_utf8_lossy(&peer.library_version),
         session.profile.protocol.number(),
     )
-}
-
-fn tracking_info(out: &mut BytesMut, protocol: Protocol) {
-    encode::map(out, protocol, 3);
-    encode::bulk(out, b"flags");
-    match protocol {
-        Protocol::Resp2 => encode::array(out, 1),
-        Protocol::Resp3 => encode::set(out, 1),
-    }
-    encode::bulk(out, b"off");
-    encode::bulk(out, b"redirect");
-    encode::integer(out, -1);
-    encode::bulk(out, b"prefixes");
-    encode::array(out, 0);
 }

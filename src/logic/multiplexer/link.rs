@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::SessionKey;
+use super::connection_state::StateChange;
 use crate::logic::route::BackendId;
 use crate::resp::encode::Protocol;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
@@ -90,6 +91,17 @@ pub enum RunKind {
     Local(Bytes),
     /// Handover's own `ECHO`: the reply must be exactly this.
     Echo(Bytes),
+    /// WAIT or WAITAOF, answered with the refusal instead where there is one.
+    Wait {
+        /// An error reply's bytes.
+        refusal: Option<Bytes>,
+    },
+    /// Handover's own PUBLISH before a WAIT.
+    Mark,
+    /// Handover's own HELLO, for this session's.
+    Protocol(SessionKey),
+    /// Handover's own request that must be accepted, else the session cannot go on here.
+    Setup,
     /// Handover's own request, whose reply nobody needs.
     Ignored,
     /// Subscriptions: each confirmation is one reply.
@@ -104,8 +116,6 @@ pub enum RunKind {
 pub enum Inspect {
     /// `SELECT` on a pin.
     Select(u32),
-    /// `HELLO` on a pin.
-    Hello(Protocol),
     /// `MULTI`.
     Multi,
     /// `WATCH`.
@@ -118,6 +128,20 @@ pub enum Inspect {
     Exec,
     /// `MONITOR`.
     Monitor,
+    /// `CLIENT TRACKING`, as the client sent it.
+    Tracking(Bytes),
+    /// `CLIENT CACHING`.
+    Caching,
+    /// Another request that leaves something on its connection.
+    State(StateChange),
+}
+
+impl RunKind {
+    /// Its reply may rightly take any time.
+    #[must_use]
+    pub const fn may_block(&self) -> bool {
+        matches!(self, Self::Blocking { .. } | Self::Wait { .. })
+    }
 }
 
 impl Run {
@@ -284,6 +308,11 @@ impl Link {
         self.ring.front()
     }
 
+    /// The same, to be changed.
+    pub fn front_mut(&mut self) -> Option<&mut Run> {
+        self.ring.front_mut()
+    }
+
     /// The first request without a reply.
     #[must_use]
     pub fn front_frame(&self) -> Bytes {
@@ -392,7 +421,7 @@ impl Link {
         // While it is not read, its silence is our own doing.
         self.paused.is_none()
             && self.ring.front().is_some_and(|run| {
-                !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
+                !run.kind.may_block() && !matches!(run.kind, RunKind::Local(_)) && self.written >= run.bytes
             })
     }
 

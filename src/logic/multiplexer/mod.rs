@@ -10,6 +10,7 @@
 mod answers;
 mod backpressure;
 mod client_command;
+mod connection_state;
 mod counters;
 mod judgement;
 mod link;
@@ -17,6 +18,7 @@ mod muted;
 mod observe;
 mod pause;
 mod pins;
+mod protocol;
 mod replies;
 mod requests;
 mod session;
@@ -25,7 +27,9 @@ mod subscriptions;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod tracking;
 mod transactions;
+mod wait;
 mod withheld;
 
 use std::collections::VecDeque;
@@ -277,6 +281,8 @@ pub struct Multiplexer {
     drained: Option<u64>,
     /// Until then, at the latest, nothing is published: subscriptions are being restored after a switch.
     publish_barrier: Option<Instant>,
+    /// Grows when a lane is lost and when the active changes: what was written before is not known of any more.
+    continuity: u64,
     /// CLIENT PAUSE.
     pause: Option<Pause>,
     /// A lane was full, and sessions wait until it has room.
@@ -342,6 +348,7 @@ impl Multiplexer {
             judged: Judged::default(),
             drained: None,
             publish_barrier: None,
+            continuity: 0,
             pause: None,
             crowded: false,
             upload_bytes: 0,
@@ -378,7 +385,8 @@ impl Multiplexer {
         self.next_client_id += self.settings.client_id_step;
         self.counters.clients_accepted += 1;
         let value_bytes_max = self.settings.limits.value_bytes_max;
-        self.sessions.insert(Session::new(id, peer, value_bytes_max))
+        let session = Session::new(id, peer, value_bytes_max);
+        self.sessions.insert(Session { continuity: self.continuity, ..session })
     }
 
     /// How many clients there are.
@@ -533,6 +541,7 @@ impl Multiplexer {
         self.counters.clients_closed[reason.index()] += 1;
         self.upload_bytes -= session.upload_bytes;
         self.release_own_links(&session);
+        self.release_target(session.state.as_ref().and_then(|state| state.redirect()));
         recycle(&mut self.spare, session.output);
         self.outputs.push_back(Output::CloseSession { session: key, reason });
         if session.holds_back {

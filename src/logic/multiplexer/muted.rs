@@ -107,6 +107,13 @@ impl Multiplexer {
 }
 
 impl super::Session {
+    /// An empty request came, which a server takes for the one whose reply is skipped.
+    pub(super) fn skip_nothing(&mut self) {
+        if self.reply_mode == ReplyMode::SkipNext {
+            self.reply_mode = ReplyMode::On;
+        }
+    }
+
     /// A request is looked at: is it the one whose reply is skipped?
     pub(super) fn begin_skipped(&mut self) {
         if self.reply_mode == ReplyMode::SkipNext {

@@ -27,8 +27,15 @@ impl Multiplexer {
                 return None;
             }
             let dedicated = session.peer.dedicated;
-            session.pin =
-                Some(Pin { link: None, dedicated, tainted: false, monitoring: false, renew: false, idle_since: None });
+            session.pin = Some(Pin {
+                link: None,
+                dedicated,
+                tainted: false,
+                monitoring: false,
+                set_up: None,
+                renew: false,
+                idle_since: None,
+            });
             self.pinned.push(key);
         }
         self.pin_link(key, now)
@@ -62,7 +69,8 @@ impl Multiplexer {
         };
         self.sessions.get_mut(key)?.pin.as_mut()?.link = link;
         let ready = link.filter(|&link| self.links.get(link).is_some_and(|link| link.state == LinkState::Ready));
-        let Some(link) = ready else {
+        let set_up = ready.filter(|&link| self.set_up(key, link, now));
+        let Some(link) = set_up else {
             self.wait(key, Wait::Pin, now);
             return None;
         };
@@ -117,9 +125,10 @@ impl Multiplexer {
             let Some(session) = self.sessions.get_mut(key) else { continue };
             let holds =
                 session.due > 0 || !session.pending.is_empty() || session.wait.is_some() || session.holds_transaction();
+            let keeps_pin = session.keeps_pin();
             let Some(pin) = session.pin.as_mut() else { continue };
             let idle_since = *pin.idle_since.get_or_insert(now);
-            if holds || pin.dedicated || pin.monitoring {
+            if holds || pin.dedicated || keeps_pin {
                 pin.idle_since = None;
             } else if now.saturating_duration_since(idle_since) >= PIN_IDLE_MAX {
                 self.release_pin(key, now);
@@ -129,11 +138,11 @@ impl Multiplexer {
         }
     }
 
-    /// A monitoring client that lost its connection gets another.
-    pub(super) fn reopen_monitors(&mut self, now: Instant) {
+    /// A client that hears of something without asking, and lost its connection, gets another.
+    pub(super) fn reopen_pins(&mut self, now: Instant) {
         let is_cut_off = |key: &SessionKey| {
-            let pin = self.sessions.get(*key).and_then(|session| session.pin);
-            pin.is_some_and(|pin| pin.monitoring && pin.link.is_none())
+            let Some(session) = self.sessions.get(*key).filter(|session| session.keeps_pin()) else { return false };
+            session.pin.is_some_and(|pin| pin.link.is_none() || (pin.set_up != pin.link && session.wait.is_none()))
         };
         let cut_off: Vec<SessionKey> = self.pinned.iter().copied().filter(is_cut_off).collect();
         for key in cut_off {
@@ -170,7 +179,7 @@ impl Multiplexer {
         if !session.half_closed || !session.output.is_empty() {
             return false;
         }
-        let is_blocking = |kind: &RunKind| matches!(kind, RunKind::Blocking { .. });
+        let is_blocking = |kind: &RunKind| kind.may_block();
         let front = session.link.filter(|_| session.due > 0).and_then(|link| self.links.get(link)?.front());
         let is_blocked =
             front.is_some_and(|run| is_blocking(&run.kind) && now.saturating_duration_since(run.at) >= LEAVER_WAIT_MAX);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::counters::ProtocolFault;
 use super::link::{Inspect, Link, Role, Run, RunKind, Taken};
 use super::session::{BrokenEnd, CloseReason, Transaction};
+use super::tracking::is_broken_redirect;
 use super::transactions::Queue;
 use super::{LANE_BYTES_MAX, LinkKey, Multiplexer, STREAM_BYTES, SessionKey, borrow_buffer};
 use crate::command::refusal::Refusal;
@@ -210,7 +211,7 @@ impl Multiplexer {
         latency.count(took, run.commands);
         if let Some(link) = self.links.get(key) {
             let backend = link.backend;
-            if !matches!(run.kind, RunKind::Blocking { .. }) {
+            if !run.kind.may_block() {
                 let record = self.record(backend);
                 record.reply_time = (record.reply_time * 15 + took) / 16;
             }
@@ -243,7 +244,7 @@ impl Multiplexer {
             return self.on_subscription_frame(key, session, frame, kind, now);
         }
         if kind == ReplyKind::Push {
-            return self.on_push(key, frame);
+            return self.on_push(key, frame, now);
         }
         let is_written = link.due_written() > 0;
         let Some(front) = link.front().filter(|_| is_written) else {
@@ -259,6 +260,17 @@ impl Multiplexer {
             RunKind::Ignored | RunKind::Confirm { .. } => {
                 self.finish_own(key, now);
             }
+            RunKind::Mark => {
+                self.finish_own(key, now);
+                self.on_marked(key, (kind == ReplyKind::Error).then_some(frame));
+            }
+            RunKind::Protocol(_) if is_monitor_line(frame) => self.on_unasked(key, frame, now),
+            RunKind::Protocol(session) => self.on_protocol(key, session, frame, kind, now),
+            RunKind::Setup => {
+                self.finish_own(key, now);
+                self.on_set_up(key, kind != ReplyKind::Error, now);
+            }
+            RunKind::Wait { refusal } => self.on_waited(key, frame, refusal, now),
             RunKind::Forward if kind == ReplyKind::Error => self.on_error(key, frame, now),
             RunKind::Forward => self.deliver(key, frame, 1, now),
             RunKind::Queued { database } => self.on_queued(key, frame, database, now),
@@ -282,18 +294,34 @@ impl Multiplexer {
     }
 
     /// A push on a lane or pin: only a pin's client can have asked for it.
-    fn on_push(&mut self, key: LinkKey, frame: &[u8]) {
-        if let Some(Role::Pin(Some(session))) = self.links.get(key).map(|link| link.role) {
-            self.append_output(session, frame);
+    fn on_push(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
+        let Some(Role::Pin(Some(session))) = self.links.get(key).map(|link| link.role) else { return };
+        if self.is_leaving_pin(session) {
+            return;
         }
+        match is_broken_redirect(frame) {
+            true => self.on_broken_redirect(session),
+            false => self.append_output(session, frame),
+        }
+        self.hold_back(key, session, now);
+    }
+
+    /// RESET came: what its connection still says is nobody's.
+    fn is_leaving_pin(&self, key: SessionKey) -> bool {
+        self.sessions.get(key).and_then(|session| session.pin).is_some_and(|pin| pin.renew)
     }
 
     /// A reply that nobody asked for: a monitoring client's line, or a connection that is out of step.
     fn on_unasked(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
         if let Some(Role::Pin(Some(session_key))) = self.links.get(key).map(|link| link.role)
-            && self.sessions.get(session_key).and_then(|session| session.pin).is_some_and(|pin| pin.monitoring)
+            && let Some(pin) = self.sessions.get(session_key).and_then(|session| session.pin)
+            && (pin.monitoring || pin.renew)
         {
-            return self.append_reply(session_key, frame);
+            if pin.monitoring {
+                self.append_reply(session_key, frame);
+                self.hold_back(key, session_key, now);
+            }
+            return;
         }
         self.counters.protocol_faults[ProtocolFault::BackendUnsolicited as usize] += 1;
         self.lose_link(key, "a reply that nobody asked for", now);
@@ -305,6 +333,15 @@ impl Multiplexer {
             && let Some(run) = link.answer(1)
         {
             self.finish_run(key, &run, run.at, now);
+        }
+    }
+
+    /// A connection accepted what its session keeps there, or did not: then the client's caches would lie.
+    fn on_set_up(&mut self, key: LinkKey, is_accepted: bool, now: Instant) {
+        let Some(Role::Pin(Some(session))) = self.links.get(key).map(|link| link.role) else { return };
+        match is_accepted {
+            true => self.on_tracked_again(session, now),
+            false => self.remove_session(session, CloseReason::StateLost),
         }
     }
 
@@ -434,11 +471,16 @@ impl Multiplexer {
     fn inspect(&mut self, key: SessionKey, inspect: &Inspect, frame: &[u8], kind: ReplyKind) {
         let default_database = self.settings.database;
         let normal = |database| Some(database).filter(|&database| default_database != Some(database));
-        let Some(session) = self.sessions.get_mut(key) else { return };
         let is_ok = kind != ReplyKind::Error;
+        match inspect {
+            Inspect::Tracking(request) if is_ok => return self.accept_tracking(key, request),
+            Inspect::Caching if is_ok => return self.accept_caching(key),
+            Inspect::State(change) if is_ok => return self.accept_change(key, change),
+            _ => {}
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
         match (inspect, is_ok) {
             (Inspect::Select(database), true) => session.profile.database = normal(*database),
-            (Inspect::Hello(protocol), true) => session.profile.protocol = *protocol,
             (Inspect::Multi, true) => {
                 let watching = session.transaction == Transaction::Watching;
                 session.transaction = Transaction::Queuing { watching, queued: 0 };
@@ -468,12 +510,15 @@ impl Multiplexer {
                     pin.monitoring = true;
                 }
             }
-            (
-                Inspect::Select(_) | Inspect::Hello(_) | Inspect::Unwatch | Inspect::Discard | Inspect::Monitor,
-                false,
-            ) => {}
+            (Inspect::Select(_) | Inspect::Unwatch | Inspect::Discard | Inspect::Monitor, false)
+            | (Inspect::Tracking(_) | Inspect::Caching | Inspect::State(_), _) => {}
         }
     }
+}
+
+/// What MONITOR shows, and no reply to HELLO.
+fn is_monitor_line(frame: &[u8]) -> bool {
+    frame.starts_with(b"+")
 }
 
 /// Replies in the sentinel's place that say nothing about the order of replies.

@@ -52,6 +52,7 @@ impl Multiplexer {
         session.peer.active_at = Some(now);
         if session.input.is_empty() && session.wait.is_none() && session.pending.is_empty() {
             session.burst_answered &= session.due > 0;
+            session.refuses_wait &= session.due > 0;
             let consumed = self.take_requests(key, bytes, now);
             if let Some(session) = self.sessions.get_mut(key)
                 && session.ending.is_none()
@@ -220,7 +221,10 @@ impl Multiplexer {
             let may_share = session.may_share();
             let step = match session.scanner.scan(input) {
                 Scan::Incomplete => break,
-                Scan::Nothing { bytes } => Step::Done { bytes },
+                Scan::Nothing { bytes } => {
+                    session.skip_nothing();
+                    Step::Done { bytes }
+                }
                 Scan::Frame(frame) => {
                     let request = self.request(input, frame);
                     if may_share && self.may_batch(&request) {
@@ -288,7 +292,12 @@ impl Multiplexer {
             self.end_for_protocol_error(key, ProtocolError::UnbalancedQuotes, now);
             return Step::Done { bytes };
         };
-        let Some(name) = words.first() else { return Step::Done { bytes } };
+        let Some(name) = words.first() else {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.skip_nothing();
+            }
+            return Step::Done { bytes };
+        };
         // `GET / HTTP/1.1` is a valid Redis command; nobody means it.
         if words.len() > 2 && words.last().is_some_and(|word| word.starts_with(b"HTTP/")) {
             self.end_for_foreign_protocol(key);

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use super::connection_state::State;
 use super::link::{Profile, RunKind};
 use super::muted::ReplyMode;
+use super::protocol::ProtocolChange;
 use super::subscriptions::Subscriptions;
 use super::transactions::Queue;
 use super::withheld::Withheld;
@@ -32,6 +34,8 @@ pub enum CloseReason {
     ReplyCut,
     /// It shared a connection whose replies went out of step.
     OutOfStep,
+    /// The new active refused what the session keeps on its connection.
+    StateLost,
     /// The process serves as many as it may.
     LimitReached,
     /// Handover stops.
@@ -44,7 +48,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of [`CloseReason::index`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::Quit,
@@ -53,6 +57,7 @@ impl CloseReason {
         Self::SlowReader,
         Self::ReplyCut,
         Self::OutOfStep,
+        Self::StateLost,
         Self::LimitReached,
         Self::Stopping,
         Self::Panic,
@@ -77,6 +82,7 @@ impl CloseReason {
             Self::SlowReader => "slow_reader",
             Self::ReplyCut => "reply_cut",
             Self::OutOfStep => "out_of_step",
+            Self::StateLost => "state_lost",
             Self::LimitReached => "limit_reached",
             Self::Stopping => "stopping",
             Self::Panic => "panic",
@@ -154,6 +160,8 @@ pub struct Pin {
     pub tainted: bool,
     /// MONITOR streams on it.
     pub monitoring: bool,
+    /// The connection on which what the session keeps was set up.
+    pub set_up: Option<LinkKey>,
     /// RESET came: closed as soon as nothing is due, and opened again if it is needed.
     pub renew: bool,
     /// Since when nothing is due or held on it.
@@ -225,6 +233,14 @@ pub struct Session {
     pub queues_write: bool,
     /// A connection of its own.
     pub pin: Option<Pin>,
+    /// HELLO waits for the session's connections.
+    pub protocol_change: Option<Box<ProtocolChange>>,
+    /// What it has set up on that connection.
+    pub state: Option<Box<State>>,
+    /// [`super::Multiplexer`]'s own when everything written so far was known to be on the active.
+    pub continuity: u64,
+    /// WAIT was refused in this burst, and is in the rest of it.
+    pub refuses_wait: bool,
     /// Its subscriptions, once it had any.
     pub subscriptions: Option<Box<Subscriptions>>,
     /// The client will send nothing more.
@@ -267,6 +283,10 @@ impl Session {
             queue: None,
             queues_write: false,
             pin: None,
+            protocol_change: None,
+            state: None,
+            continuity: 0,
+            refuses_wait: false,
             subscriptions: None,
             half_closed: false,
             ending: None,

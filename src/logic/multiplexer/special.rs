@@ -76,8 +76,17 @@ impl Multiplexer {
     }
 
     /// Puts a request on the session's own connection.
-    fn forward_on_pin(&mut self, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) -> Step {
+    pub(super) fn forward_on_pin(
+        &mut self,
+        key: SessionKey,
+        request: Request<'_>,
+        kind: RunKind,
+        now: Instant,
+    ) -> Step {
         let Some(link) = self.own_link(key, now) else { return Step::Wait };
+        if let Some(session) = self.sessions.get_mut(key).filter(|session| session.state.is_some()) {
+            session.spend_caching(request.classified.command.is_some_and(|command| command.name.starts_with("client")));
+        }
         self.send(link, key, request.frame, 1, kind, now);
         Step::Done { bytes: request.bytes }
     }
@@ -125,20 +134,20 @@ impl Multiplexer {
             }
             Pinned::Script => self.forward_on_pin(key, request, RunKind::Forward, now),
             Pinned::Blocking => self.take_blocking(key, request, now),
-            Pinned::Wait | Pinned::Tracking if self.is_dedicated(key) => {
-                self.forward_tainted(key, request, RunKind::Forward, now)
-            }
-            Pinned::Wait | Pinned::Tracking => {
-                let name = self.command_name(request).replace('|', " ").to_uppercase();
-                self.refuse(key, &Refusal::Unsupported(format!("{name} on a multiplexed listener")), now);
-                Step::Done { bytes: request.bytes }
-            }
+            Pinned::Wait => self.take_wait(key, request, now),
+            Pinned::Tracking | Pinned::FieldSets => self.take_stateful(key, pinned, request, now),
             Pinned::Monitor => self.forward_tainted(key, request, RunKind::Inspect(Inspect::Monitor), now),
-            Pinned::FieldSets | Pinned::Admin => self.forward_tainted(key, request, RunKind::Forward, now),
+            Pinned::Admin => self.forward_tainted(key, request, RunKind::Forward, now),
         }
     }
 
-    fn forward_tainted(&mut self, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) -> Step {
+    pub(super) fn forward_tainted(
+        &mut self,
+        key: SessionKey,
+        request: Request<'_>,
+        kind: RunKind,
+        now: Instant,
+    ) -> Step {
         let step = self.forward_and_wait(key, request, kind, now);
         if step != Step::Wait {
             self.taint(key);
@@ -158,10 +167,6 @@ impl Multiplexer {
 
     fn is_watching(&self, key: SessionKey) -> bool {
         self.sessions.get(key).is_some_and(|session| session.transaction == Transaction::Watching)
-    }
-
-    fn is_dedicated(&self, key: SessionKey) -> bool {
-        self.sessions.get(key).is_some_and(|session| session.peer.dedicated)
     }
 
     /// A transaction that arrived whole travels on the lane as one contiguous group; one in pieces takes a pin.

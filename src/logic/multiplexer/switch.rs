@@ -95,6 +95,7 @@ impl Multiplexer {
     /// Serves in a new epoch.
     fn activate(&mut self, old: &Route, now: Instant) {
         self.raise_publish_barrier(now);
+        self.continuity += u64::from(old.active.is_some());
         // After a planned switch nothing is due but blocked commands that could not be unblocked. Subscriptions
         // are read from the old backend until the new one has confirmed them.
         for key in self.links.keys() {
@@ -245,6 +246,7 @@ impl Multiplexer {
                 self.advance_waiting(now);
             }
             Role::Pin(Some(session)) => {
+                self.set_up(session, key, now);
                 self.monitor_again(session, key, now);
                 self.advance_session(session, now);
             }
@@ -311,7 +313,7 @@ impl Multiplexer {
     pub fn on_tick(&mut self, now: Instant) {
         self.end_leavers(now);
         self.release_idle_pins(now);
-        self.reopen_monitors(now);
+        self.reopen_pins(now);
         self.reopen_lanes(now);
         self.keep_standbys(now);
         self.send_sentinels(now);
@@ -414,7 +416,7 @@ impl Multiplexer {
         let mut blocked = 0;
         for key in self.links.keys() {
             let Some(link) = self.links.get_mut(key) else { continue };
-            if link.front().is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. })) {
+            if link.front().is_some_and(|run| run.kind.may_block()) {
                 blocked += link.unanswered();
                 if let Some(client_id) = link.client_id {
                     link.unblocked = true;

@@ -9,6 +9,8 @@ use super::*;
 use crate::logic::route::Availability;
 use crate::logic::settings::{Failback, InitialPolicy, NoneHealthy, RetryCeiling};
 
+mod connection_state;
+
 struct Bench {
     multiplexer: Multiplexer,
     now: Instant,
@@ -461,9 +463,7 @@ fn a_second_watch_does_not_mend_the_first() {
 /// What needs a connection of the client's own gets one again, even when the WATCH before it is lost with the first.
 #[test]
 fn what_needs_a_pin_never_goes_to_a_lane_after_a_lost_watch() {
-    for (request, is_sent_again) in
-        [("SELECT 3", true), ("HELLO 3", true), ("BLPOP q 0", true), ("MONITOR", true), ("EVAL x 0", false)]
-    {
+    for (request, is_sent_again) in [("SELECT 3", true), ("BLPOP q 0", true), ("MONITOR", true), ("EVAL x 0", false)] {
         let mut bench = Bench::new();
         let client = bench.client();
         bench.say(client, &["WATCH a"]);
@@ -482,6 +482,25 @@ fn what_needs_a_pin_never_goes_to_a_lane_after_a_lost_watch() {
             assert_eq!(first_words(&bench.heard(client)), ["+OK", "-UNCERTAIN"]);
         }
     }
+}
+
+/// Whoever asked for another protocol has it wherever it goes on.
+#[test]
+fn hello_on_a_connection_that_is_lost_holds_for_the_next() {
+    let mut bench = Bench::new();
+    let client = bench.client();
+    bench.say(client, &["WATCH a"]);
+    let pin = bench.pin();
+    bench.written(pin);
+    bench.reply(pin, "+OK\r\n");
+    bench.heard(client);
+    bench.say(client, &["HELLO 3", "GET k"]);
+    assert_eq!(bench.written(pin), ["HELLO 3"]);
+    bench.lose(pin);
+    assert!(bench.heard(client).starts_with("%7\r\n"));
+    let pin = bench.pin();
+    assert_eq!(bench.written(pin), ["GET k"]);
+    assert_eq!(bench.links.last().unwrap().1.profile.protocol, encode::Protocol::Resp3);
 }
 
 /// An inline MULTI that was refused for want of a backend: its members do not run outside it.
