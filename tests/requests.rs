@@ -421,8 +421,8 @@ fn a_client_that_does_not_read_its_replies_is_not_read() {
     greedy.expect("+PONG\r\n".repeat(whole));
 }
 
-/// Row 18: whoever ends sending still gets every reply. (But for blocking commands: whoever may be gone is given no
-/// element that would then be lost.)
+/// Row 18: whoever ends sending still gets every reply. (But for commands that go on blocking: whoever may be gone is
+/// given no element that would then be lost.)
 #[test]
 fn a_half_closed_client_gets_all_its_replies() {
     let pair = serve("");

@@ -605,3 +605,56 @@ fn a_backend_that_turns_away_is_left_without_an_error() {
         assert_eq!(client.command(&["INCR", "n"]), Value::Integer(expected));
     }
 }
+
+/// Pipelines of clients whose active became a replica: each refused command runs once on the new one, in order, and
+/// nobody sees READONLY.
+#[test]
+fn pipelines_to_a_demoted_backend_run_on_the_new_one() {
+    const DEPTH: i64 = 20;
+    let world = world("failover.hold = '5s'\n");
+    let stop = AtomicBool::new(false);
+    let told = |command: &str| command_calls(&world.west, command);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|number| {
+                let (mut client, stop) = (world.handover.client(), &stop);
+                scope.spawn(move || {
+                    let (counter, list, text) = (format!("n{number}"), format!("l{number}"), format!("s{number}"));
+                    let one = [
+                        encode(&["INCR", &counter]),
+                        encode(&["RPUSH", &list, "x"]),
+                        encode(&["SET", &text, "v"]),
+                        encode(&["STRLEN", &text]),
+                        encode(&["MULTI"]),
+                        encode(&["INCR", &counter]),
+                        encode(&["EXEC"]),
+                    ];
+                    let (batch, mut rounds) = (one.concat().repeat(DEPTH as usize), 0);
+                    while !stop.load(Ordering::Relaxed) {
+                        client.send(&batch);
+                        for _ in 0..DEPTH {
+                            let replies: Vec<Value> = (0..one.len()).map(|_| client.read_reply()).collect();
+                            let error = replies.iter().find(|reply| matches!(reply, Value::Error(_)));
+                            assert_eq!(error, None, "client {number}: {replies:?}");
+                            assert_eq!(replies[6].elements().len(), 1);
+                        }
+                        rounds += 1;
+                    }
+                    (counter, list, rounds)
+                })
+            })
+            .collect();
+        wait_until(PATIENCE, || command_calls(&world.east, "incr") > 1_000);
+        assert_eq!(world.east.command(&["REPLICAOF", "127.0.0.1", "1"]), Value::ok());
+        wait_until(PATIENCE, || told("incr") > 1_000);
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            let (counter, list, rounds) = client.join().expect("no client was refused");
+            let sum = |key: &str| number(&world.east, key) + number(&world.west, key);
+            assert_eq!(sum(&counter), 2 * DEPTH * rounds);
+            let length = |server: &RedisServer| server.command(&["LLEN", &list]).integer();
+            assert_eq!(length(&world.east) + length(&world.west), DEPTH * rounds);
+        }
+    });
+    assert_eq!(world.active(), "west");
+}

@@ -260,17 +260,126 @@ fn a_conflict_between_two_clients_is_seen() {
     assert_eq!(one.command(&["GET", "k"]), Value::bulk("theirs"));
 }
 
+/// How a connection that holds a transaction is lost.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Forced,
+    Planned,
+    Connection,
+}
+
+/// A pair that is about to lose its connections so, and the server that serves then.
+fn about_to_lose(loss: Loss, configuration: &str) -> Pair {
+    let mut pair = Pair::builder().configuration(configuration);
+    if let Loss::Planned = loss {
+        pair = pair.returning();
+    }
+    let mut pair = pair.start();
+    if let Loss::Planned = loss {
+        pair.fail_over();
+    }
+    pair
+}
+
+fn lose(pair: &mut Pair, loss: Loss) {
+    match loss {
+        Loss::Forced => pair.fail_over(),
+        Loss::Planned => pair.fail_back(),
+        Loss::Connection => {
+            pair.east.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        }
+    }
+}
+
+/// Row 71: nobody notices a switch between MULTI and EXEC; what was queued runs once, on one server.
 #[test]
-fn a_fault_inside_a_transaction_aborts_it_and_nothing_is_applied() {
+fn a_transaction_in_pieces_goes_on_across_a_switch() {
+    for loss in [Loss::Forced, Loss::Planned, Loss::Connection] {
+        for protocol in ["2", "3"] {
+            let mut pair = about_to_lose(loss, "");
+            let (mut empty, mut client) = (pair.client(), pair.client());
+            client.command(&["HELLO", protocol]);
+            assert_eq!(client.command(&["SELECT", "2"]), Value::ok());
+            assert_eq!(empty.command(&["MULTI"]), Value::ok());
+            assert_eq!(client.command(&["MULTI"]), Value::ok());
+            assert_eq!(client.command(&["INCR", "n"]), queued());
+            assert_eq!(client.command(&["SELECT", "3"]), queued());
+            assert_eq!(client.command(&["MULTI"]), error("ERR MULTI calls can not be nested"));
+            lose(&mut pair, loss);
+            assert_eq!(client.command(&["HSET", "h", "f", "v"]), queued());
+            assert_eq!(client.command(&["HGETALL", "h"]), queued());
+            client.send_command(&["EXEC"]);
+            let hash = if protocol == "3" { "%1" } else { "*2" };
+            client.expect(format!("*4\r\n:1\r\n+OK\r\n:1\r\n{hash}\r\n$1\r\nf\r\n$1\r\nv\r\n"));
+            assert_eq!(empty.command(&["EXEC"]), Value::Array(vec![]), "{loss:?}");
+            // The session is where EXEC has led it.
+            assert_eq!(client.command(&["EXISTS", "h"]), Value::Integer(1), "{loss:?}");
+            let total: i64 = [&pair.east, &pair.west]
+                .map(|server| {
+                    let mut direct = server.client();
+                    direct.command(&["SELECT", "2"]);
+                    i64::from(direct.command(&["EXISTS", "n"]) == Value::Integer(1))
+                })
+                .iter()
+                .sum();
+            assert_eq!(total, 1, "{loss:?}");
+            assert!(pair.called_off().is_empty());
+        }
+    }
+}
+
+/// What was sent and not yet answered when the connection broke is queued once more, in its place.
+#[test]
+fn a_command_in_flight_in_a_transaction_keeps_its_place() {
     let mut pair = Pair::start();
     let mut client = pair.client();
-    assert_eq!(client.command(&["MULTI"]), Value::ok());
-    assert_eq!(client.command(&["SET", "a", "1"]), queued());
+    client.send(frames(&["MULTI", "RPUSH l 1"]).concat());
+    client.expect("+OK\r\n+QUEUED\r\n");
+    pair.relay.set_mode(Mode::HoldReplies);
+    let sent = pair.relay.request_bytes();
+    client.send(frames(&["RPUSH l 2", "RPUSH l 3"]).concat());
+    wait_until(PATIENCE, || pair.relay.request_bytes() > sent);
     pair.fail_over();
-    assert_eq!(client.command(&["SET", "b", "1"]), queued());
-    assert!(client.command(&["EXEC"]).is_error("EXECABORT"));
-    assert_absent(&pair, &["a", "b"]);
+    client.expect("+QUEUED\r\n+QUEUED\r\n");
+    client.send(frames(&["LRANGE l 0 -1", "EXEC"]).concat());
+    client.expect("+QUEUED\r\n*4\r\n:1\r\n:2\r\n:3\r\n*3\r\n$1\r\n1\r\n$1\r\n2\r\n$1\r\n3\r\n");
+    assert_eq!(pair.east.command(&["EXISTS", "l"]), Value::Integer(0));
     assert_works(&mut client, &pair.west);
+}
+
+/// The new active refuses what the old one had queued: nothing of the transaction runs.
+#[test]
+fn a_transaction_that_the_new_active_refuses_is_aborted() {
+    for rules in ["default on nopass ~* &* +@all -incr", "default on nopass ~* &* +@all -multi"] {
+        let mut pair = Pair::builder().west(|server| server.user(rules)).start();
+        let mut client = pair.client();
+        assert_eq!(client.command(&["MULTI"]), Value::ok());
+        assert_eq!(client.command(&["SET", "a", "1"]), queued());
+        assert_eq!(client.command(&["INCR", "n"]), queued());
+        pair.fail_over();
+        assert_eq!(client.command(&["SET", "b", "1"]), queued(), "{rules}");
+        assert!(client.command(&["EXEC"]).is_error("EXECABORT"), "{rules}");
+        assert_absent(&pair, &["a", "b", "n"]);
+        assert_eq!(client.command(&["SET", "after", "1"]), Value::ok(), "{rules}");
+    }
+}
+
+/// Where MULTI is not permitted nothing of a transaction runs, however it arrives: also one that arrives whole.
+#[test]
+fn a_backend_that_refuses_multi_runs_nothing_of_a_transaction() {
+    for rules in ["default on nopass ~* &* +@all -multi", "default on nopass ~* &* +@all -exec"] {
+        let pair = Pair::builder().servers(|server| server.user(rules)).start();
+        for pieces in [1000, 7] {
+            let mut client = pair.client();
+            let whole = frames(&["MULTI", "SET a 1", "INCR n", "EXEC"]).concat();
+            whole.chunks(pieces).for_each(|piece| client.send(piece));
+            let replies: Vec<Value> = (0..4).map(|_| client.read_reply()).collect();
+            assert!(replies[3].is_error("EXECABORT"), "{rules}: {replies:?}");
+            assert_absent(&pair, &["a", "n"]);
+            let mut other = pair.client();
+            assert_eq!(other.command(&["GET", "a"]), Value::Null, "{rules}");
+        }
+    }
 }
 
 #[test]
@@ -385,27 +494,24 @@ fn exec_is_cut_at_every_byte_of_its_replies_and_never_runs_twice() {
 }
 
 #[test]
-fn a_planned_switch_aborts_open_transactions_and_watches_and_nothing_is_applied() {
+fn a_planned_switch_after_watch_makes_exec_answer_nil_and_nothing_is_applied() {
     let mut pair = Pair::builder().returning().start();
     pair.fail_over();
-    let (mut queuing, mut watching, mut both) = (pair.client(), pair.client(), pair.client());
-    assert_eq!(queuing.command(&["MULTI"]), Value::ok());
-    assert_eq!(queuing.command(&["SET", "a", "1"]), queued());
+    let (mut watching, mut both) = (pair.client(), pair.client());
     assert_eq!(watching.command(&["WATCH", "k"]), Value::ok());
     for command in [&["WATCH", "k"][..], &["MULTI"]] {
         assert_eq!(both.command(command), Value::ok());
     }
     assert_eq!(both.command(&["SET", "b", "1"]), queued());
     pair.fail_back();
-    assert!(queuing.command(&["EXEC"]).is_error("EXECABORT"));
     assert_eq!(watching.command(&["MULTI"]), Value::ok());
     assert_eq!(watching.command(&["SET", "c", "1"]), queued());
     for client in [&mut watching, &mut both] {
         client.send_command(&["EXEC"]);
         client.expect("*-1\r\n");
     }
-    assert_absent(&pair, &["a", "b", "c"]);
-    for client in [&mut queuing, &mut watching, &mut both] {
+    assert_absent(&pair, &["b", "c"]);
+    for client in [&mut watching, &mut both] {
         assert_works(client, &pair.east);
         client.command(&["DEL", "after"]);
     }

@@ -49,11 +49,15 @@ pub async fn dial_as(backend: &Backend, profile: Profile, login: Option<&Login>)
 }
 
 async fn connect_and_greet(backend: &Backend, profile: Profile, login: Option<&Login>) -> io::Result<Dialled> {
-    let mut stream = connect(&backend.address).await?;
-    stream.set_options(USER_TIMEOUT);
-    let outcome = greet(&mut stream, backend, profile, login).await?;
-    let works = matches!(outcome, DialOutcome::Ready { .. } | DialOutcome::Unproven { .. });
-    Ok((works.then_some(stream), outcome))
+    for asks_for_multi in [true, false] {
+        let mut stream = connect(&backend.address).await?;
+        stream.set_options(USER_TIMEOUT);
+        if let Some(outcome) = greet(&mut stream, backend, profile, login, asks_for_multi).await? {
+            let works = matches!(outcome, DialOutcome::Ready { .. } | DialOutcome::Unproven { .. });
+            return Ok((works.then_some(stream), outcome));
+        }
+    }
+    Err(io::Error::other("MULTI is permitted and EXEC is not"))
 }
 
 /// Connects without a handshake.
@@ -103,54 +107,66 @@ enum Step {
     Select,
     ClientId,
     Proof,
+    Multi,
+    Exec,
 }
 
-/// AUTH, HELLO, SELECT as the profile wants, CLIENT ID, and an ECHO that proves that replies come in step.
+/// AUTH, HELLO, SELECT as the profile wants, CLIENT ID, an ECHO that proves that replies come in step, and an empty
+/// transaction that shows whether one may travel unawaited. None: it was left open, and the connection is of no use.
 async fn greet(
     stream: &mut Stream,
     backend: &Backend,
     profile: Profile,
     login: Option<&Login>,
-) -> io::Result<DialOutcome> {
+    asks_for_multi: bool,
+) -> io::Result<Option<DialOutcome>> {
     let nonce = format!("handover:{:016x}", fastrand::u64(..));
-    let (request, steps) = handshake(backend, profile, login, &nonce);
+    let (request, steps) = handshake(backend, profile, login, &nonce, asks_for_multi);
     write_all(stream, &request).await?;
     let mut replies = BytesMut::new();
     let (mut server, mut client_id, mut is_proven) = (None, None, true);
+    let (mut opens, mut takes_groups) = (false, false);
     for step in steps {
         let (reply, kind) = read_reply(stream, &mut replies).await?;
         let is_error = kind == ReplyKind::Error;
         match step {
             Step::Auth if is_error && login.is_some() && is_refused_login(&reply) => {
-                return Ok(DialOutcome::RefusedIdentity(reply));
+                return Ok(Some(DialOutcome::RefusedIdentity(reply)));
             }
             Step::Auth if is_error => return Err(refused("AUTH", &reply)),
             Step::Hello if is_error && profile.protocol == Protocol::Resp3 => {
                 return match first_word(&reply) {
-                    b"NOPROTO" => Ok(DialOutcome::RefusedProtocol(reply)),
-                    b"ERR" if line_of(&reply).contains("unknown command") => Ok(DialOutcome::RefusedProtocol(reply)),
+                    b"NOPROTO" => Ok(Some(DialOutcome::RefusedProtocol(reply))),
+                    b"ERR" if line_of(&reply).contains("unknown command") => {
+                        Ok(Some(DialOutcome::RefusedProtocol(reply)))
+                    }
                     _ => Err(refused("HELLO 3", &reply)),
                 };
             }
             Step::Hello if !is_error => server = server_identity(&reply),
-            Step::Select if is_error && first_word(&reply) == b"ERR" => return Ok(DialOutcome::RefusedDatabase(reply)),
+            Step::Select if is_error && first_word(&reply) == b"ERR" => {
+                return Ok(Some(DialOutcome::RefusedDatabase(reply)));
+            }
             Step::Select if is_error && login.is_some() && profile.database.is_some() => {
-                return Ok(DialOutcome::RefusedSelect(reply));
+                return Ok(Some(DialOutcome::RefusedSelect(reply)));
             }
             Step::Select if is_error => return Err(refused("SELECT", &reply)),
             Step::ClientId if !is_error => client_id = parse_integer(&reply),
             Step::Proof if first_word(&reply) == b"NOPERM" => is_proven = false,
             Step::Proof => prove(&reply, &nonce)?,
+            Step::Multi => opens = &reply[..] == b"+OK\r\n",
+            Step::Exec if opens && is_error => return Ok(None),
+            Step::Exec => takes_groups = opens && &reply[..] == b"*0\r\n",
             Step::Auth | Step::Hello | Step::Select | Step::ClientId => {}
         }
     }
     if !replies.is_empty() {
         return Err(io::Error::other("more replies than requests in the handshake"));
     }
-    Ok(match is_proven {
-        true => DialOutcome::Ready { client_id, server },
+    Ok(Some(match is_proven {
+        true => DialOutcome::Ready { client_id, server, takes_groups },
         false => DialOutcome::Unproven { client_id, server },
-    })
+    }))
 }
 
 /// Whether a refused AUTH speaks of the user and its password, rather than of the server's own trouble.
@@ -163,7 +179,13 @@ fn is_refused_login(reply: &[u8]) -> bool {
     }
 }
 
-fn handshake(backend: &Backend, profile: Profile, login: Option<&Login>, nonce: &str) -> (BytesMut, Vec<Step>) {
+fn handshake(
+    backend: &Backend,
+    profile: Profile,
+    login: Option<&Login>,
+    nonce: &str,
+    asks_for_multi: bool,
+) -> (BytesMut, Vec<Step>) {
     let mut request = BytesMut::new();
     let mut steps = Vec::new();
     if let Some(Login { user, password }) = login {
@@ -191,6 +213,11 @@ fn handshake(backend: &Backend, profile: Profile, login: Option<&Login>, nonce: 
     encode::request(&mut request, &["CLIENT", "ID"]);
     encode::request(&mut request, &["ECHO", nonce]);
     steps.extend([Step::ClientId, Step::Proof]);
+    if asks_for_multi {
+        encode::request(&mut request, &["MULTI"]);
+        encode::request(&mut request, &["EXEC"]);
+        steps.extend([Step::Multi, Step::Exec]);
+    }
     (request, steps)
 }
 

@@ -42,6 +42,10 @@ pub(crate) struct Ledger {
     popped: BTreeSet<String>,
     messages: BTreeSet<(usize, String)>,
     next: u64,
+    /// Switches so far.
+    pub(crate) switches: u64,
+    /// Transactions that were carried out though a switch came between MULTI and EXEC.
+    pub(crate) replayed: u64,
 }
 
 /// What the next reply may be.
@@ -87,6 +91,10 @@ pub(crate) struct Client {
     /// The batch in which something was applied or uncertain.
     batch_applied: u64,
     multi_refused: bool,
+    /// The transaction that is sent command by command, and how many come before its end.
+    open: Option<(u64, u64)>,
+    /// Switches before MULTI was answered.
+    switches_at_multi: u64,
     /// Batches that arrive in one piece, with nothing due before.
     whole: BTreeSet<u64>,
     is_traced: bool,
@@ -113,6 +121,8 @@ impl Client {
             batch: 0,
             batch_applied: 0,
             multi_refused: false,
+            open: None,
+            switches_at_multi: 0,
             whole: BTreeSet::new(),
             is_traced: std::env::var("SIMULATION_TRACE").is_ok_and(|client| client == id.to_string()),
         }
@@ -142,12 +152,14 @@ impl Client {
         let is_alone = self.outstanding.is_empty();
         let mut bytes = Vec::new();
         match self.kind {
+            _ if self.open.is_some() => self.go_on(random, ledger, &mut bytes),
             _ if is_alone && self.kind != Kind::Subscriber && random.one_in(12) => {
                 self.change_connection(random, &mut bytes)
             }
             _ if is_alone && self.kind == Kind::Subscriber && random.one_in(20) => {
                 self.change_connection(random, &mut bytes)
             }
+            Kind::Mixed if random.one_in(5) => self.open(random, ledger, &mut bytes),
             Kind::Mixed => {
                 let commands = if random.one_in(60) { 60 + random.below(80) } else { 1 + random.below(5) };
                 for _ in 0..commands {
@@ -324,6 +336,34 @@ impl Client {
         }
     }
 
+    /// Begins a transaction that is sent command by command.
+    fn open(&mut self, random: &mut Random, ledger: &mut Ledger, bytes: &mut Vec<u8>) {
+        ledger.next += 1;
+        self.open = Some((ledger.next, 1 + random.below(4)));
+        if random.one_in(6) {
+            self.send(&["WATCH", &format!("c{}:watched", self.id)], Expect::Ok, bytes);
+        }
+        self.send(&["MULTI"], Expect::Multi(ledger.next), bytes);
+    }
+
+    /// Sends the next command of the transaction that is open, or a few, or its end.
+    fn go_on(&mut self, random: &mut Random, ledger: &mut Ledger, bytes: &mut Vec<u8>) {
+        let Some((transaction, left)) = self.open else { return };
+        let now = if random.one_in(4) { left } else { left.min(1) };
+        for _ in 0..now {
+            let name = ["SET", "INCR", "APPEND", "EVAL"][random.below(4) as usize];
+            self.write(name, Some(transaction), random, ledger, bytes);
+        }
+        self.open = Some((transaction, left - now));
+        if left == now && (left == 0 || random.one_in(2)) {
+            self.open = None;
+            match random.one_in(8) {
+                true => self.send(&["DISCARD"], Expect::Discard, bytes),
+                false => self.send(&["EXEC"], Expect::Exec(transaction), bytes),
+            }
+        }
+    }
+
     fn subscriber(&mut self, random: &mut Random, bytes: &mut Vec<u8>) {
         let channel = |random: &mut Random| format!("ch{}:{}", self.id, random.below(3));
         let (subscribe, names) = match random.below(6) {
@@ -401,7 +441,8 @@ impl Client {
                 true
             }
             Expect::Exec(transaction) => {
-                let count = ledger.transactions[transaction].len();
+                let numbers = ledger.transactions.get(transaction).cloned().unwrap_or_default();
+                let count = numbers.len();
                 let outcome = exec_outcome(&reply, count);
                 assert!(outcome.is_some(), "client {id}: {reply:?} for EXEC of {count}");
                 let outcome = outcome.unwrap_or(Outcome::Unknown);
@@ -409,14 +450,15 @@ impl Client {
                     !self.multi_refused || outcome == Outcome::NotApplied,
                     "client {id}: MULTI was refused, but EXEC said {reply:?}"
                 );
-                for number in ledger.transactions[transaction].clone() {
+                ledger.replayed += u64::from(outcome == Outcome::Applied && self.switches_at_multi != ledger.switches);
+                for number in numbers {
                     self.settle(ledger, batch, number, outcome);
                 }
                 true
             }
             Expect::Multi(transaction) => {
-                self.multi_refused = is_error;
-                for number in ledger.transactions[transaction].clone() {
+                (self.multi_refused, self.switches_at_multi) = (is_error, ledger.switches);
+                for number in ledger.transactions.get(transaction).cloned().unwrap_or_default() {
                     // A DISCARD leaves it at that.
                     self.settle(ledger, 0, number, Outcome::Unknown);
                 }

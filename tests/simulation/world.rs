@@ -210,6 +210,11 @@ impl World {
         self.check_rest();
     }
 
+    /// Transactions that were carried out though a switch came between MULTI and EXEC.
+    pub(crate) const fn replayed(&self) -> u64 {
+        self.ledger.replayed
+    }
+
     /// Equal for equal runs.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -514,7 +519,11 @@ impl World {
         }
         let id = self.next_connection;
         self.next_connection += 1;
-        let outcome = DialOutcome::Ready { client_id: (!id.is_multiple_of(5)).then_some(id as i64), server: None };
+        let outcome = DialOutcome::Ready {
+            client_id: (!id.is_multiple_of(5)).then_some(id as i64),
+            server: None,
+            takes_groups: true,
+        };
         // The epoch in which the multiplexer opened it: closed ones are refused below.
         let epoch = worker.multiplexer.route().epoch;
         if !worker.multiplexer.on_dialled(dial.link, outcome, self.now) {
@@ -536,6 +545,7 @@ impl World {
     }
 
     fn supervise(&mut self) {
+        self.ledger.switches = self.supervisor.switches;
         let serves: Vec<bool> = self.backends.iter().map(|backend| backend.serves() && !backend.refuses).collect();
         if self.supervisor.step(self.now, self.workers.len(), &serves, self.wish.take(), DRAIN) {
             self.publish();

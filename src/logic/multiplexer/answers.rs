@@ -301,7 +301,7 @@ impl Multiplexer {
         self.drop_state(key);
         self.drop_subscriptions(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.transaction = Transaction::None;
+        session.leave_transaction();
         session.profile = Profile::default();
         session.peer.name = Bytes::new();
         self.forget_identity(key, now);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::session::CloseReason;
-use super::{INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, SessionKey};
+use super::{INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, Session, SessionKey};
 
 /// A request announced longer than this needs room among the uploads before the rest of it is read.
 const UPLOAD_BYTES: usize = 1024 * 1024;
@@ -112,7 +112,8 @@ impl Multiplexer {
         let held_bytes_max = self.settings.limits.held_bytes_max;
         let was_crowded = self.held_bytes > held_bytes_max;
         self.held_bytes =
-            self.waiting.iter().filter_map(|&key| self.sessions.get(key)).map(|session| session.input.len()).sum();
+            self.waiting.iter().filter_map(|&key| self.sessions.get(key)).map(Session::held_bytes).sum::<usize>()
+                + self.pinned.iter().filter_map(|&key| self.sessions.get(key)).map(Session::queue_bytes).sum::<usize>();
         if was_crowded && self.held_bytes <= held_bytes_max {
             for key in self.sessions.keys() {
                 self.update_reading(key);

@@ -498,9 +498,13 @@ impl Multiplexer {
     fn take_back(&mut self, key: LinkKey, now: Instant) -> bool {
         let Some(link) = self.links.get_mut(key) else { return false };
         let (request, epoch) = (link.front_frame(), link.epoch);
-        let Some(front) = link.front().filter(|run| run.unanswered() == 1 && run.attempts == 0) else { return false };
+        let Some(front) = link.front().filter(|run| run.unanswered() == 1 && run.attempts == 0 && run.dropped == 0)
+        else {
+            return false;
+        };
         let (Some(session_key), kind, arrived) = (front.session, front.kind.clone(), front.at) else { return false };
         if kind != RunKind::Forward
+            || self.is_withheld(session_key)
             || self.sessions.get(session_key).is_none_or(|session| session.due != 1 || session.half_closed)
             || self.is_whole_or_scripted(&request)
         {
@@ -513,6 +517,7 @@ impl Multiplexer {
             session.pending.push_front(Pending::Send {
                 frame: request,
                 commands: 1,
+                dropped: 0,
                 kind,
                 sent: false,
                 read_only: false,

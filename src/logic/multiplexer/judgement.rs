@@ -21,27 +21,44 @@ use crate::resp::encode;
 use crate::resp::request::{RequestScanner, Scan};
 
 /// One request, or one whole transaction, without a reply.
-#[derive(Debug)]
-struct Unanswered {
+#[derive(Clone, Debug)]
+pub(super) struct Unanswered {
     /// Its bytes.
-    frame: Bytes,
+    pub frame: Bytes,
     /// How many replies are due for it.
-    commands: u32,
+    pub commands: u32,
+    /// How many more come first when it is sent again, which the client has already.
+    pub dropped: u32,
     /// Its last byte was handed to the kernel, so that it may have been applied.
-    sent: bool,
+    pub sent: bool,
     /// A transaction of which some replies had come.
-    begun: bool,
-    kind: RunKind,
-    retry: Retry,
-    attempts: u32,
-    at: Instant,
+    pub begun: bool,
+    pub kind: RunKind,
+    pub retry: Retry,
+    pub attempts: u32,
+    pub at: Instant,
+    /// It was on a connection that clients share.
+    pub is_shared: bool,
 }
 
 /// What is due to a session from the lost connection, in order.
-#[derive(Debug)]
-enum Due {
+#[derive(Clone, Debug)]
+pub(super) enum Due {
     Request(Unanswered),
     Local(Bytes),
+}
+
+/// What decides over everything that is due to one session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// What was sent may be repeated.
+    pub may_repeat: bool,
+    /// The transaction that is open goes on elsewhere.
+    pub replays: bool,
+    /// The client has said that it will send nothing more.
+    pub is_leaving: bool,
+    /// The epoch of the connection that was lost.
+    pub epoch: u64,
 }
 
 impl Multiplexer {
@@ -130,7 +147,7 @@ impl Multiplexer {
             let Some(session_key) = run.session else { continue };
             let is_local = matches!(run.kind, RunKind::Local(_));
             if self.sessions.get(session_key).is_none() {
-                let gone = if is_local { 0 } else { u64::from(run.unanswered()) };
+                let gone = if is_local { 0 } else { u64::from(run.due()) };
                 self.in_flight = self.in_flight.saturating_sub(gone as usize);
                 self.note(|judged| &mut judged.gone, gone);
                 continue;
@@ -151,6 +168,7 @@ impl Multiplexer {
     fn split_run(&self, run: &Run, requests: &Bytes, written: usize, is_shared: bool, items: &mut Vec<Due>) {
         let mut scanner = RequestScanner::new(usize::MAX >> 1);
         let (mut position, mut index) = (0, 0);
+        let had = run.answered.max(run.dropped);
         // The transaction in progress: where it starts, its first command's index, and its members' judgement.
         let mut transaction: Option<(usize, u32, Option<Retry>)> = None;
         while position < requests.len() {
@@ -178,12 +196,13 @@ impl Multiplexer {
                 }
             }
             if let Some((start, first, retry, commands)) = unit
-                && index >= run.answered
+                && index >= had
             {
-                let answered = run.answered.saturating_sub(first).min(commands);
+                let answered = had.saturating_sub(first).min(commands);
                 items.push(Due::Request(Unanswered {
                     frame: requests.slice(start..end),
                     commands: commands - answered,
+                    dropped: 0,
                     // What was sent to an earlier connection may have been applied there.
                     sent: end <= written || run.attempts > 0,
                     begun: answered > 0,
@@ -191,6 +210,7 @@ impl Multiplexer {
                     retry,
                     attempts: run.attempts,
                     at: run.at,
+                    is_shared,
                 }));
             }
             position = end;
@@ -214,25 +234,51 @@ impl Multiplexer {
             self.count_uncertain(u64::from(requests));
             return self.remove_session(key, CloseReason::ReplyCut);
         }
-        let is_leaving = session.half_closed || session.ending.is_some();
-        let may_repeat = !is_leaving && self.may_repeat(&items);
-        let pending: Vec<Pending> =
-            items.into_iter().flat_map(|item| self.judge_due(key, item, may_repeat, is_leaving, epoch, now)).collect();
-        self.break_transaction(key);
-        let is_answered = pending.iter().any(|item| matches!(item, Pending::Answer(_)));
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        session.burst_answered |= is_answered;
-        for item in pending.into_iter().rev() {
-            session.pending.push_front(item);
+        let replays = !(session.half_closed || session.ending.is_some()) && self.may_replay(key, kinds_sent(&items));
+        if self.is_withheld(key) {
+            self.keep_lost(key, items);
+        } else {
+            self.judge_items(key, items, epoch, now);
+        }
+        if replays {
+            self.unplace_queue(key);
+        } else {
+            self.break_transaction(key);
         }
         self.advance_session(key, now);
         self.finish_if_done(key);
     }
 
+    /// Judges what was due to one session on a connection that is gone; it comes before everything that is pending.
+    pub(super) fn judge_items(&mut self, key: SessionKey, items: Vec<Due>, epoch: u64, now: Instant) {
+        let Some(session) = self.sessions.get(key).filter(|_| !items.is_empty()) else { return };
+        let is_leaving = session.half_closed || session.ending.is_some();
+        let terms = Terms {
+            may_repeat: !is_leaving && self.may_repeat(items.iter()),
+            replays: !is_leaving && self.may_replay(key, kinds_sent(&items)),
+            is_leaving,
+            epoch,
+        };
+        let pending: Vec<Pending> = items.into_iter().flat_map(|item| self.judge_due(key, item, terms, now)).collect();
+        let is_answered = pending.iter().any(|item| matches!(item, Pending::Answer(_)));
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.burst_answered |= is_answered;
+        }
+        self.put_in_front(key, pending);
+    }
+
+    /// Puts what was judged before what is pending.
+    pub(super) fn put_in_front(&mut self, key: SessionKey, pending: Vec<Pending>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        for item in pending.into_iter().rev() {
+            session.pending.push_front(item);
+        }
+    }
+
     /// Whether what was sent may be repeated: one request by its category; several, or a transaction, only if all
     /// of them are reads, or all are writes whose replies do not depend on what was there before.
-    fn may_repeat(&self, items: &[Due]) -> bool {
-        let sent: Vec<&Unanswered> = items.iter().filter_map(Due::sent_by_category).collect();
+    pub(super) fn may_repeat<'a>(&self, items: impl Iterator<Item = &'a Due>) -> bool {
+        let sent: Vec<&Unanswered> = items.filter_map(Due::sent_by_category).collect();
         let ceiling = self.settings.retry.ceiling;
         if ceiling == RetryCeiling::Always {
             return true;
@@ -245,15 +291,8 @@ impl Multiplexer {
     }
 
     /// What becomes of one thing that was due.
-    fn judge_due(
-        &mut self,
-        key: SessionKey,
-        item: Due,
-        may_repeat: bool,
-        is_leaving: bool,
-        epoch: u64,
-        now: Instant,
-    ) -> Vec<Pending> {
+    pub(super) fn judge_due(&mut self, key: SessionKey, item: Due, terms: Terms, now: Instant) -> Vec<Pending> {
+        let Terms { may_repeat, is_leaving, epoch, .. } = terms;
         let request = match item {
             Due::Local(reply) => return vec![Pending::Answer(reply)],
             Due::Request(request) => request,
@@ -262,10 +301,15 @@ impl Multiplexer {
             self.counters.lost[request.retry.category as usize] += u64::from(request.commands);
         }
         let transaction = self.sessions.get(key).map_or(Transaction::None, |session| session.transaction);
+        if terms.replays {
+            return self.move_queued(request, epoch);
+        }
         if let Transaction::Queuing { watching, .. } = transaction {
             return self.judge_queued(key, &request, watching);
         }
         match &request.kind {
+            // Its transaction has ended, and it never runs outside of it.
+            RunKind::Queued { .. } => self.judge_queued(key, &request, false),
             RunKind::Inspect(Inspect::Unwatch) => {
                 self.set_transaction(key, Transaction::None);
                 self.note(|judged| &mut judged.aborted, 1);
@@ -310,7 +354,7 @@ impl Multiplexer {
     }
 
     /// A request goes to the next connection: for the first time, or once more.
-    fn move_on(&mut self, request: Unanswered, sent: bool, epoch: u64) -> Vec<Pending> {
+    pub(super) fn move_on(&mut self, request: Unanswered, sent: bool, epoch: u64) -> Vec<Pending> {
         let commands = u64::from(request.commands);
         if request.begun {
             return self.abandon_begun(&request);
@@ -326,7 +370,8 @@ impl Multiplexer {
         let kind = if is_conditional { RunKind::Conditional } else { request.kind };
         vec![Pending::Send {
             frame: request.frame,
-            commands: request.commands,
+            commands: request.commands + request.dropped,
+            dropped: request.dropped,
             kind,
             sent,
             read_only: request.retry.category <= Category::ReadOnly,
@@ -365,6 +410,46 @@ impl Multiplexer {
             replies.push(refusal(&Refusal::TransactionMoved));
         }
         replies
+    }
+
+    /// A whole transaction may travel on this connection unawaited.
+    pub(super) fn takes_groups(&self, link: LinkKey) -> bool {
+        self.links.get(link).is_some_and(|link| link.takes_groups)
+    }
+
+    /// A whole transaction was judged, and where it would go MULTI is not permitted: its members must not run alone.
+    pub(super) fn refuse_group(&mut self, key: SessionKey, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(Pending::Send { commands, dropped, sent, read_only, .. }) = session.pending.pop_front() else {
+            return;
+        };
+        for index in dropped..commands {
+            match index {
+                0 if commands > 1 => self.answer(key, |out| encode::simple(out, "OK"), now),
+                _ if index + 1 < commands => self.answer(key, |out| encode::simple(out, "QUEUED"), now),
+                _ if sent && !read_only => self.refuse(key, &Refusal::Uncertain, now),
+                _ => self.refuse(key, &Refusal::TransactionMoved, now),
+            }
+        }
+    }
+
+    /// Something due in a transaction that goes on elsewhere: nothing of it was carried out.
+    fn move_queued(&mut self, request: Unanswered, epoch: u64) -> Vec<Pending> {
+        match request.sent {
+            true => self.note(|judged| &mut judged.repeated, 1),
+            false => self.note(|judged| &mut judged.moved, 1),
+        }
+        vec![Pending::Send {
+            frame: request.frame,
+            commands: 1,
+            dropped: 0,
+            kind: request.kind,
+            sent: false,
+            read_only: false,
+            attempts: 0,
+            arrived: request.at,
+            epoch,
+        }]
     }
 
     /// Something due between MULTI and EXEC on a pin.
@@ -408,23 +493,8 @@ impl Multiplexer {
 
     fn set_transaction(&mut self, key: SessionKey, transaction: Transaction) {
         if let Some(session) = self.sessions.get_mut(key) {
-            session.transaction = transaction;
+            (session.transaction, session.queue) = (transaction, None);
         }
-    }
-
-    /// The pin of a transaction or WATCH is gone: it goes on without a backend and cannot succeed.
-    pub(super) fn break_transaction(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let broken = match session.transaction {
-            Transaction::Watching => Transaction::Broken { queuing: false, end: BrokenEnd::Nil },
-            Transaction::Queuing { watching, .. } => {
-                let end = if watching { BrokenEnd::Nil } else { BrokenEnd::Moved };
-                Transaction::Broken { queuing: true, end }
-            }
-            Transaction::None | Transaction::Broken { .. } => return,
-        };
-        session.transaction = broken;
-        session.drop_idle_pin();
     }
 
     /// A blocked command waits again, with the time that is left.
@@ -452,7 +522,7 @@ impl Multiplexer {
             _ => frame.clone(),
         };
         let kind = RunKind::Blocking { deadline };
-        Pending::Send { frame, commands: 1, kind, sent, read_only: false, attempts: 0, arrived: at, epoch }
+        Pending::Send { frame, commands: 1, dropped: 0, kind, sent, read_only: false, attempts: 0, arrived: at, epoch }
     }
 
     /// The blocked command at the front of a pin was unblocked for a planned switch: it waits again on the new active.
@@ -510,15 +580,23 @@ impl Session {
     }
 }
 
-/// A transaction without commands changes nothing.
-const READ: Retry = Retry { category: Category::ReadOnly, blind: true };
+/// What was due, and whether it was sent.
+fn kinds_sent(items: &[Due]) -> impl Iterator<Item = (&RunKind, bool)> {
+    items.iter().filter_map(|item| match item {
+        Due::Request(request) => Some((&request.kind, request.sent)),
+        Due::Local(_) => None,
+    })
+}
 
-fn judge_frame(classified: Classified, frame: &[u8]) -> Retry {
+/// A transaction without commands changes nothing.
+pub(super) const READ: Retry = Retry { category: Category::ReadOnly, blind: true };
+
+pub(super) fn judge_frame(classified: Classified, frame: &[u8]) -> Retry {
     classified.command.map_or(Retry::UNKNOWN, |command| retry::judge(command, Arguments::new(frame)))
 }
 
 /// Two requests as one: as unsafe as the worse of them.
-fn join(first: Retry, second: Retry) -> Retry {
+pub(super) fn join(first: Retry, second: Retry) -> Retry {
     Retry { category: first.category.max(second.category), blind: first.blind && second.blind }
 }
 

@@ -78,6 +78,13 @@ pub enum RunKind {
     Conditional,
     /// They go to the client and change its session's state.
     Inspect(Inspect),
+    /// A command between MULTI and EXEC: its reply goes to the client, and both are kept for a replay.
+    Queued {
+        /// The database that it selects, if EXEC carries it out.
+        database: Option<u32>,
+    },
+    /// What a client has queued long since, queued once more: the replies are Handover's own affair.
+    Replay,
     /// A blocking command; may take its time.
     Blocking {
         /// When its own time ends; `None`: never.
@@ -151,6 +158,12 @@ impl Run {
     pub const fn unanswered(&self) -> u32 {
         self.commands - self.answered
     }
+
+    /// Replies that its client still gets.
+    #[must_use]
+    pub const fn due(&self) -> u32 {
+        self.commands - if self.answered > self.dropped { self.answered } else { self.dropped }
+    }
 }
 
 /// What was found at the start of bytes that a backend sent.
@@ -209,6 +222,8 @@ pub struct Link {
     pub is_let_go: bool,
     /// Something came on it.
     pub proven: bool,
+    /// MULTI and EXEC are permitted, so that a whole transaction may travel on it unawaited.
+    pub takes_groups: bool,
     /// The last sentinel was refused for a reason that says nothing of the order of replies.
     pub undecided: bool,
     /// How many sentinels came back exactly.
@@ -224,6 +239,8 @@ pub struct Link {
     retained: BytesMut,
     written: usize,
     commands_unanswered: usize,
+    /// A request of the front run by its number, and where in the run's bytes it begins.
+    cursor: (u32, usize),
     scanner: ReplyScanner,
     stash: BytesMut,
     scanned: usize,
@@ -246,6 +263,7 @@ impl Link {
             unblocked: false,
             is_let_go: false,
             proven: false,
+            takes_groups: false,
             undecided: false,
             proofs: 0,
             departed: Vec::new(),
@@ -255,6 +273,7 @@ impl Link {
             retained: BytesMut::new(),
             written: 0,
             commands_unanswered: 0,
+            cursor: (0, 0),
             scanner: ReplyScanner::new(),
             stash: BytesMut::new(),
             scanned: 0,
@@ -271,7 +290,7 @@ impl Link {
     #[must_use]
     pub fn client_requests(&self) -> usize {
         let of_clients = |run: &&Run| run.session.is_some() && !matches!(run.kind, RunKind::Local(_));
-        self.ring.iter().filter(of_clients).map(|run| run.unanswered() as usize).sum()
+        self.ring.iter().filter(of_clients).map(|run| run.due() as usize).sum()
     }
 
     /// Opened in this epoch, with the rights of this identity.
@@ -317,6 +336,27 @@ impl Link {
             Scan::Frame(frame) => Bytes::copy_from_slice(&rest[..frame.bytes]),
             _ => Bytes::new(),
         }
+    }
+
+    /// The same, remembering where it stands, so that a long run is gone through once.
+    pub fn next_frame(&mut self) -> Bytes {
+        let Some(run) = self.ring.front() else { return Bytes::new() };
+        let mut scanner = RequestScanner::new(usize::MAX >> 1);
+        loop {
+            let (index, offset) = self.cursor;
+            let rest = &self.retained[offset.min(run.bytes)..run.bytes];
+            let Scan::Frame(frame) = scanner.scan(rest) else { return Bytes::new() };
+            if index >= run.answered {
+                return Bytes::copy_from_slice(&rest[..frame.bytes]);
+            }
+            self.cursor = (index + 1, offset + frame.bytes);
+        }
+    }
+
+    /// The requests of the front run up to the one that [`Self::next_frame`] found.
+    #[must_use]
+    pub fn answered_frames(&self) -> &[u8] {
+        &self.retained[..self.cursor.1]
     }
 
     /// Bytes not yet handed to the kernel.
@@ -497,6 +537,7 @@ impl Link {
             return None;
         }
         let run = self.ring.pop_front()?;
+        self.cursor = (0, 0);
         self.retained.advance(run.bytes);
         self.written = self.written.saturating_sub(run.bytes);
         if self.ring.is_empty() && self.retained.capacity() > IDLE_BYTES_MAX {

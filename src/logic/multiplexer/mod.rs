@@ -4,7 +4,8 @@
 //! It takes bytes and events and gives bytes and [`Output`]s; it owns no socket. In the order of a command's way:
 //! `requests` (a client's bytes → frames → a lane), `special` (what needs a pin, or is answered here),
 //! `replies` (a backend's bytes → the client's output), `judgement` (a lost connection), `switch` (the route),
-//! `pins`, `subscriptions`; `client_command`, `muted` and `pause` carry out CLIENT.
+//! `pins`, `transactions` (MULTI in pieces), `withheld` (READONLY and the like), `subscriptions`; `client_command`,
+//! `muted` and `pause` carry out CLIENT.
 
 mod answers;
 mod backpressure;
@@ -28,7 +29,9 @@ mod switch;
 #[cfg(test)]
 mod tests;
 mod tracking;
+mod transactions;
 mod wait;
+mod withheld;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,7 +47,7 @@ pub use session::{Access, CloseReason, Session};
 
 use self::identity::Guard;
 use self::link::{Run, RunKind};
-use self::session::{Pending, Wait};
+use self::session::Wait;
 pub use self::subscriptions::Kind as SubscriptionKind;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
@@ -191,6 +194,8 @@ pub enum DialOutcome {
         client_id: Option<i64>,
         /// What the server calls itself, where it tells it.
         server: Option<ServerIdentity>,
+        /// MULTI and EXEC are permitted there.
+        takes_groups: bool,
     },
     /// It works, but its identity may not run ECHO: nothing proves that replies are in step.
     Unproven {
@@ -552,15 +557,7 @@ impl Multiplexer {
             self.advance_session(key, now);
         }
         self.finish_if_done(key);
-    }
-
-    /// Blocked, or monitoring: a server lets go of such a client as soon as it says that it will send no more.
-    fn waits_for_ever(&self, key: SessionKey) -> bool {
-        let Some(session) = self.sessions.get(key) else { return false };
-        let is_blocked =
-            session.link.and_then(|link| self.links.get(link)?.front()).is_some_and(|run| run.kind.may_block());
-        let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if kind.may_block());
-        (session.due > 0 && is_blocked) || is_rearmed || session.pin.is_some_and(|pin| pin.monitoring)
+        self.end_if_left(key, now);
     }
 
     /// The client is gone.
@@ -580,10 +577,6 @@ impl Multiplexer {
     /// Closes the client's connection if everything due to it was written.
     fn finish_if_done(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
-        let is_abandoned = session.half_closed && session.output.is_empty() && self.waits_for_ever(key);
-        if is_abandoned {
-            return self.remove_session(key, CloseReason::ClientClosed);
-        }
         if !session.is_quiet() {
             return;
         }
@@ -686,9 +679,9 @@ impl Multiplexer {
     fn send_run(&mut self, link_key: LinkKey, key: SessionKey, run: Run, request: &[u8]) {
         let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(key)) else { return };
         debug_assert_eq!(link.profile.identity, session.profile.identity, "a command of one user goes as another");
-        session.due += run.commands;
+        session.due += run.due();
         let former = session.link.replace(link_key).filter(|former| *former != link_key);
-        self.in_flight += run.commands as usize;
+        self.in_flight += run.due() as usize;
         link.sentinel.1 = link.sentinel.1.saturating_add(run.commands);
         let is_owing_proof = link.role == Role::Lane && link.sentinel.1 >= SENTINEL_REQUESTS;
         let at = run.at;
@@ -715,11 +708,16 @@ impl Multiplexer {
 
     /// Puts a request of Handover's own on a connection.
     fn send_own(&mut self, link_key: LinkKey, kind: RunKind, request: &[u8], now: Instant) {
+        self.send_owns(link_key, kind, request, 1, now);
+    }
+
+    /// Puts requests of Handover's own on a connection.
+    fn send_owns(&mut self, link_key: LinkKey, kind: RunKind, requests: &[u8], commands: u32, now: Instant) {
         let Some(link) = self.links.get_mut(link_key) else { return };
-        let bytes = request.len();
+        let bytes = requests.len();
         link.push(
-            Run { session: None, commands: 1, answered: 0, dropped: 0, bytes, attempts: 0, at: now, kind },
-            request,
+            Run { session: None, commands, answered: 0, dropped: 0, bytes, attempts: 0, at: now, kind },
+            requests,
         );
         self.mark_link_to_write(link_key);
     }

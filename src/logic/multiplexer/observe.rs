@@ -60,8 +60,9 @@ impl Multiplexer {
             bytes[0] += session.input.capacity();
             bytes[1] += session.output.capacity();
             if session.wait.is_some() {
-                bytes[3] += session.input.len();
+                bytes[3] += session.held_bytes();
             }
+            bytes[3] += session.queue_bytes();
         }
         bytes[2] = self.links.iter().map(|(_, link)| link.memory_bytes()).sum();
         bytes

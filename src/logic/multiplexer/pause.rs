@@ -28,7 +28,7 @@ impl Pause {
         let writes = match pending {
             Pending::Send { commands: 2.., read_only, .. } => !read_only,
             Pending::Send { .. } => may_write(classified),
-            Pending::Answer(_) | Pending::Withheld { .. } => return false,
+            Pending::Answer(_) => return false,
         };
         !self.writes_only || writes
     }

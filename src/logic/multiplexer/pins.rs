@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::link::{Link, LinkState, Profile, Role, RunKind};
-use super::session::{CloseReason, Pin, Session, Transaction, Wait};
+use super::session::{CloseReason, Pending, Pin, Session, Transaction, Wait};
 use super::{Dial, LinkKey, Multiplexer, Output, SessionKey};
 use crate::logic::route::BackendId;
 use crate::resp::encode;
@@ -72,10 +72,15 @@ impl Multiplexer {
         self.sessions.get_mut(key)?.pin.as_mut()?.link = link;
         let ready = link.filter(|&link| self.links.get(link).is_some_and(|link| link.state == LinkState::Ready));
         let set_up = ready.filter(|&link| self.set_up(key, link, now));
-        if set_up.is_none() {
+        let Some(link) = set_up else {
             self.wait(key, Wait::Pin, now);
+            return None;
+        };
+        if !self.is_queue_placed(key, link, now) {
+            self.wait(key, Wait::Replay, now);
+            return None;
         }
-        set_up
+        Some(link)
     }
 
     /// A pin from the pool, or one that is being opened; none when there are too many.
@@ -156,16 +161,32 @@ impl Multiplexer {
         }
     }
 
-    /// Ends clients that closed their sending half while blocked: mostly they are gone, and would be given an element
-    /// that nobody reads. What the server answers at once still reaches those who only have nothing more to ask.
-    pub(super) fn end_blocked_leavers(&mut self, now: Instant) {
-        let is_leaver = |key: &SessionKey| {
-            let Some(session) = self.sessions.get(*key).filter(|session| session.half_closed) else { return false };
-            let front = session.pin.and_then(|pin| pin.link).and_then(|link| self.links.get(link)?.front());
-            front.is_some_and(|run| run.kind.may_block() && now.saturating_duration_since(run.at) >= LEAVER_WAIT_MAX)
-        };
-        let leavers: Vec<SessionKey> = self.pinned.iter().copied().filter(is_leaver).collect();
+    /// Ends clients that have left while they waited for what may never come.
+    pub(super) fn end_leavers(&mut self, now: Instant) {
+        let has_left = |key: &SessionKey| self.sessions.get(*key).is_some_and(|session| self.has_left(session, now));
+        let leavers: Vec<SessionKey> = self.pinned.iter().copied().filter(has_left).collect();
         leavers.into_iter().for_each(|key| self.remove_session(key, CloseReason::ClientClosed));
+    }
+
+    /// Ends a client that has closed its sending half while a command of its blocks, or monitors: mostly it is gone,
+    /// and would be given an element that nobody reads. What the server answers at once still reaches it, as it
+    /// reaches whoever has merely nothing more to ask.
+    pub(super) fn end_if_left(&mut self, key: SessionKey, now: Instant) {
+        if self.sessions.get(key).is_some_and(|session| self.has_left(session, now)) {
+            self.remove_session(key, CloseReason::ClientClosed);
+        }
+    }
+
+    fn has_left(&self, session: &Session, now: Instant) -> bool {
+        if !session.half_closed || !session.output.is_empty() {
+            return false;
+        }
+        let is_blocking = |kind: &RunKind| kind.may_block();
+        let front = session.link.filter(|_| session.due > 0).and_then(|link| self.links.get(link)?.front());
+        let is_blocked =
+            front.is_some_and(|run| is_blocking(&run.kind) && now.saturating_duration_since(run.at) >= LEAVER_WAIT_MAX);
+        let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if is_blocking(kind));
+        is_blocked || is_rearmed || session.pin.is_some_and(|pin| pin.monitoring)
     }
 
     fn release_pin(&mut self, key: SessionKey, now: Instant) {

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use super::counters::ProtocolFault;
 use super::link::{Inspect, Link, Role, Run, RunKind, Taken};
-use super::session::{BrokenEnd, CloseReason, Pending, Transaction};
+use super::session::{BrokenEnd, CloseReason, Transaction};
 use super::tracking::is_broken_redirect;
+use super::transactions::Queue;
 use super::{LANE_BYTES_MAX, LinkKey, Multiplexer, STREAM_BYTES, SessionKey, borrow_buffer};
 use crate::command::refusal::Refusal;
 use crate::command::retry::{self, Category};
@@ -76,6 +77,10 @@ impl Multiplexer {
         let Some(link) = self.links.get(key) else { return };
         let is_long = link.streaming || rest.len() > STREAM_BYTES;
         let reader = link.front().filter(|run| is_long && self.can_stream(run)).and_then(|run| run.session);
+        if let Some(session) = reader {
+            // Too long to be kept back.
+            self.pass_withheld(session, now);
+        }
         let kept = match reader {
             Some(session) => {
                 if let Some(link) = self.links.get_mut(key) {
@@ -99,10 +104,12 @@ impl Multiplexer {
         let selects = |key| {
             self.sessions
                 .get(key)
-                .is_some_and(|session| matches!(session.transaction, Transaction::Queuing { selected: true, .. }))
+                .and_then(|session| session.queue.as_ref())
+                .is_some_and(|queue| !queue.selections().is_empty())
         };
         match run.kind {
-            RunKind::Forward | RunKind::Blocking { .. } => true,
+            RunKind::Forward => run.answered >= run.dropped,
+            RunKind::Blocking { .. } => true,
             RunKind::Inspect(Inspect::Exec) => !run.session.is_some_and(selects),
             _ => false,
         }
@@ -143,6 +150,11 @@ impl Multiplexer {
         let Some(link) = self.links.get_mut(key) else { return };
         let Some(front) = link.front() else { return };
         let (session_key, started_at) = (front.session, front.at);
+        if let Some(session_key) = session_key.filter(|&session_key| self.is_withheld(session_key)) {
+            self.keep_replies(key, session_key, replies, count, now);
+            return;
+        }
+        let Some(link) = self.links.get_mut(key) else { return };
         let finished = link.answer(count);
         let (backend, is_pin, proofs) = (link.backend, matches!(link.role, Role::Pin(_)), link.proofs);
         match is_pin {
@@ -177,7 +189,7 @@ impl Multiplexer {
     }
 
     /// Who reads replies of a connection that turns out to be out of step may have read somebody else's.
-    fn note_served(&mut self, key: SessionKey, proofs: u32) {
+    pub(super) fn note_served(&mut self, key: SessionKey, proofs: u32) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.served = Some(proofs);
         }
@@ -205,11 +217,6 @@ impl Multiplexer {
             }
         }
         self.deliver_locals(key);
-        let next = self.links.get(key).and_then(|link| link.front()?.session);
-        if let Some(next) = next.filter(|&next| self.sessions.get(next).is_some_and(|session| session.half_closed)) {
-            // It may be blocked now, with nobody there any more.
-            self.settled.push(next);
-        }
     }
 
     /// Delivers Handover's own replies whose turn has come.
@@ -222,7 +229,9 @@ impl Multiplexer {
                 if session.due == 0 {
                     self.settled.push(session_key);
                 }
-                self.append_output(session_key, &reply);
+                if !self.keep_local(session_key, &reply) {
+                    self.append_output(session_key, &reply);
+                }
             }
         }
     }
@@ -241,6 +250,10 @@ impl Multiplexer {
         let Some(front) = link.front().filter(|_| is_written) else {
             return self.on_unasked(key, frame, now);
         };
+        if front.answered < front.dropped {
+            // The client has this one from the connection before.
+            return self.finish_own(key, now);
+        }
         match front.kind.clone() {
             RunKind::Local(_) => self.on_unasked(key, frame, now),
             RunKind::Echo(expected) => self.on_echo(key, frame == &expected[..], frame, now),
@@ -260,6 +273,11 @@ impl Multiplexer {
             RunKind::Wait { refusal } => self.on_waited(key, frame, refusal, now),
             RunKind::Forward if kind == ReplyKind::Error => self.on_error(key, frame, now),
             RunKind::Forward => self.deliver(key, frame, 1, now),
+            RunKind::Queued { database } => self.on_queued(key, frame, database, now),
+            RunKind::Replay => match link.role {
+                Role::Pin(Some(session)) => self.on_replayed(key, session, frame, now),
+                _ => self.finish_own(key, now),
+            },
             RunKind::Conditional if retry::condition_failed(frame) || is_not_applied(frame) => {
                 self.deliver_uncertain(key, now);
             }
@@ -380,7 +398,7 @@ impl Multiplexer {
     }
 
     /// An error reply: most are the client's own; some say that the backend cannot serve.
-    fn on_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
+    pub(super) fn on_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
         if reply::first_word(frame) == b"NOAUTH" {
             return self.on_unauthenticated(key, frame, now);
         }
@@ -413,40 +431,15 @@ impl Multiplexer {
     }
 
     pub(super) fn deliver_error(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
+        let is_kept =
+            self.links.get(key).and_then(|link| link.front()?.session).is_some_and(|key| self.is_withheld(key));
         match self.links.get(key).map(|link| link.role) {
+            // Counted when it is passed on.
+            _ if is_kept => {}
             Some(Role::Pin(_)) => self.counters.errors_pinned += 1,
             _ => self.counters.errors_shared += 1,
         }
         self.deliver(key, frame, 1, now);
-    }
-
-    /// Keeps a reply that means "not applied" back until the backend has been judged, when the client waits for it alone.
-    fn withhold(&mut self, key: LinkKey, frame: &[u8], now: Instant) -> bool {
-        let (acquittals, epoch) = (self.route.acquittals, self.route.epoch);
-        let Some(link) = self.links.get_mut(key) else { return false };
-        let Some(front) = link.front().filter(|run| run.unanswered() == 1) else { return false };
-        let Some(session_key) = front.session else { return false };
-        let request = link.front_frame();
-        if self.sessions.get(session_key).is_none_or(|session| {
-            session.due != 1 || session.half_closed || matches!(session.transaction, Transaction::Queuing { .. })
-        }) || self.is_whole_or_scripted(&request)
-        {
-            return false;
-        }
-        let started_at = front_started_at(self.links.get(key), now);
-        let Some(link) = self.links.get_mut(key) else { return false };
-        let finished = link.answer(1);
-        self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(session) = self.sessions.get_mut(session_key) {
-            session.due = 0;
-            let reply = bytes::Bytes::copy_from_slice(frame);
-            session.pending.push_front(Pending::Withheld { frame: request, reply, acquittals, epoch });
-        }
-        self.wait(session_key, super::session::Wait::Verdict, now);
-        if let Some(run) = finished {
-            self.finish_run(key, &run, started_at, now);
-        }
-        true
     }
 
     /// Part of a transaction, or a script: "not applied" cannot be said of it as a whole.
@@ -455,37 +448,6 @@ impl Multiplexer {
         let name = crate::resp::arguments::Arguments::new(request).next().unwrap_or_default();
         let class = self.settings.policy.apply(request, name).class;
         matches!(class, Class::Pinned(Pinned::Exec | Pinned::Script))
-    }
-
-    /// A withheld reply: passed on when the backend was acquitted, its request moved when the route changed; else waits.
-    pub(super) fn settle_withheld(&mut self, key: SessionKey, now: Instant) -> bool {
-        let Some(session) = self.sessions.get_mut(key) else { return false };
-        let Some(Pending::Withheld { frame, reply, acquittals, epoch }) = session.pending.front().cloned() else {
-            return true;
-        };
-        if acquittals != self.route.acquittals {
-            session.pending.pop_front();
-            self.answer(key, |out| out.extend_from_slice(&reply), now);
-            return true;
-        }
-        if epoch != self.route.epoch {
-            session.pending.pop_front();
-            self.note(|judged| &mut judged.moved, 1);
-            let Some(session) = self.sessions.get_mut(key) else { return false };
-            session.pending.push_front(Pending::Send {
-                frame,
-                commands: 1,
-                kind: RunKind::Forward,
-                sent: false,
-                read_only: false,
-                attempts: 0,
-                arrived: now,
-                epoch,
-            });
-            return true;
-        }
-        self.wait(key, super::session::Wait::Verdict, now);
-        false
     }
 
     /// A repeated write said "nothing changed": the first try may have been the one that did.
@@ -524,8 +486,8 @@ impl Multiplexer {
             (Inspect::Select(database), true) => session.profile.database = normal(*database),
             (Inspect::Multi, true) => {
                 let watching = session.transaction == Transaction::Watching;
-                session.transaction = Transaction::Queuing { watching, queued: 0, selected: false };
-                session.selections.clear();
+                session.transaction = Transaction::Queuing { watching, queued: 0 };
+                session.queue = Some(Box::new(Queue::new(session.link)));
             }
             (Inspect::Multi, false) => {
                 session.taint_pin();
@@ -536,14 +498,15 @@ impl Multiplexer {
                 session.taint_pin();
                 session.transaction = Transaction::Broken { queuing: false, end: BrokenEnd::Refused };
             }
-            (Inspect::Unwatch | Inspect::Discard, true) => session.transaction = Transaction::None,
+            (Inspect::Unwatch | Inspect::Discard, true) => session.leave_transaction(),
             (Inspect::Exec, _) => {
-                let selections = std::mem::take(&mut session.selections);
                 let is_accepted = |index| element(frame, index).is_some_and(|element| element.starts_with(b"+OK"));
-                if let Some((_, database)) = selections.into_iter().rev().find(|(index, _)| is_accepted(*index)) {
+                let selections = session.queue.as_ref().map_or(&[][..], |queue| queue.selections());
+                let last = selections.iter().rev().find(|(index, _)| is_accepted(*index));
+                if let Some(&(_, database)) = last {
                     session.profile.database = Some(database);
                 }
-                session.transaction = Transaction::None;
+                session.leave_transaction();
             }
             (Inspect::Monitor, true) => {
                 if let Some(pin) = session.pin.as_mut() {
@@ -561,17 +524,13 @@ fn is_monitor_line(frame: &[u8]) -> bool {
     frame.starts_with(b"+")
 }
 
-fn front_started_at(link: Option<&Link>, now: Instant) -> Instant {
-    link.and_then(Link::front).map_or(now, |run| run.at)
-}
-
 /// Replies in the sentinel's place that say nothing about the order of replies.
 fn is_undecided(frame: &[u8]) -> bool {
     matches!(reply::first_word(frame), b"BUSY" | b"NOAUTH" | b"NOPERM" | b"LOADING")
 }
 
 /// The first words that mean "not applied, and I cannot serve" (contract, section 6).
-fn cannot_serve(word: &[u8]) -> Option<&'static str> {
+pub(super) fn cannot_serve(word: &[u8]) -> Option<&'static str> {
     ["LOADING", "MASTERDOWN", "READONLY", "NOREPLICAS", "MISCONF", "BUSY", "CLUSTERDOWN", "TRYAGAIN"]
         .into_iter()
         .find(|known| known.as_bytes() == word)

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 
 use super::counters::ProtocolFault;
-use super::link::{Run, RunKind};
+use super::link::{Inspect, Run, RunKind};
 use super::session::{CloseReason, Pending, Transaction, Wait};
 use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey};
 use crate::command::classify::Classified;
@@ -112,6 +112,9 @@ impl Multiplexer {
 
     /// Sends again, or answers, what was judged at a fault; false when something of it must wait.
     fn send_pending(&mut self, key: SessionKey, now: Instant) -> bool {
+        if !self.settle_withheld(key, now) {
+            return false;
+        }
         loop {
             let Some(session) = self.sessions.get_mut(key) else { return false };
             if session.wait.is_some() {
@@ -119,15 +122,21 @@ impl Multiplexer {
             }
             match session.pending.front() {
                 None => return true,
-                Some(Pending::Withheld { .. }) => {
-                    if !self.settle_withheld(key, now) {
-                        return false;
-                    }
-                }
                 Some(Pending::Answer(_)) => {
                     if let Some(Pending::Answer(reply)) = session.pending.pop_front() {
                         self.answer(key, |out| out.extend_from_slice(&reply), now);
                     }
+                }
+                Some(Pending::Send { kind, .. }) if kind.is_in_transaction() => {
+                    let is_exec = *kind == RunKind::Inspect(Inspect::Exec);
+                    if self.answer_outside_transaction(key, now) {
+                        continue;
+                    }
+                    if is_exec && self.exec_must_wait(key, now) {
+                        return false;
+                    }
+                    let Some(link) = self.own_link(key, now) else { return false };
+                    self.send_pending_request(key, link, now);
                 }
                 Some(pending @ Pending::Send { frame, kind, commands, .. }) => {
                     let classified = self.settings.policy.apply(frame, first_argument(frame));
@@ -145,7 +154,11 @@ impl Multiplexer {
                         || (matches!(classified.class, Class::Pinned(_)) && !is_whole_transaction);
                     let link = if needs_own { self.own_link(key, now) } else { self.target_link(key, now) };
                     let Some(link) = link else { return false };
-                    self.send_pending_request(key, link, now);
+                    if is_whole_transaction && !self.takes_groups(link) {
+                        self.refuse_group(key, now);
+                    } else {
+                        self.send_pending_request(key, link, now);
+                    }
                 }
             }
         }
@@ -153,7 +166,7 @@ impl Multiplexer {
 
     fn send_pending_request(&mut self, key: SessionKey, link: LinkKey, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(Pending::Send { frame, commands, kind, sent, read_only, attempts, arrived, epoch }) =
+        let Some(Pending::Send { frame, commands, dropped, kind, sent, read_only, attempts, arrived, epoch }) =
             session.pending.pop_front()
         else {
             return;
@@ -165,7 +178,7 @@ impl Multiplexer {
             && now.saturating_duration_since(arrived) > self.settings.retry.deadline
         {
             // Connections that open and break again and again, without a switch.
-            for _ in 0..commands {
+            for _ in dropped..commands {
                 self.refuse(key, &Refusal::Unavailable, now);
             }
             return self.note_refused_transaction(key, &kind);
@@ -177,7 +190,7 @@ impl Multiplexer {
                 && (epoch != self.route.epoch || self.budget.spend(now));
             if !is_allowed {
                 let refusal = if read_only { Refusal::Unavailable } else { Refusal::Uncertain };
-                for _ in 0..commands {
+                for _ in dropped..commands {
                     self.refuse(key, &refusal, now);
                 }
                 return;
@@ -186,7 +199,7 @@ impl Multiplexer {
         // What follows depends on the state that these replies bring.
         let must_wait = matches!(kind, RunKind::Inspect(_) | RunKind::Blocking { .. });
         let bytes = frame.len();
-        let run = Run { session: Some(key), commands, answered: 0, dropped: 0, bytes, attempts, at: arrived, kind };
+        let run = Run { session: Some(key), commands, answered: 0, dropped, bytes, attempts, at: arrived, kind };
         self.send_run(link, key, run, &frame);
         if must_wait {
             self.wait(key, Wait::Due, now);

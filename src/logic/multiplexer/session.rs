@@ -11,6 +11,8 @@ use super::link::{Profile, RunKind};
 use super::muted::ReplyMode;
 use super::protocol::ProtocolChange;
 use super::subscriptions::Subscriptions;
+use super::transactions::Queue;
+use super::withheld::Withheld;
 use super::{LinkKey, Peer};
 use crate::command::policy::Policy;
 use crate::resp::request::RequestScanner;
@@ -110,6 +112,8 @@ pub enum Wait {
     Room,
     /// A connection of its own.
     Pin,
+    /// Its transaction, which is queued once more on another connection.
+    Replay,
     /// The verdict on a backend that said it cannot serve.
     Verdict,
     /// An answer that the shell collects from every worker (CLIENT LIST, KILL …).
@@ -136,8 +140,6 @@ pub enum Transaction {
         watching: bool,
         /// Commands queued so far.
         queued: u32,
-        /// A SELECT is among them.
-        selected: bool,
     },
     /// Carried on without a backend, because it cannot succeed any more.
     Broken {
@@ -189,6 +191,8 @@ pub enum Pending {
         frame: Bytes,
         /// How many replies it gets: more than one for a whole transaction.
         commands: u32,
+        /// How many of the first the client has already.
+        dropped: u32,
         /// What its reply does.
         kind: RunKind,
         /// It was sent before, so that it may have been applied.
@@ -200,17 +204,6 @@ pub enum Pending {
         /// When it was put on the first of them.
         arrived: Instant,
         /// The epoch of the connection that was lost.
-        epoch: u64,
-    },
-    /// Its reply said that the backend cannot serve; passed on if a re-probe says otherwise.
-    Withheld {
-        /// The request.
-        frame: Bytes,
-        /// The reply.
-        reply: Bytes,
-        /// `Route::acquittals` when it came.
-        acquittals: u64,
-        /// The epoch in which it came.
         epoch: u64,
     },
 }
@@ -284,8 +277,10 @@ pub struct Session {
     pub burst_answered: bool,
     /// MULTI and WATCH.
     pub transaction: Transaction,
-    /// Each SELECT queued since MULTI: its place among the queued commands, and its database.
-    pub selections: Vec<(u32, u32)>,
+    /// Replies that are kept back from it until the backend has been judged.
+    pub withheld: Option<Box<Withheld>>,
+    /// What was queued since MULTI.
+    pub queue: Option<Box<Queue>>,
     /// One of the commands queued since MULTI may write.
     pub queues_write: bool,
     /// A connection of its own.
@@ -341,7 +336,8 @@ impl Session {
             wait: None,
             burst_answered: false,
             transaction: Transaction::None,
-            selections: Vec::new(),
+            withheld: None,
+            queue: None,
             queues_write: false,
             pin: None,
             protocol_change: None,
@@ -366,6 +362,18 @@ impl Session {
         self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.count() > 0)
     }
 
+    /// Bytes of its requests that wait, and of replies that are kept back from it.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.input.len() + self.withheld.as_ref().map_or(0, |withheld| withheld.bytes())
+    }
+
+    /// Bytes that are kept of its transaction.
+    #[must_use]
+    pub fn queue_bytes(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.bytes())
+    }
+
     /// What its pin holds cannot be washed off.
     pub const fn taint_pin(&mut self) {
         if let Some(pin) = &mut self.pin {
@@ -376,6 +384,6 @@ impl Session {
     /// Nothing is due, held or to be written.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.due == 0 && self.pending.is_empty() && self.output.is_empty()
+        self.due == 0 && self.pending.is_empty() && self.withheld.is_none() && self.output.is_empty()
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::link::{Inspect, RunKind};
 use super::pause::may_write;
 use super::requests::{Request, Step, Whole, whole_transaction};
-use super::session::{BrokenEnd, CloseReason, Transaction, Wait};
+use super::session::{BrokenEnd, Transaction, Wait};
 use super::{LinkKey, Multiplexer, SessionKey};
 use crate::command::blocking::{self, BlockTimeout};
 use crate::command::refusal::{Refusal, quoted_name};
@@ -189,16 +189,15 @@ impl Multiplexer {
             return Step::Wait;
         }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
+        if !self.takes_groups(link) {
+            // Were MULTI refused there, what follows would be carried out outside of it: its answer is awaited first.
+            return self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Multi), now);
+        }
         self.send(link, key, &request.input[..bytes], commands, RunKind::Forward, now);
         Step::Done { bytes }
     }
 
     fn take_blocking(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
-        if self.sessions.get(key).is_some_and(|session| session.half_closed) {
-            // It may not be there any more to take the element.
-            self.end(key, CloseReason::ClientClosed);
-            return Step::Done { bytes: request.bytes };
-        }
         let timeout =
             request.classified.command.and_then(|command| blocking::timeout(command, Arguments::new(request.frame)));
         let deadline = match timeout {
@@ -217,6 +216,7 @@ impl Multiplexer {
         }
         let Class::Answered(answered) = request.classified.class else {
             return match request.classified.class {
+                Class::Pinned(Pinned::Exec) if self.exec_must_wait(key, now) => Step::Wait,
                 Class::Pinned(Pinned::Exec) => {
                     self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Exec), now)
                 }
@@ -261,7 +261,7 @@ impl Multiplexer {
         database: Option<u32>,
         now: Instant,
     ) -> Step {
-        let step = self.forward_on_pin(key, request, RunKind::Forward, now);
+        let step = self.forward_on_pin(key, request, RunKind::Queued { database }, now);
         if step == Step::Wait {
             return step;
         }
@@ -271,15 +271,10 @@ impl Multiplexer {
         if let Some(session) = self.sessions.get_mut(key) {
             session.queues_write |= may_write(request.classified);
         }
-        if let Some(session) = self.sessions.get_mut(key)
-            && let (Transaction::Queuing { queued, selected, .. }, selections) =
-                (&mut session.transaction, &mut session.selections)
+        if request.publishes()
+            && let Some(queue) = self.sessions.get_mut(key).and_then(|session| session.queue.as_mut())
         {
-            if let Some(database) = database {
-                *selected = true;
-                selections.push((*queued, database));
-            }
-            *queued += 1;
+            queue.publishes = true;
         }
         step
     }
@@ -292,6 +287,7 @@ impl Multiplexer {
         self.drop_transaction(link, now);
         if let Some(session) = self.sessions.get_mut(key) {
             session.transaction = Transaction::Broken { queuing: true, end: BrokenEnd::Refused };
+            session.queue = None;
         }
         Step::Done { bytes: request.bytes }
     }
@@ -347,14 +343,14 @@ impl Multiplexer {
 
     fn leave_transaction(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
         if let Some(session) = self.sessions.get_mut(key) {
-            session.transaction = Transaction::None;
+            session.leave_transaction();
         }
         self.answer_ok(key, request, now)
     }
 
-    fn end_broken(&mut self, key: SessionKey, end: BrokenEnd, now: Instant) {
+    pub(super) fn end_broken(&mut self, key: SessionKey, end: BrokenEnd, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.transaction = Transaction::None;
+        session.leave_transaction();
         let protocol = session.profile.protocol;
         match end {
             BrokenEnd::Nil => self.answer(key, |out| encode::null_array(out, protocol), now),

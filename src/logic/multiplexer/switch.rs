@@ -112,6 +112,7 @@ impl Multiplexer {
             }
         }
         self.promote_standbys(now);
+        self.move_all_withheld(now);
         self.move_identities(now);
         let judged = std::mem::take(&mut self.judged);
         self.outputs.push_back(Output::Report(Report::Activated { epoch: self.route.epoch, judged }));
@@ -211,6 +212,7 @@ impl Multiplexer {
         let Some(link) = self.links.get_mut(key) else { return false };
         let (backend, role, profile) = (link.backend, link.role, link.profile);
         let is_proven = matches!(outcome, DialOutcome::Ready { .. });
+        let takes_groups = matches!(outcome, DialOutcome::Ready { takes_groups: true, .. });
         match outcome {
             DialOutcome::RefusedIdentity(reply) => {
                 self.on_identity_refused(key, backend, role, profile.identity, reply, now);
@@ -228,9 +230,10 @@ impl Multiplexer {
                 self.on_echo_refused(key, backend, role, profile.identity, now);
                 false
             }
-            DialOutcome::Ready { client_id, server } | DialOutcome::Unproven { client_id, server } => {
+            DialOutcome::Ready { client_id, server, .. } | DialOutcome::Unproven { client_id, server } => {
                 link.state = LinkState::Ready;
                 link.client_id = client_id;
+                link.takes_groups = takes_groups;
                 let record = self.record(backend);
                 record.server = server.or_else(|| record.server.take());
                 record.heard_at = Some(now);
@@ -344,7 +347,7 @@ impl Multiplexer {
 
     /// Time passed. Call it every few milliseconds while [`Self::is_waiting`], else a few times a second.
     pub fn on_tick(&mut self, now: Instant) {
-        self.end_blocked_leavers(now);
+        self.end_leavers(now);
         self.release_idle_pins(now);
         self.reopen_pins(now);
         self.reopen_lanes(now);
@@ -477,8 +480,13 @@ impl Multiplexer {
                 continue;
             }
             let held = now.saturating_duration_since(since);
+            let awaits_replay = session.awaits_replay();
             let is_capped = what == Wait::Pin && session.pin.is_some_and(|pin| pin.link.is_none());
             if is_capped && self.is_serving() && held >= self.settings.limits.pin_wait {
+                if awaits_replay {
+                    self.expire_replay(key);
+                    continue;
+                }
                 self.refuse_held(key, Some(Refusal::PinLimit), now);
                 continue;
             }
@@ -488,21 +496,22 @@ impl Multiplexer {
                 Availability::Healthy | Availability::Degraded => self.settings.failover.hold,
             };
             if what == Wait::Verdict && held >= hold {
+                // No verdict came in time: the backend's own word goes to the client, which may go on.
                 self.pass_withheld(key, now);
+            } else if awaits_replay && held >= hold {
+                self.expire_replay(key);
             } else if !is_served && held >= hold {
                 self.refuse_held(key, None, now);
             }
         }
     }
 
-    /// No verdict came in time: the backend's own word goes to the client, which may go on.
-    fn pass_withheld(&mut self, key: SessionKey, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        session.wait = None;
-        if let Some(Pending::Withheld { reply, .. }) = session.pending.pop_front() {
-            self.answer(key, |out| out.extend_from_slice(&reply), now);
+    /// No connection came in time that a transaction could be replayed on.
+    fn expire_replay(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.wait = None;
         }
-        self.settled.push(key);
+        self.give_up_replay(key);
     }
 
     /// A lane that is open, though it may be full.
@@ -537,12 +546,10 @@ impl Multiplexer {
 
     fn refuse_pending(&mut self, key: SessionKey, pending: Pending, refusal: &Refusal, now: Instant) {
         match pending {
-            Pending::Answer(reply) | Pending::Withheld { reply, .. } => {
-                self.answer(key, |out| out.extend_from_slice(&reply), now);
-            }
-            Pending::Send { commands, sent, read_only, kind, .. } => {
+            Pending::Answer(reply) => self.answer(key, |out| out.extend_from_slice(&reply), now),
+            Pending::Send { commands, dropped, sent, read_only, kind, .. } => {
                 let refusal = if sent && !read_only { &Refusal::Uncertain } else { refusal };
-                for _ in 0..commands {
+                for _ in dropped..commands {
                     self.refuse(key, refusal, now);
                 }
                 self.note_refused_transaction(key, &kind);
@@ -618,7 +625,7 @@ impl Multiplexer {
             }
             Class::Pinned(Pinned::Exec | Pinned::Discard) if broken => {
                 if let Some(session) = self.sessions.get_mut(key) {
-                    session.transaction = Transaction::None;
+                    session.leave_transaction();
                 }
                 self.refuse(key, &Refusal::TransactionRefused, now);
             }
