@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -15,19 +15,22 @@ use crate::channels::{BackendId, GroupStatus, Vitals};
 use crate::cli::Exit;
 use crate::command::policy::Policy;
 use crate::config::diff::{Effect, diff};
-use crate::config::{Config, Group, Listener, SessionMode, Sources};
+use crate::config::{Address, Backend, BackendTls, Config, Group, Listener, SessionMode, Sources};
 use crate::control::{self, GroupControl, Shared, state};
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
 use crate::logic::multiplexer::{CloseReason, Settings};
 use crate::logic::settings::LimitSettings;
+use crate::net::dial::Endpoint;
 use crate::net::listen::Bound;
 use crate::proxy::acceptor::Acceptor;
+use crate::proxy::entry::Entry;
 use crate::proxy::hub::{HubSpec, Inquiry};
 use crate::proxy::worker::{self, Arrival, WorkerGroup, WorkerSpec};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Reloads;
+use crate::tls::{self, FileProblem, Keeper, Owner};
 
 /// How long clients have to finish after the first SIGTERM.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
@@ -67,6 +70,8 @@ struct App {
     remaining: Vec<watch::Receiver<usize>>,
     threads: Vec<JoinHandle<()>>,
     reloads: Arc<Reloads>,
+    /// Has the certificates looked at now.
+    hurry: Arc<Notify>,
 }
 
 /// Serves until a signal ends it.
@@ -102,6 +107,8 @@ fn fail(exit: Exit, what: &str, error: &dyn std::error::Error) -> Exit {
 
 impl App {
     async fn start(config: Config, logging: &Logging) -> Result<Self, Exit> {
+        let mut certificates = Keeper::default();
+        let secured = secure(&config, &mut certificates)?;
         let bound = bind_all(&config).await?;
         let admin = bind_admin(&config).await?;
         let lifecycle = Lifecycle::new();
@@ -114,10 +121,10 @@ impl App {
 
         let mut parts = Vec::new();
         let (mut commands, mut statuses) = (Vec::new(), Vec::new());
-        for (group, ids) in config.groups.iter().zip(&ids) {
+        for ((group, ids), tls) in config.groups.iter().zip(&ids).zip(&secured.backends) {
             let vitals: Vec<Vec<Arc<Vitals>>> =
                 (0..config.workers).map(|_| ids.iter().map(|_| Arc::default()).collect()).collect();
-            let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin };
+            let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin, tls: tls.clone() };
             let control = control::group(group, shared, saved.get(&group.name), keeper.clone());
             let GroupControl { supervisor, probers, reports, commands: operator, route, status } = control;
             lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
@@ -137,6 +144,7 @@ impl App {
                 counters: counters.clone(),
                 close_reasons: &CLOSE_REASONS,
                 reloads: reloads.clone(),
+                certificates: certificates.facts(),
                 log_lines_dropped: logging.dropped(),
                 started: origin,
                 draining: draining.clone(),
@@ -156,7 +164,7 @@ impl App {
             let heartbeat = Arc::new(AtomicU64::new(0));
             heartbeats.push(heartbeat.clone());
             for (index, (group, (vitals, reports, route))) in config.groups.iter().zip(&parts).enumerate() {
-                let backends = ids[index].iter().copied().zip(group.backends.iter().cloned().map(Arc::new)).collect();
+                let backends = endpoints(&ids[index], &group.backends, &secured.backends[index]);
                 let hub = HubSpec {
                     worker,
                     settings: multiplexer_settings(&config, group, worker),
@@ -186,15 +194,18 @@ impl App {
             remaining.push(left_receiver);
         }
 
-        start_acceptors(&config, bound, &arrivals, &lifecycle, &draining);
+        start_acceptors(&config, bound, &secured.listeners, &arrivals, &lifecycle, &draining);
+        let hurry = certificates.hurry();
+        lifecycle.start("certificates", certificates.run(lifecycle.stopping()));
         let alive = is_alive(statuses.clone(), heartbeats, origin);
         lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
-        Ok(Self { config, lifecycle, draining, commands, statuses, ids, remaining, threads, reloads })
+        Ok(Self { config, lifecycle, draining, commands, statuses, ids, remaining, threads, reloads, hurry })
     }
 
-    /// SIGHUP: weights and the log level at once; the rest is named.
+    /// SIGHUP: weights, the log level and certificates at once; the rest is named.
     async fn reload(&mut self, sources: &Sources, logging: &Logging) {
         Systemd.reloading();
+        self.hurry.notify_one();
         match Config::load(sources) {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
@@ -307,7 +318,7 @@ enum AdminSocket {
 
 async fn bind_admin(config: &Config) -> Result<Option<AdminSocket>, Exit> {
     let Some(address) = &config.admin.http else { return Ok(None) };
-    let listener = Listener { bind: address.clone(), mode: 0o660, sessions: SessionMode::Multiplexed };
+    let listener = Listener { bind: address.clone(), mode: 0o660, sessions: SessionMode::Multiplexed, tls: None, proxy_sources: None };
     let bound =
         Bound::bind(&listener).await.map_err(|error| fail(Exit::CannotBind, "cannot bind the admin port", &error))?;
     let Some(first) = bound.into_iter().next() else {
@@ -361,9 +372,60 @@ fn number_backends(config: &Config) -> Vec<Vec<BackendId>> {
     config.groups.iter().map(|group| group.backends.iter().map(&mut number).collect()).collect()
 }
 
+/// What handshakes need, for each listener and backend that has TLS.
+struct Secured {
+    listeners: Vec<(Address, tls::Server)>,
+    /// In the order of the groups and their backends.
+    backends: Vec<Vec<Option<tls::Client>>>,
+}
+
+/// Reads every certificate; from here on the keeper has them.
+fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
+    let mut secured = Secured { listeners: Vec::new(), backends: Vec::new() };
+    let mut keep = || -> Result<(), (Owner, FileProblem)> {
+        for listener in config.groups.iter().flat_map(|group| &group.listeners) {
+            let Some(files) = &listener.tls else { continue };
+            let owner = Owner::Listener(listener.bind.to_string());
+            let server = keeper.server(owner.clone(), files).map_err(|problem| (owner, problem))?;
+            secured.listeners.push((listener.bind.clone(), server));
+        }
+        for group in &config.groups {
+            let mut of_group = Vec::new();
+            for backend in &group.backends {
+                let owner = Owner::Backend(backend.name.clone());
+                let client = backend.tls.as_ref().map(|BackendTls { files, server_name }| {
+                    keeper.client(owner.clone(), files, server_name.clone()).map_err(|problem| (owner, problem))
+                });
+                of_group.push(client.transpose()?);
+            }
+            secured.backends.push(of_group);
+        }
+        Ok(())
+    };
+    match keep() {
+        Ok(()) => Ok(secured),
+        Err((owner, problem)) => {
+            error!(of = %owner, %problem, "cannot use the certificates");
+            Err(Exit::Configuration)
+        }
+    }
+}
+
+fn endpoints(
+    ids: &[BackendId],
+    backends: &[Backend],
+    tls: &[Option<tls::Client>],
+) -> Vec<(BackendId, Arc<Endpoint>)> {
+    let endpoint = |(backend, tls): (&Backend, &Option<tls::Client>)| {
+        Arc::new(Endpoint { backend: Arc::new(backend.clone()), tls: tls.clone() })
+    };
+    ids.iter().copied().zip(backends.iter().zip(tls).map(endpoint)).collect()
+}
+
 fn start_acceptors(
     config: &Config,
     bound: Vec<(usize, Listener, Bound)>,
+    tls: &[(Address, tls::Server)],
     arrivals: &[mpsc::Sender<Arrival>],
     lifecycle: &Lifecycle,
     draining: &CancellationToken,
@@ -371,10 +433,15 @@ fn start_acceptors(
     let (turn, clients) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let clients_max = affordable_clients(config.limits.clients_max);
     for (index, listener, socket) in bound {
+        let entry = Entry {
+            dedicated: listener.sessions == SessionMode::Dedicated,
+            tls: tls.iter().find(|(bind, _)| *bind == listener.bind).map(|(_, server)| server.clone()),
+            proxy_sources: listener.proxy_sources,
+        };
         let acceptor = Acceptor {
             bound: socket,
             group: index,
-            dedicated: listener.sessions == SessionMode::Dedicated,
+            entry: Arc::new(entry),
             workers: arrivals.to_vec(),
             turn: turn.clone(),
             clients: clients.clone(),

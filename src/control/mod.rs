@@ -22,6 +22,7 @@ use crate::control::checks::Checker;
 use crate::control::state::Keeper;
 use crate::logic::failover::{Command, Saved};
 use crate::logic::health::Cadence;
+use crate::tls;
 
 /// Capacity of an operator's commands: they are rare, and the operator waits.
 const COMMANDS_MAX: usize = 16;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub vitals: Vec<Vec<Arc<Vitals>>>,
     /// The origin of the vitals' microseconds.
     pub origin: Instant,
+    /// Certificates for each of those backends that is spoken to with TLS.
+    pub tls: Vec<Option<tls::Client>>,
 }
 
 /// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it.
@@ -67,7 +70,7 @@ pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Optio
         .map(|(index, backend)| Prober {
             backend: shared.ids[index],
             settings: group.health_of(backend).clone(),
-            checker: Checker::new(backend, group.health_of(backend)),
+            checker: Checker::new(backend, group.health_of(backend), shared.tls[index].clone()),
             cadence: Cadence::default(),
             jitter: fastrand::f64(),
             route: route.clone(),

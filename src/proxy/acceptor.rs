@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::client::Place;
+use super::entry::Entry;
 use super::worker::{Arrival, Detached};
 use crate::command::refusal::Refusal;
 use crate::net::listen::Bound;
@@ -26,8 +27,8 @@ pub struct Acceptor {
     pub bound: Bound,
     /// The group's place in every worker.
     pub group: usize,
-    /// Its clients have a backend connection each.
-    pub dedicated: bool,
+    /// What its clients pass before their first command.
+    pub entry: Arc<Entry>,
     /// The workers.
     pub workers: Vec<mpsc::Sender<Arrival>>,
     /// Whose turn it is, over all listeners.
@@ -75,7 +76,7 @@ impl Acceptor {
         let stream = Detached::new(stream)?;
         let turn = self.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let worker = &self.workers[turn % self.workers.len()];
-        let arrival = Arrival { stream, group: self.group, dedicated: self.dedicated, place };
+        let arrival = Arrival { stream, group: self.group, entry: self.entry.clone(), place };
         worker.send(arrival).await.map_err(|_| io::Error::other("the worker has ended"))
     }
 

@@ -8,20 +8,19 @@ use tracing::debug;
 
 use super::hub::Hub;
 use crate::channels::BackendId;
-use crate::config::Backend;
 use crate::logic::multiplexer::Profile;
-use crate::net::dial;
+use crate::net::dial::{self, Endpoint};
 use crate::net::stream::Stream;
 use crate::resp::encode;
 
 /// Unblocks every connection that was noted for this backend, then ends; the next tick notes those still blocked.
-pub(super) async fn run(hub: Rc<Hub>, id: BackendId, backend: Arc<Backend>) {
-    let (stream, _) = dial::dial(&backend, Profile::default()).await;
+pub(super) async fn run(hub: Rc<Hub>, id: BackendId, endpoint: Arc<Endpoint>) {
+    let (stream, _) = dial::dial(&endpoint, Profile::default()).await;
     let clients = hub.take_blocked(id);
     if let Some(stream) = stream
         && let Err(error) = ask(stream, &clients).await
     {
-        debug!(backend = backend.name, %error, "CLIENT UNBLOCK failed");
+        debug!(backend = endpoint.backend.name, %error, "CLIENT UNBLOCK failed");
     }
     hub.unblocked(id);
 }

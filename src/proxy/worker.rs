@@ -2,6 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::client::Place;
+use super::entry::Entry;
 use super::hub::{self, Hub, HubSpec, Inquiry};
 use crate::channels::Route;
 use crate::lifecycle::Lifecycle;
@@ -27,8 +29,8 @@ pub struct Arrival {
     pub stream: Detached,
     /// The group's place in [`WorkerSpec::groups`].
     pub group: usize,
-    /// One backend connection of its own.
-    pub dedicated: bool,
+    /// What its listener asks for.
+    pub entry: Arc<Entry>,
     /// Its place among those that the process may serve.
     pub place: Place,
 }
@@ -51,6 +53,7 @@ impl Detached {
         match stream {
             Stream::Tcp(stream) => stream.into_std().map(Self::Tcp),
             Stream::Unix(stream) => stream.into_std().map(Self::Unix),
+            Stream::Tls(_) => Err(io::Error::other("TLS begins on the worker")),
         }
     }
 
@@ -120,7 +123,7 @@ async fn run(mut spec: WorkerSpec) {
 
 fn admit(hubs: &[Rc<Hub>], arrival: Arrival) {
     match arrival.stream.attach() {
-        Ok(stream) => hub::admit(&hubs[arrival.group], stream, arrival.dedicated, arrival.place),
+        Ok(stream) => hub::admit(&hubs[arrival.group], stream, arrival.entry, arrival.place),
         Err(error) => warn!(%error, "a new connection broke before it was served"),
     }
 }
