@@ -14,6 +14,8 @@ FROM debian:bookworm-slim
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin handover \
     && install --directory --mode 0700 --owner handover --group handover /var/lib/handover
 COPY --from=builder /usr/local/bin/handover /usr/local/bin/handover
+# The authorities that rediss:// trusts without a file of its own.
+COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # The last active, epochs and breakers survive a restart here.
 ENV STATE_DIRECTORY=/var/lib/handover
 VOLUME /var/lib/handover

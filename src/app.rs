@@ -15,7 +15,7 @@ use crate::channels::{BackendId, GroupStatus, Vitals};
 use crate::cli::Exit;
 use crate::command::policy::Policy;
 use crate::config::diff::{Effect, diff};
-use crate::config::{Address, Backend, BackendTls, Config, Group, Listener, SessionMode, Sources};
+use crate::config::{Backend, BackendTls, Config, Group, Listener, SessionMode, Sources};
 use crate::control::{self, GroupControl, Shared, state};
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
@@ -293,13 +293,16 @@ impl App {
     }
 }
 
-async fn bind_all(config: &Config) -> Result<Vec<(usize, Listener, Bound)>, Exit> {
+/// A socket with its group and its listener, by their places in the configuration.
+type Place = (usize, usize, Bound);
+
+async fn bind_all(config: &Config) -> Result<Vec<Place>, Exit> {
     let mut bound = Vec::new();
     let mut has_failed = false;
     for (index, group) in config.groups.iter().enumerate() {
-        for listener in &group.listeners {
+        for (place, listener) in group.listeners.iter().enumerate() {
             match Bound::bind(listener).await {
-                Ok(sockets) => bound.extend(sockets.into_iter().map(|socket| (index, listener.clone(), socket))),
+                Ok(sockets) => bound.extend(sockets.into_iter().map(|socket| (index, place, socket))),
                 Err(error) => {
                     error!(%error, group = group.name, "cannot bind");
                     has_failed = true;
@@ -318,7 +321,13 @@ enum AdminSocket {
 
 async fn bind_admin(config: &Config) -> Result<Option<AdminSocket>, Exit> {
     let Some(address) = &config.admin.http else { return Ok(None) };
-    let listener = Listener { bind: address.clone(), mode: 0o660, sessions: SessionMode::Multiplexed, tls: None, proxy_sources: None };
+    let listener = Listener {
+        bind: address.clone(),
+        mode: 0o660,
+        sessions: SessionMode::Multiplexed,
+        tls: None,
+        proxy_sources: None,
+    };
     let bound =
         Bound::bind(&listener).await.map_err(|error| fail(Exit::CannotBind, "cannot bind the admin port", &error))?;
     let Some(first) = bound.into_iter().next() else {
@@ -374,7 +383,8 @@ fn number_backends(config: &Config) -> Vec<Vec<BackendId>> {
 
 /// What handshakes need, for each listener and backend that has TLS.
 struct Secured {
-    listeners: Vec<(Address, tls::Server)>,
+    /// In the order of the groups and their listeners.
+    listeners: Vec<Vec<Option<tls::Server>>>,
     /// In the order of the groups and their backends.
     backends: Vec<Vec<Option<tls::Client>>>,
 }
@@ -383,22 +393,24 @@ struct Secured {
 fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
     let mut secured = Secured { listeners: Vec::new(), backends: Vec::new() };
     let mut keep = || -> Result<(), (Owner, FileProblem)> {
-        for listener in config.groups.iter().flat_map(|group| &group.listeners) {
-            let Some(files) = &listener.tls else { continue };
-            let owner = Owner::Listener(listener.bind.to_string());
-            let server = keeper.server(owner.clone(), files).map_err(|problem| (owner, problem))?;
-            secured.listeners.push((listener.bind.clone(), server));
-        }
         for group in &config.groups {
-            let mut of_group = Vec::new();
+            let mut listeners = Vec::new();
+            for listener in &group.listeners {
+                let owner = Owner::Listener(listener.bind.to_string());
+                let server = listener.tls.as_ref().map(|files| keeper.server(owner.clone(), files));
+                listeners.push(server.transpose().map_err(|problem| (owner, problem))?);
+            }
+            secured.listeners.push(listeners);
+            let mut backends = Vec::new();
             for backend in &group.backends {
                 let owner = Owner::Backend(backend.name.clone());
-                let client = backend.tls.as_ref().map(|BackendTls { files, server_name }| {
-                    keeper.client(owner.clone(), files, server_name.clone()).map_err(|problem| (owner, problem))
-                });
-                of_group.push(client.transpose()?);
+                let client = backend
+                    .tls
+                    .as_ref()
+                    .map(|BackendTls { files, server_name }| keeper.client(owner.clone(), files, server_name.clone()));
+                backends.push(client.transpose().map_err(|problem| (owner, problem))?);
             }
-            secured.backends.push(of_group);
+            secured.backends.push(backends);
         }
         Ok(())
     };
@@ -411,11 +423,7 @@ fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
     }
 }
 
-fn endpoints(
-    ids: &[BackendId],
-    backends: &[Backend],
-    tls: &[Option<tls::Client>],
-) -> Vec<(BackendId, Arc<Endpoint>)> {
+fn endpoints(ids: &[BackendId], backends: &[Backend], tls: &[Option<tls::Client>]) -> Vec<(BackendId, Arc<Endpoint>)> {
     let endpoint = |(backend, tls): (&Backend, &Option<tls::Client>)| {
         Arc::new(Endpoint { backend: Arc::new(backend.clone()), tls: tls.clone() })
     };
@@ -424,19 +432,20 @@ fn endpoints(
 
 fn start_acceptors(
     config: &Config,
-    bound: Vec<(usize, Listener, Bound)>,
-    tls: &[(Address, tls::Server)],
+    bound: Vec<Place>,
+    tls: &[Vec<Option<tls::Server>>],
     arrivals: &[mpsc::Sender<Arrival>],
     lifecycle: &Lifecycle,
     draining: &CancellationToken,
 ) {
     let (turn, clients) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let clients_max = affordable_clients(config.limits.clients_max);
-    for (index, listener, socket) in bound {
+    for (index, place, socket) in bound {
+        let listener = &config.groups[index].listeners[place];
         let entry = Entry {
             dedicated: listener.sessions == SessionMode::Dedicated,
-            tls: tls.iter().find(|(bind, _)| *bind == listener.bind).map(|(_, server)| server.clone()),
-            proxy_sources: listener.proxy_sources,
+            tls: tls[index][place].clone(),
+            proxy_sources: listener.proxy_sources.clone(),
         };
         let acceptor = Acceptor {
             bound: socket,

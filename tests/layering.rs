@@ -29,7 +29,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lib", EVERYTHING),
 ];
 
-const BELOW_PLANES: &[&str] = &["resp", "lifecycle", "command", "logic", "config", "channels", "telemetry", "net", "tls"];
+const BELOW_PLANES: &[&str] =
+    &["resp", "lifecycle", "command", "logic", "config", "channels", "telemetry", "net", "tls"];
 const EVERYTHING: &[&str] = &[
     "resp",
     "lifecycle",

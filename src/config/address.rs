@@ -120,7 +120,13 @@ fn redis_url(rest: &str) -> Result<BackendUrl, String> {
     if in_path.is_some() && in_query.is_some() {
         return Err("names the database twice".to_owned());
     }
-    Ok(BackendUrl { address: Some(Address::Tcp(host, port)), username, password, database: in_path.or(in_query), is_secure: false })
+    Ok(BackendUrl {
+        address: Some(Address::Tcp(host, port)),
+        username,
+        password,
+        database: in_path.or(in_query),
+        is_secure: false,
+    })
 }
 
 fn unix_url(rest: &str) -> Result<BackendUrl, String> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Admin, Backend, BackendOverrides, BackendTls, CommandLists, Config, Credential, Group, Listener, Log, format_duration,
-    format_size,
+    Admin, Backend, BackendOverrides, BackendTls, CommandLists, Config, Credential, Group, Listener, Log,
+    format_duration, format_size,
 };
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
@@ -183,9 +183,9 @@ impl Facts {
         for listener in listeners {
             let Listener { bind, mode, sessions, tls, proxy_sources } = listener;
             self.begin(format!("listener.{bind}"), format!("in group {name}, {}, mode {mode:#o}", name_of(sessions)));
-            let sources = proxy_sources.as_ref().map(|sources| {
-                sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            });
+            let sources = proxy_sources
+                .as_ref()
+                .map(|sources| sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
             self.put("proxy_sources", optional(sources));
             self.listener_tls(tls.as_ref());
         }

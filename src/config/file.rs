@@ -19,11 +19,11 @@ use super::{
     Address, Admin, Backend, BackendOverrides, CommandLists, Config, Credential, Group, Listener, Loaded, Log,
     LogFormat, Network, Replication, SessionMode,
 };
-use crate::tls::ClientAuth;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
 };
+use crate::tls::ClientAuth;
 
 /// A hold must outlast one health check by this much, or it ends before anybody can know better.
 const HOLD_MARGIN: Duration = Duration::from_millis(250);
@@ -437,13 +437,8 @@ impl Groups {
                 section.problem("mode", None, "is for a Unix socket only");
             }
         }
-        let listener = bind.map(|bind| Listener {
-            bind,
-            mode: mode.unwrap_or(SOCKET_MODE),
-            sessions,
-            tls,
-            proxy_sources,
-        });
+        let listener =
+            bind.map(|bind| Listener { bind, mode: mode.unwrap_or(SOCKET_MODE), sessions, tls, proxy_sources });
         self.listeners.push(ReadListener { path: format!("listener[{index}]"), group, listener });
     }
 
@@ -739,7 +734,9 @@ fn check_health_check_url(section: &mut Section<'_>, is_secure: bool, check: &Ba
     if is_secure == check.is_secure || matches!(check.address, Some(Address::Unix(_))) {
         return;
     }
-    let wanted = if is_secure { "rediss://, as url does: else the password would go there without TLS" } else {
+    let wanted = if is_secure {
+        "rediss://, as url does: else the password would go there without TLS"
+    } else {
         "redis://, as url does"
     };
     section.problem("health_check_url", None, format!("must begin with {wanted}"));

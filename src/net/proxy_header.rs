@@ -162,11 +162,15 @@ mod tests {
 
     #[test]
     fn headers_are_read_to_their_last_byte() {
-        let v6 = [[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1].as_slice(), &[0; 16], &[0, 1, 0, 2]].concat();
+        let v6 =
+            [[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1].as_slice(), &[0; 16], &[0, 1, 0, 2]].concat();
         let with_extensions = [V4.as_slice(), &[0x03, 0, 4, 1, 2, 3, 4], &[0xee, 0, 1, 0]].concat();
         let sender = || Scan::Complete(Origin::Sender);
         for (bytes, expected) in [
-            (b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 6379\r\n".to_vec(), from("192.0.2.1:56324", "198.51.100.7:6379")),
+            (
+                b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 6379\r\n".to_vec(),
+                from("192.0.2.1:56324", "198.51.100.7:6379"),
+            ),
             (b"PROXY TCP6 2001:db8::1 :: 1 0\r\n".to_vec(), from("[2001:db8::1]:1", "[::]:0")),
             (b"PROXY UNKNOWN\r\n".to_vec(), sender()),
             (b"PROXY UNKNOWN ff:: 1.2.3.4 anything\r\n".to_vec(), sender()),

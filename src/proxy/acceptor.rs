@@ -70,7 +70,10 @@ impl Acceptor {
 
     async fn admit(&self, stream: Stream) -> io::Result<()> {
         let Some(place) = Place::take(&self.clients, self.clients_max) else {
-            turn_away(stream);
+            // Whoever speaks TLS would not understand it.
+            if self.entry.tls.is_none() {
+                turn_away(stream);
+            }
             return Err(io::Error::other(format!("all {} places are taken (limits.clients)", self.clients_max)));
         };
         let stream = Detached::new(stream)?;

@@ -344,7 +344,11 @@ impl Hub {
             let written = {
                 let machine = self.machine.borrow();
                 let output = machine.link_output(key, now);
-                if output.is_empty() { socket.write.try_flush().map(|()| None) } else { socket.write.try_write(output).map(Some) }
+                if output.is_empty() {
+                    socket.write.try_flush().map(|()| None)
+                } else {
+                    socket.write.try_write(output).map(Some)
+                }
             };
             match written {
                 Ok(None) => return,

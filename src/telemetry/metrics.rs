@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::counters::{
-    Category, Class, Connect, Count, DURATION_BOUNDS_US, EntryRefusal, Fate, Histogram, Memory, Mode, Outcome, ProtocolFault,
-    SubscriptionKind, SubscriptionState, WorkerCounters,
+    Category, Class, Connect, Count, DURATION_BOUNDS_US, EntryRefusal, Fate, Histogram, Memory, Mode, Outcome,
+    ProtocolFault, SubscriptionKind, SubscriptionState, WorkerCounters,
 };
 use super::exposition::{Exposition, Metric, Samples};
 use crate::channels::{Availability, BackendStatus, GroupStatus};

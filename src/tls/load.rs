@@ -146,9 +146,7 @@ fn chain(from: &Contents) -> Result<(Vec<CertificateDer<'static>>, i64), FilePro
 fn private_key(from: &Contents) -> Result<PrivateKeyDer<'static>, FileProblem> {
     PrivateKeyDer::from_pem_slice(bytes(from, KEY)?).map_err(|error| {
         let message = match error {
-            rustls::pki_types::pem::Error::NoItemsFound => {
-                "has no private key (PEM, without a passphrase)".to_owned()
-            }
+            rustls::pki_types::pem::Error::NoItemsFound => "has no private key (PEM, without a passphrase)".to_owned(),
             error => format!("is no PEM: {error}"),
         };
         problem(from, KEY, message)

@@ -32,6 +32,9 @@ fn of_certificate(error: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "is signed by nobody who is trusted here: name the authority's certificate in tls.ca".to_owned()
         }
+        CertificateError::BadSignature => {
+            "is signed by another authority of the same name: compare the server's with tls.ca".to_owned()
+        }
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "is for another name: {} was expected, it has {}; set tls.server_name, or have it reissued",
             expected.to_str(),
