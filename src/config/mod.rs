@@ -21,7 +21,7 @@ use std::time::Duration;
 pub use network::Network;
 pub use problem::{Problem, Problems};
 pub use sources::Sources;
-pub use values::{format_duration, format_size};
+pub use values::{format_duration, format_size, parse_duration};
 
 use rustls::pki_types::ServerName;
 
@@ -175,6 +175,14 @@ pub struct Listener {
     pub proxy_sources: Option<Vec<Network>>,
 }
 
+impl Listener {
+    /// One that asks its clients for nothing.
+    #[must_use]
+    pub const fn plain(bind: Address) -> Self {
+        Self { bind, mode: 0o660, sessions: SessionMode::Multiplexed, tls: None, proxy_sources: None }
+    }
+}
+
 /// One independent Redis deployment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
@@ -236,6 +244,8 @@ impl fmt::Debug for Credential {
 pub struct Admin {
     /// Metrics, `/healthz`, `/readyz`; `None`: off.
     pub http: Option<Address>,
+    /// The operator's console; `None`: off. It has no password, so it is a Unix socket or on loopback.
+    pub console: Option<Address>,
 }
 
 /// Logging (`[log]`).
