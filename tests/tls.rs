@@ -394,7 +394,7 @@ fn behind_a_balancer(sources: &str, tls: &str) -> (RedisServer, HandoverBuilder)
 #[track_caller]
 fn address_of(reply: Value) -> String {
     let Value::Bulk(line) = reply else { panic!("{reply:?}") };
-    let line = String::from_utf8(line).unwrap();
+    let line = String::from_utf8(line).expect("addresses are text");
     line.split(' ')
         .filter(|field| field.starts_with("addr=") || field.starts_with("laddr="))
         .collect::<Vec<_>>()
