@@ -289,7 +289,10 @@ fn wrong_backends_and_what_is_said_of_them() {
             format!("{url}health_check_url = 'redis://u:p@h/1'"),
             r#"backend[1].health_check_url = "redis://***@h/1": takes only an address; user, password and database are the backend's own"#,
         ),
-        (format!("{url}tls = {{ ca = 'x' }}"), "backend[1].tls: TLS towards backends is not supported yet"),
+        (
+            format!("{url}tls = {{ ca = 'x' }}"),
+            "backend[1].tls.ca: has a meaning only with a url that begins with rediss://",
+        ),
         (
             format!("{url}connections_max = 5"),
             "backend[1].connections_max = 5: a bound on one backend's connections is not supported yet",
@@ -321,7 +324,7 @@ fn wrong_backends_and_what_is_said_of_them() {
         ),
         (
             "name = 'b'\nurl = 'redis://h'\ntls = { insecure_skip_verify = true }".to_owned(),
-            "backend[1].tls.insecure_skip_verify: does not exist, since a password would go to whoever answers: for a \
+            "backend[1].tls.insecure_skip_verify = true: does not exist, since a password would go to whoever answers: for a \
              server with a certificate of its own, name that certificate in tls.ca",
         ),
         (

@@ -736,8 +736,8 @@ fn check_open(section: &mut Section<'_>, bind: &Address, allow_open: bool) {
 fn proxy_sources(section: &mut Section<'_>) -> Option<Vec<Network>> {
     let mut is_required = false;
     section.choice("proxy_protocol", PROXY_PROTOCOLS, &mut is_required);
-    let sources = section.list("proxy_sources", str::parse).unwrap_or_default();
     let problems_before = section.notes.problems.len();
+    let sources = section.list("proxy_sources", str::parse).unwrap_or_default();
     if is_required && sources.is_empty() && section.notes.problems.len() == problems_before {
         let message = "is needed with proxy_protocol = \"require\": the networks of those who may say who a client is";
         section.problem("proxy_sources", None, message);
