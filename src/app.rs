@@ -26,7 +26,8 @@ use crate::net::dial::Endpoint;
 use crate::net::listen::Bound;
 use crate::proxy::acceptor::Acceptor;
 use crate::proxy::entry::Entry;
-use crate::proxy::hub::{HubSpec, Inquiry};
+use crate::proxy::hub::HubSpec;
+use crate::proxy::inquiry::Question;
 use crate::proxy::worker::{self, Arrival, WorkerGroup, WorkerSpec};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::logging::Logging;
@@ -158,7 +159,7 @@ impl App {
 
         let (arrivals, mut receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| mpsc::channel(ARRIVALS_MAX)).unzip();
-        let inquiries: Vec<(Vec<mpsc::Sender<Inquiry>>, Vec<_>)> =
+        let inquiries: Vec<(Vec<mpsc::Sender<Question>>, Vec<_>)> =
             config.groups.iter().map(|_| (0..config.workers).map(|_| mpsc::channel(INQUIRIES_MAX)).unzip()).collect();
         let (asking, mut answering): (Vec<Arc<Vec<_>>>, Vec<Vec<_>>) =
             inquiries.into_iter().map(|(senders, receivers)| (Arc::new(senders), receivers)).unzip();

@@ -27,6 +27,12 @@ pub enum Refusal {
     RefusedInTransaction(String),
     /// A command that a later version will know.
     Unsupported(String),
+    /// CLIENT TRACKING with REDIRECT to a client that another worker serves.
+    RedirectElsewhere,
+    /// WAIT or WAITAOF after writes of which nobody can say any more where they are.
+    WaitMoved,
+    /// WAIT or WAITAOF where PUBLISH, which must go before it, is refused in these words.
+    WaitUnmarked(String),
     /// A cluster command: Handover answers as a server without cluster mode.
     ClusterDisabled,
     /// No connection of one's own could be had in time.
@@ -51,6 +57,16 @@ pub enum Refusal {
     HelloSyntax(String),
     /// An attribute that CLIENT SETINFO does not know.
     UnknownAttribute(String),
+    /// A type of clients that there is not.
+    UnknownClientType(String),
+    /// A user that there is not.
+    NoSuchUser(String),
+    /// A number of arguments that a subcommand of CLIENT cannot have.
+    SubcommandArity(String),
+    /// The backend did not carry out CLIENT UNBLOCK, in its words.
+    UnblockFailed(String),
+    /// CLIENT MAINT_NOTIFICATIONS ON: a proxy in between has none to send.
+    NoNotifications,
     /// A value that CLIENT SETINFO does not take.
     InvalidAttribute(String),
 }
@@ -83,6 +99,16 @@ impl fmt::Display for Refusal {
                 write!(formatter, "ERR handover: command '{name}' is not allowed inside a transaction")
             }
             Self::Unsupported(what) => write!(formatter, "ERR handover: {what} is not supported yet"),
+            Self::RedirectElsewhere => formatter.write_str(
+                "ERR handover: CLIENT TRACKING cannot redirect to a client of another worker; use RESP3, or runtime.workers = 1",
+            ),
+            Self::WaitMoved => formatter.write_str(
+                "ERR handover: WAIT is refused: the connection to the backend changed since this client's last writes; write again, then WAIT",
+            ),
+            Self::WaitUnmarked(error) => write!(
+                formatter,
+                "ERR handover: WAIT is refused: the backend refused the PUBLISH that must go before it: {error}"
+            ),
             Self::ClusterDisabled => formatter.write_str("ERR This instance has cluster support disabled"),
             Self::PinLimit => formatter.write_str(
                 "ERR handover: no connection of its own is free for this client; the command was not applied",
@@ -101,6 +127,17 @@ impl fmt::Display for Refusal {
             Self::Protocol(error) => write_protocol_error(formatter, *error),
             Self::HelloSyntax(option) => write!(formatter, "ERR Syntax error in HELLO option '{option}'"),
             Self::UnknownAttribute(name) => write!(formatter, "ERR Unrecognized option '{name}'"),
+            Self::UnknownClientType(name) => write!(formatter, "ERR Unknown client type '{name}'"),
+            Self::NoSuchUser(name) => write!(formatter, "ERR No such user '{name}'"),
+            Self::SubcommandArity(name) => {
+                write!(formatter, "ERR unknown subcommand or wrong number of arguments for '{name}'. Try CLIENT HELP.")
+            }
+            Self::UnblockFailed(cause) => {
+                write!(formatter, "ERR handover: the backend did not carry out CLIENT UNBLOCK: {cause}")
+            }
+            Self::NoNotifications => {
+                formatter.write_str("ERR handover: maintenance notifications are not sent through the proxy")
+            }
             Self::InvalidAttribute(name) => {
                 write!(formatter, "ERR {name} cannot contain spaces, newlines or special characters.")
             }
@@ -134,4 +171,10 @@ const fn printable(byte: u8) -> char {
 #[must_use]
 pub fn quoted_name(name: &[u8]) -> String {
     name[..name.len().min(128)].escape_ascii().to_string()
+}
+
+/// A client's word for an error text of Redis, which has it as it came but for line ends; at most 128 bytes of it.
+#[must_use]
+pub fn printed(word: &[u8]) -> String {
+    String::from_utf8_lossy(&word[..word.len().min(128)]).replace(['\r', '\n'], " ")
 }

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::link::{Inspect, Link, Role, Run, RunKind};
 use super::replies::is_resp3;
 use super::session::{BrokenEnd, CloseReason, Pending, Session, Transaction};
+use super::wait::BROKEN_CONTINUITY;
 use super::{LinkKey, Multiplexer, Output, Report, SessionKey};
 use crate::command::blocking;
 use crate::command::classify::Classified;
@@ -62,6 +63,7 @@ impl Multiplexer {
     fn drop_link(&mut self, key: LinkKey, cause: &str, now: Instant) {
         let Some(link) = self.links.get(key) else { return };
         let (backend, epoch) = (link.backend, link.epoch);
+        self.continuity += u64::from(link.role == Role::Lane);
         let lost = self.judge_link(key, now);
         // One fault, however much was in flight: a deep pipeline on one killed connection is no reason to switch.
         let record = self.record(backend);
@@ -79,7 +81,8 @@ impl Multiplexer {
             self.on_subscription_lost(session, key, &mut link, now);
             return 0;
         }
-        let cut = link.streaming.then(|| link.front().and_then(|run| run.session)).flatten();
+        let is_read = |key: &SessionKey| self.sessions.get(*key).is_some_and(|session| !session.reply_mode.is_muted());
+        let cut = link.streaming.then(|| link.front().and_then(|run| run.session)).flatten().filter(is_read);
         let epoch = link.epoch;
         let owner = if let Role::Pin(owner) = link.role { owner } else { None };
         let is_shared = matches!(link.role, Role::Lane | Role::Standby);
@@ -89,6 +92,12 @@ impl Multiplexer {
         {
             order.push(owner);
             due.insert(owner, Vec::new());
+        }
+        if let Some(owner) = owner.filter(|&owner| cut != Some(owner)) {
+            self.invalidate_all(owner, now);
+        }
+        if let Some(owner) = owner {
+            self.greet_if_changed(owner, now);
         }
         let mut lost = 0;
         for session_key in order {
@@ -197,6 +206,7 @@ impl Multiplexer {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.due = 0;
         session.link = None;
+        session.continuity = BROKEN_CONTINUITY;
         if let Some(pin) = session.pin.as_mut() {
             // Still tainted: what made it so may be sent again.
             pin.link = None;
@@ -276,7 +286,18 @@ impl Multiplexer {
                 self.note_refused_transaction(key, &request.kind);
                 self.refuse_due(&request)
             }
+            RunKind::Inspect(Inspect::Tracking(frame)) => {
+                self.take_again(key, frame);
+                self.note(|judged| &mut judged.moved, 1);
+                Vec::new()
+            }
             RunKind::Inspect(_) => self.move_on(request, false, epoch),
+            // On another connection its answer would not be true.
+            RunKind::Wait { .. } if !request.sent => {
+                self.note(|judged| &mut judged.not_applied, 1);
+                vec![refusal(&Refusal::WaitMoved)]
+            }
+            RunKind::Wait { .. } => self.refuse_due(&request),
             RunKind::Blocking { deadline } if self.settings.retry.rearm_blocked => {
                 let (deadline, sent) = (*deadline, request.sent);
                 vec![self.rearm(key, &request.frame, deadline, sent, request.at, epoch, now)]
@@ -373,6 +394,16 @@ impl Multiplexer {
                 self.note(|judged| &mut judged.aborted, 1);
                 vec![answer(|out| encode::simple(out, "QUEUED"))]
             }
+        }
+    }
+
+    /// Looks at a request once more, as if it had just been read.
+    fn take_again(&mut self, key: SessionKey, frame: &[u8]) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            let mut input = BytesMut::from(frame);
+            input.extend_from_slice(&session.input);
+            session.input = input;
+            session.scanner.reset();
         }
     }
 
@@ -474,7 +505,7 @@ impl Due {
 impl Session {
     /// Forgets a pin that has no connection, unless the session keeps one for life.
     pub(super) fn drop_idle_pin(&mut self) {
-        if self.pin.is_some_and(|pin| pin.link.is_none() && !pin.dedicated) {
+        if !self.keeps_pin() && self.pin.is_some_and(|pin| pin.link.is_none() && !pin.dedicated) {
             self.pin = None;
         }
     }

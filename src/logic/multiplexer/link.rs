@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::SessionKey;
+use super::connection_state::StateChange;
 use crate::logic::route::BackendId;
 use crate::resp::encode::Protocol;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
@@ -83,6 +84,17 @@ pub enum RunKind {
     Local(Bytes),
     /// Handover's own `ECHO`: the reply must be exactly this.
     Echo(Bytes),
+    /// WAIT or WAITAOF, answered with the refusal instead where there is one.
+    Wait {
+        /// An error reply's bytes.
+        refusal: Option<Bytes>,
+    },
+    /// Handover's own PUBLISH before a WAIT.
+    Mark,
+    /// Handover's own HELLO, for this session's.
+    Protocol(SessionKey),
+    /// Handover's own request that must be accepted, else the session cannot go on here.
+    Setup,
     /// Handover's own request, whose reply nobody needs.
     Ignored,
     /// Subscriptions: each confirmation is one reply.
@@ -97,8 +109,6 @@ pub enum RunKind {
 pub enum Inspect {
     /// `SELECT` on a pin.
     Select(u32),
-    /// `HELLO` on a pin.
-    Hello(Protocol),
     /// `MULTI`.
     Multi,
     /// `WATCH`.
@@ -111,6 +121,20 @@ pub enum Inspect {
     Exec,
     /// `MONITOR`.
     Monitor,
+    /// `CLIENT TRACKING`, as the client sent it.
+    Tracking(Bytes),
+    /// `CLIENT CACHING`.
+    Caching,
+    /// Another request that leaves something on its connection.
+    State(StateChange),
+}
+
+impl RunKind {
+    /// Its reply may rightly take any time.
+    #[must_use]
+    pub const fn may_block(&self) -> bool {
+        matches!(self, Self::Blocking { .. } | Self::Wait { .. })
+    }
 }
 
 impl Run {
@@ -178,6 +202,8 @@ pub struct Link {
     pub sentinel: (Instant, u32),
     /// `CLIENT UNBLOCK` was sent for it, and may be carried out at any later time.
     pub unblocked: bool,
+    /// A client asked for its blocked command to be let go.
+    pub is_let_go: bool,
     /// Something came on it.
     pub proven: bool,
     /// The last sentinel was refused for a reason that says nothing of the order of replies.
@@ -215,6 +241,7 @@ impl Link {
             paused: None,
             sentinel: (now, 0),
             unblocked: false,
+            is_let_go: false,
             proven: false,
             undecided: false,
             proofs: 0,
@@ -260,6 +287,11 @@ impl Link {
     #[must_use]
     pub fn front(&self) -> Option<&Run> {
         self.ring.front()
+    }
+
+    /// The same, to be changed.
+    pub fn front_mut(&mut self) -> Option<&mut Run> {
+        self.ring.front_mut()
     }
 
     /// The first request without a reply.
@@ -349,7 +381,7 @@ impl Link {
         // While it is not read, its silence is our own doing.
         self.paused.is_none()
             && self.ring.front().is_some_and(|run| {
-                !matches!(run.kind, RunKind::Blocking { .. } | RunKind::Local(_)) && self.written >= run.bytes
+                !run.kind.may_block() && !matches!(run.kind, RunKind::Local(_)) && self.written >= run.bytes
             })
     }
 

@@ -4,15 +4,20 @@
 //! It takes bytes and events and gives bytes and [`Output`]s; it owns no socket. In the order of a command's way:
 //! `requests` (a client's bytes → frames → a lane), `special` (what needs a pin, or is answered here),
 //! `replies` (a backend's bytes → the client's output), `judgement` (a lost connection), `switch` (the route),
-//! `pins`, `subscriptions`.
+//! `pins`, `subscriptions`; `client_command`, `muted` and `pause` carry out CLIENT.
 
 mod answers;
 mod backpressure;
+mod client_command;
+mod connection_state;
 mod counters;
 mod judgement;
 mod link;
+mod muted;
 mod observe;
+mod pause;
 mod pins;
+mod protocol;
 mod replies;
 mod requests;
 mod session;
@@ -21,14 +26,18 @@ mod subscriptions;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod tracking;
+mod wait;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+pub use client_command::{ClientType, Filter, Finding, Inquiry};
 pub use counters::{Counters, LATENCY_BOUNDS_US, ProtocolFault};
 pub use link::{Link, LinkState, Profile, Role};
+pub use pause::Pause;
 pub use session::{CloseReason, Session};
 
 use self::link::{Run, RunKind};
@@ -124,8 +133,13 @@ pub enum Output {
     ResumeLink(LinkKey),
     /// Tell the supervisor.
     Report(Report),
-    /// Collect CLIENT LIST over all workers and answer with [`Multiplexer::on_client_list`].
-    ListClients(SessionKey),
+    /// Ask every worker of the group with [`Multiplexer::on_inquiry`], and answer with [`Multiplexer::on_findings`].
+    Inquire {
+        /// Who asks.
+        session: SessionKey,
+        /// What.
+        inquiry: Inquiry,
+    },
     /// Send `CLIENT UNBLOCK` for a blocked command to a backend, on a control connection.
     Unblock {
         /// To whom.
@@ -262,6 +276,10 @@ pub struct Multiplexer {
     drained: Option<u64>,
     /// Until then, at the latest, nothing is published: subscriptions are being restored after a switch.
     publish_barrier: Option<Instant>,
+    /// Grows when a lane is lost and when the active changes: what was written before is not known of any more.
+    continuity: u64,
+    /// CLIENT PAUSE.
+    pause: Option<Pause>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
     /// Bytes of large requests that are arriving.
@@ -325,6 +343,8 @@ impl Multiplexer {
             judged: Judged::default(),
             drained: None,
             publish_barrier: None,
+            continuity: 0,
+            pause: None,
             crowded: false,
             upload_bytes: 0,
             starved: Vec::new(),
@@ -343,6 +363,7 @@ impl Multiplexer {
         let mut successor = Self::new(settings, now);
         successor.sessions = self.sessions.successor();
         successor.links = self.links.successor();
+        successor.pause = self.pause;
         successor
     }
 
@@ -359,7 +380,8 @@ impl Multiplexer {
         self.next_client_id += self.settings.client_id_step;
         self.counters.clients_accepted += 1;
         let value_bytes_max = self.settings.limits.value_bytes_max;
-        self.sessions.insert(Session::new(id, peer, value_bytes_max))
+        let session = Session::new(id, peer, value_bytes_max);
+        self.sessions.insert(Session { continuity: self.continuity, ..session })
     }
 
     /// How many clients there are.
@@ -482,10 +504,9 @@ impl Multiplexer {
     /// Blocked, or monitoring: a server lets go of such a client as soon as it says that it will send no more.
     fn waits_for_ever(&self, key: SessionKey) -> bool {
         let Some(session) = self.sessions.get(key) else { return false };
-        let is_blocking = |kind: &RunKind| matches!(kind, RunKind::Blocking { .. });
         let is_blocked =
-            session.link.and_then(|link| self.links.get(link)?.front()).is_some_and(|run| is_blocking(&run.kind));
-        let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if is_blocking(kind));
+            session.link.and_then(|link| self.links.get(link)?.front()).is_some_and(|run| run.kind.may_block());
+        let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if kind.may_block());
         (session.due > 0 && is_blocked) || is_rearmed || session.pin.is_some_and(|pin| pin.monitoring)
     }
 
@@ -527,6 +548,7 @@ impl Multiplexer {
         self.counters.clients_closed[reason.index()] += 1;
         self.upload_bytes -= session.upload_bytes;
         self.release_own_links(&session);
+        self.release_target(session.state.as_ref().and_then(|state| state.redirect()));
         recycle(&mut self.spare, session.output);
         self.outputs.push_back(Output::CloseSession { session: key, reason });
         if session.holds_back {
@@ -558,7 +580,7 @@ impl Multiplexer {
 
     /// A reply of Handover's own, in its turn.
     fn answer(&mut self, key: SessionKey, write: impl FnOnce(&mut BytesMut), now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.reply_mode.is_muted()) else { return };
         match session.link.filter(|_| session.due > 0) {
             None => {
                 borrow_buffer(&mut self.spare, &mut session.output);
@@ -665,7 +687,9 @@ impl Multiplexer {
     fn advance_waiting(&mut self, now: Instant) {
         let waiting = std::mem::take(&mut self.waiting);
         for key in waiting {
-            if let Some(session) = self.sessions.get_mut(key) {
+            if self.is_paused(key) {
+                self.waiting.push(key);
+            } else if let Some(session) = self.sessions.get_mut(key) {
                 session.listed = false;
                 self.advance_session(key, now);
                 self.finish_if_done(key);

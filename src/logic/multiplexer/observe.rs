@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::link::RunKind;
 use super::{BackendId, Link, LinkKey, LinkState, Multiplexer, Session};
 
 impl Multiplexer {
@@ -50,7 +49,7 @@ impl Multiplexer {
     /// A command of this session blocks on its pin.
     pub(super) fn is_blocked(&self, session: &Session) -> bool {
         let pin = session.pin.and_then(|pin| pin.link).and_then(|link| self.links.get(link));
-        pin.and_then(Link::front).is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. }))
+        pin.and_then(Link::front).is_some_and(|run| run.kind.may_block())
     }
 
     /// Bytes of clients' input, of their output, of backend connections, and of requests held for want of a backend.

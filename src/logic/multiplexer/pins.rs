@@ -27,8 +27,15 @@ impl Multiplexer {
                 return None;
             }
             let dedicated = session.peer.dedicated;
-            session.pin =
-                Some(Pin { link: None, dedicated, tainted: false, monitoring: false, renew: false, idle_since: None });
+            session.pin = Some(Pin {
+                link: None,
+                dedicated,
+                tainted: false,
+                monitoring: false,
+                set_up: None,
+                renew: false,
+                idle_since: None,
+            });
             self.pinned.push(key);
         }
         self.pin_link(key, now)
@@ -62,10 +69,11 @@ impl Multiplexer {
         };
         self.sessions.get_mut(key)?.pin.as_mut()?.link = link;
         let ready = link.filter(|&link| self.links.get(link).is_some_and(|link| link.state == LinkState::Ready));
-        if ready.is_none() {
+        let set_up = ready.filter(|&link| self.set_up(key, link, now));
+        if set_up.is_none() {
             self.wait(key, Wait::Pin, now);
         }
-        ready
+        set_up
     }
 
     /// A pin from the pool, or one that is being opened; none when there are too many.
@@ -112,9 +120,10 @@ impl Multiplexer {
             let Some(session) = self.sessions.get_mut(key) else { continue };
             let holds =
                 session.due > 0 || !session.pending.is_empty() || session.wait.is_some() || session.holds_transaction();
+            let keeps_pin = session.keeps_pin();
             let Some(pin) = session.pin.as_mut() else { continue };
             let idle_since = *pin.idle_since.get_or_insert(now);
-            if holds || pin.dedicated || pin.monitoring {
+            if holds || pin.dedicated || keeps_pin {
                 pin.idle_since = None;
             } else if now.saturating_duration_since(idle_since) >= PIN_IDLE_MAX {
                 self.release_pin(key, now);
@@ -124,11 +133,11 @@ impl Multiplexer {
         }
     }
 
-    /// A monitoring client that lost its connection gets another.
-    pub(super) fn reopen_monitors(&mut self, now: Instant) {
+    /// A client that hears of something without asking, and lost its connection, gets another.
+    pub(super) fn reopen_pins(&mut self, now: Instant) {
         let is_cut_off = |key: &SessionKey| {
-            let pin = self.sessions.get(*key).and_then(|session| session.pin);
-            pin.is_some_and(|pin| pin.monitoring && pin.link.is_none())
+            let Some(session) = self.sessions.get(*key).filter(|session| session.keeps_pin()) else { return false };
+            session.pin.is_some_and(|pin| pin.link.is_none() || (pin.set_up != pin.link && session.wait.is_none()))
         };
         let cut_off: Vec<SessionKey> = self.pinned.iter().copied().filter(is_cut_off).collect();
         for key in cut_off {
@@ -151,9 +160,7 @@ impl Multiplexer {
         let is_leaver = |key: &SessionKey| {
             let Some(session) = self.sessions.get(*key).filter(|session| session.half_closed) else { return false };
             let front = session.pin.and_then(|pin| pin.link).and_then(|link| self.links.get(link)?.front());
-            front.is_some_and(|run| {
-                matches!(run.kind, RunKind::Blocking { .. }) && now.saturating_duration_since(run.at) >= LEAVER_WAIT_MAX
-            })
+            front.is_some_and(|run| run.kind.may_block() && now.saturating_duration_since(run.at) >= LEAVER_WAIT_MAX)
         };
         let leavers: Vec<SessionKey> = self.pinned.iter().copied().filter(is_leaver).collect();
         leavers.into_iter().for_each(|key| self.remove_session(key, CloseReason::ClientClosed));

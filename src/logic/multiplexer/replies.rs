@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::counters::ProtocolFault;
 use super::link::{Inspect, Link, Role, Run, RunKind, Taken};
 use super::session::{BrokenEnd, CloseReason, Pending, Transaction};
+use super::tracking::is_broken_redirect;
 use super::{LANE_BYTES_MAX, LinkKey, Multiplexer, STREAM_BYTES, SessionKey, borrow_buffer};
 use crate::command::refusal::Refusal;
 use crate::command::retry::{self, Category};
@@ -82,7 +83,7 @@ impl Multiplexer {
                     let proofs = link.proofs;
                     self.note_served(session, proofs);
                 }
-                self.append_output(session, &rest[..scanned]);
+                self.append_reply(session, &rest[..scanned]);
                 self.hold_back(key, session, now);
                 (&rest[scanned..], 0)
             }
@@ -129,8 +130,16 @@ impl Multiplexer {
         self.mark_to_write(key);
     }
 
+    /// What a command answered; a client that wants no replies does not get it.
+    pub(super) fn append_reply(&mut self, key: SessionKey, bytes: &[u8]) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.reply_mode.is_muted()) else { return };
+        borrow_buffer(&mut self.spare, &mut session.output);
+        session.output.extend_from_slice(bytes);
+        self.mark_to_write(key);
+    }
+
     /// Passes whole replies on to the client whose requests are at the front.
-    fn deliver(&mut self, key: LinkKey, replies: &[u8], count: u32, now: Instant) {
+    pub(super) fn deliver(&mut self, key: LinkKey, replies: &[u8], count: u32, now: Instant) {
         let Some(link) = self.links.get_mut(key) else { return };
         let Some(front) = link.front() else { return };
         let (session_key, started_at) = (front.session, front.at);
@@ -145,7 +154,7 @@ impl Multiplexer {
         if let Some(session_key) = session_key {
             self.settle_due(session_key, count);
             self.note_served(session_key, proofs);
-            self.append_output(session_key, replies);
+            self.append_reply(session_key, replies);
             self.deliver_deferred(session_key);
             self.hold_back(key, session_key, now);
         }
@@ -190,7 +199,7 @@ impl Multiplexer {
         latency.count(took, run.commands);
         if let Some(link) = self.links.get(key) {
             let backend = link.backend;
-            if !matches!(run.kind, RunKind::Blocking { .. }) {
+            if !run.kind.may_block() {
                 let record = self.record(backend);
                 record.reply_time = (record.reply_time * 15 + took) / 16;
             }
@@ -226,7 +235,7 @@ impl Multiplexer {
             return self.on_subscription_frame(key, session, frame, kind, now);
         }
         if kind == ReplyKind::Push {
-            return self.on_push(key, frame);
+            return self.on_push(key, frame, now);
         }
         let is_written = link.due_written() > 0;
         let Some(front) = link.front().filter(|_| is_written) else {
@@ -238,6 +247,17 @@ impl Multiplexer {
             RunKind::Ignored | RunKind::Confirm { .. } => {
                 self.finish_own(key, now);
             }
+            RunKind::Mark => {
+                self.finish_own(key, now);
+                self.on_marked(key, (kind == ReplyKind::Error).then_some(frame));
+            }
+            RunKind::Protocol(_) if is_monitor_line(frame) => self.on_unasked(key, frame, now),
+            RunKind::Protocol(session) => self.on_protocol(key, session, frame, kind, now),
+            RunKind::Setup => {
+                self.finish_own(key, now);
+                self.on_set_up(key, kind != ReplyKind::Error, now);
+            }
+            RunKind::Wait { refusal } => self.on_waited(key, frame, refusal, now),
             RunKind::Forward if kind == ReplyKind::Error => self.on_error(key, frame, now),
             RunKind::Forward => self.deliver(key, frame, 1, now),
             RunKind::Conditional if retry::condition_failed(frame) || is_not_applied(frame) => {
@@ -256,29 +276,54 @@ impl Multiplexer {
     }
 
     /// A push on a lane or pin: only a pin's client can have asked for it.
-    fn on_push(&mut self, key: LinkKey, frame: &[u8]) {
-        if let Some(Role::Pin(Some(session))) = self.links.get(key).map(|link| link.role) {
-            self.append_output(session, frame);
+    fn on_push(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
+        let Some(Role::Pin(Some(session))) = self.links.get(key).map(|link| link.role) else { return };
+        if self.is_leaving_pin(session) {
+            return;
         }
+        match is_broken_redirect(frame) {
+            true => self.on_broken_redirect(session),
+            false => self.append_output(session, frame),
+        }
+        self.hold_back(key, session, now);
+    }
+
+    /// RESET came: what its connection still says is nobody's.
+    fn is_leaving_pin(&self, key: SessionKey) -> bool {
+        self.sessions.get(key).and_then(|session| session.pin).is_some_and(|pin| pin.renew)
     }
 
     /// A reply that nobody asked for: a monitoring client's line, or a connection that is out of step.
     fn on_unasked(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
         if let Some(Role::Pin(Some(session_key))) = self.links.get(key).map(|link| link.role)
-            && self.sessions.get(session_key).and_then(|session| session.pin).is_some_and(|pin| pin.monitoring)
+            && let Some(pin) = self.sessions.get(session_key).and_then(|session| session.pin)
+            && (pin.monitoring || pin.renew)
         {
-            return self.append_output(session_key, frame);
+            if pin.monitoring {
+                self.append_reply(session_key, frame);
+                self.hold_back(key, session_key, now);
+            }
+            return;
         }
         self.counters.protocol_faults[ProtocolFault::BackendUnsolicited as usize] += 1;
         self.lose_link(key, "a reply that nobody asked for", now);
     }
 
     /// A request of Handover's own was answered.
-    fn finish_own(&mut self, key: LinkKey, now: Instant) {
+    pub(super) fn finish_own(&mut self, key: LinkKey, now: Instant) {
         if let Some(link) = self.links.get_mut(key)
             && let Some(run) = link.answer(1)
         {
             self.finish_run(key, &run, run.at, now);
+        }
+    }
+
+    /// A connection accepted what its session keeps there, or did not: then the client's caches would lie.
+    fn on_set_up(&mut self, key: LinkKey, is_accepted: bool, now: Instant) {
+        let Some(Role::Pin(Some(session))) = self.links.get(key).map(|link| link.role) else { return };
+        match is_accepted {
+            true => self.on_tracked_again(session, now),
+            false => self.remove_session(session, CloseReason::StateLost),
         }
     }
 
@@ -453,7 +498,7 @@ impl Multiplexer {
     fn on_unblocked(&mut self, key: LinkKey, frame: &[u8], deadline: Option<Instant>, now: Instant) {
         let is_nil = matches!(frame, b"$-1\r\n" | b"*-1\r\n" | b"_\r\n");
         let time_left = deadline.is_none_or(|deadline| deadline > now);
-        let was_unblocked = self.links.get(key).is_some_and(|link| link.unblocked);
+        let was_unblocked = self.links.get_mut(key).is_some_and(|link| !link.take_let_go() && link.unblocked);
         if is_nil && time_left && was_unblocked && self.rearm_front(key, now) {
             return;
         }
@@ -464,11 +509,16 @@ impl Multiplexer {
     fn inspect(&mut self, key: SessionKey, inspect: &Inspect, frame: &[u8], kind: ReplyKind) {
         let default_database = self.settings.database;
         let normal = |database| Some(database).filter(|&database| default_database != Some(database));
-        let Some(session) = self.sessions.get_mut(key) else { return };
         let is_ok = kind != ReplyKind::Error;
+        match inspect {
+            Inspect::Tracking(request) if is_ok => return self.accept_tracking(key, request),
+            Inspect::Caching if is_ok => return self.accept_caching(key),
+            Inspect::State(change) if is_ok => return self.accept_change(key, change),
+            _ => {}
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
         match (inspect, is_ok) {
             (Inspect::Select(database), true) => session.profile.database = normal(*database),
-            (Inspect::Hello(protocol), true) => session.profile.protocol = *protocol,
             (Inspect::Multi, true) => {
                 let watching = session.transaction == Transaction::Watching;
                 session.transaction = Transaction::Queuing { watching, queued: 0, selected: false };
@@ -497,12 +547,15 @@ impl Multiplexer {
                     pin.monitoring = true;
                 }
             }
-            (
-                Inspect::Select(_) | Inspect::Hello(_) | Inspect::Unwatch | Inspect::Discard | Inspect::Monitor,
-                false,
-            ) => {}
+            (Inspect::Select(_) | Inspect::Unwatch | Inspect::Discard | Inspect::Monitor, false)
+            | (Inspect::Tracking(_) | Inspect::Caching | Inspect::State(_), _) => {}
         }
     }
+}
+
+/// What MONITOR shows, and no reply to HELLO.
+fn is_monitor_line(frame: &[u8]) -> bool {
+    frame.starts_with(b"+")
 }
 
 fn front_started_at(link: Option<&Link>, now: Instant) -> Instant {

@@ -5,7 +5,10 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use super::connection_state::State;
 use super::link::{Profile, RunKind};
+use super::muted::ReplyMode;
+use super::protocol::ProtocolChange;
 use super::subscriptions::Subscriptions;
 use super::{LinkKey, Peer};
 use crate::resp::request::RequestScanner;
@@ -29,17 +32,21 @@ pub enum CloseReason {
     ReplyCut,
     /// It shared a connection whose replies went out of step.
     OutOfStep,
+    /// The new active refused what the session keeps on its connection.
+    StateLost,
     /// The process serves as many as it may.
     LimitReached,
     /// Handover stops.
     Stopping,
     /// A bug of ours, contained.
     Panic,
+    /// `CLIENT KILL`.
+    Killed,
 }
 
 impl CloseReason {
     /// Every reason, in the order of [`CloseReason::index`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::Quit,
@@ -48,9 +55,11 @@ impl CloseReason {
         Self::SlowReader,
         Self::ReplyCut,
         Self::OutOfStep,
+        Self::StateLost,
         Self::LimitReached,
         Self::Stopping,
         Self::Panic,
+        Self::Killed,
     ];
 
     /// Its place in [`CloseReason::ALL`].
@@ -71,9 +80,11 @@ impl CloseReason {
             Self::SlowReader => "slow_reader",
             Self::ReplyCut => "reply_cut",
             Self::OutOfStep => "out_of_step",
+            Self::StateLost => "state_lost",
             Self::LimitReached => "limit_reached",
             Self::Stopping => "stopping",
             Self::Panic => "panic",
+            Self::Killed => "killed",
         }
     }
 }
@@ -91,8 +102,10 @@ pub enum Wait {
     Pin,
     /// The verdict on a backend that said it cannot serve.
     Verdict,
-    /// An answer that the shell collects (CLIENT LIST).
+    /// An answer that the shell collects from every worker (CLIENT LIST, KILL …).
     Answer,
+    /// The end of a CLIENT PAUSE.
+    Pause,
     /// The confirmations of its subscriptions.
     Confirmation,
 }
@@ -145,6 +158,8 @@ pub struct Pin {
     pub tainted: bool,
     /// MONITOR streams on it.
     pub monitoring: bool,
+    /// The connection on which what the session keeps was set up.
+    pub set_up: Option<LinkKey>,
     /// RESET came: closed as soon as nothing is due, and opened again if it is needed.
     pub renew: bool,
     /// Since when nothing is due or held on it.
@@ -219,14 +234,26 @@ pub struct Session {
     pub transaction: Transaction,
     /// Each SELECT queued since MULTI: its place among the queued commands, and its database.
     pub selections: Vec<(u32, u32)>,
+    /// One of the commands queued since MULTI may write.
+    pub queues_write: bool,
     /// A connection of its own.
     pub pin: Option<Pin>,
+    /// HELLO waits for the session's connections.
+    pub protocol_change: Option<Box<ProtocolChange>>,
+    /// What it has set up on that connection.
+    pub state: Option<Box<State>>,
+    /// [`super::Multiplexer`]'s own when everything written so far was known to be on the active.
+    pub continuity: u64,
+    /// WAIT was refused in this burst, and is in the rest of it.
+    pub refuses_wait: bool,
     /// Its subscriptions, once it had any.
     pub subscriptions: Option<Box<Subscriptions>>,
     /// The client will send nothing more.
     pub half_closed: bool,
     /// Ends as soon as what is due was delivered.
     pub ending: Option<CloseReason>,
+    /// Which replies it gets.
+    pub reply_mode: ReplyMode,
     /// Reading is stopped until it is resumed by [`super::Output::Resume`].
     pub paused: bool,
     /// A connection is not read because of what waits in its output.
@@ -258,10 +285,16 @@ impl Session {
             burst_answered: false,
             transaction: Transaction::None,
             selections: Vec::new(),
+            queues_write: false,
             pin: None,
+            protocol_change: None,
+            state: None,
+            continuity: 0,
+            refuses_wait: false,
             subscriptions: None,
             half_closed: false,
             ending: None,
+            reply_mode: ReplyMode::On,
             paused: false,
             holds_back: false,
             upload_bytes: 0,

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::link::{Inspect, RunKind};
+use super::pause::may_write;
 use super::requests::{Request, Step, Whole, whole_transaction};
 use super::session::{BrokenEnd, CloseReason, Transaction, Wait};
 use super::{LinkKey, Multiplexer, SessionKey};
@@ -17,7 +18,12 @@ use crate::resp::parse_number;
 impl Multiplexer {
     /// Carries out one request that is not simply shared.
     pub(super) fn take_special(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        if self.pauses(key, &request) {
+            self.wait(key, Wait::Pause, now);
+            return Step::Wait;
+        }
         let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
+        session.begin_skipped();
         if let Some(command) = request.classified.command {
             session.peer.last_command = command.name;
         }
@@ -70,8 +76,17 @@ impl Multiplexer {
     }
 
     /// Puts a request on the session's own connection.
-    fn forward_on_pin(&mut self, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) -> Step {
+    pub(super) fn forward_on_pin(
+        &mut self,
+        key: SessionKey,
+        request: Request<'_>,
+        kind: RunKind,
+        now: Instant,
+    ) -> Step {
         let Some(link) = self.own_link(key, now) else { return Step::Wait };
+        if let Some(session) = self.sessions.get_mut(key).filter(|session| session.state.is_some()) {
+            session.spend_caching(request.classified.command.is_some_and(|command| command.name.starts_with("client")));
+        }
         self.send(link, key, request.frame, 1, kind, now);
         Step::Done { bytes: request.bytes }
     }
@@ -119,20 +134,20 @@ impl Multiplexer {
             }
             Pinned::Script => self.forward_on_pin(key, request, RunKind::Forward, now),
             Pinned::Blocking => self.take_blocking(key, request, now),
-            Pinned::Wait | Pinned::Tracking if self.is_dedicated(key) => {
-                self.forward_tainted(key, request, RunKind::Forward, now)
-            }
-            Pinned::Wait | Pinned::Tracking => {
-                let name = self.command_name(request).replace('|', " ").to_uppercase();
-                self.refuse(key, &Refusal::Unsupported(format!("{name} on a multiplexed listener")), now);
-                Step::Done { bytes: request.bytes }
-            }
+            Pinned::Wait => self.take_wait(key, request, now),
+            Pinned::Tracking | Pinned::FieldSets => self.take_stateful(key, pinned, request, now),
             Pinned::Monitor => self.forward_tainted(key, request, RunKind::Inspect(Inspect::Monitor), now),
-            Pinned::FieldSets | Pinned::Admin => self.forward_tainted(key, request, RunKind::Forward, now),
+            Pinned::Admin => self.forward_tainted(key, request, RunKind::Forward, now),
         }
     }
 
-    fn forward_tainted(&mut self, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) -> Step {
+    pub(super) fn forward_tainted(
+        &mut self,
+        key: SessionKey,
+        request: Request<'_>,
+        kind: RunKind,
+        now: Instant,
+    ) -> Step {
         let step = self.forward_and_wait(key, request, kind, now);
         if step != Step::Wait {
             self.taint(key);
@@ -154,16 +169,16 @@ impl Multiplexer {
         self.sessions.get(key).is_some_and(|session| session.transaction == Transaction::Watching)
     }
 
-    fn is_dedicated(&self, key: SessionKey) -> bool {
-        self.sessions.get(key).is_some_and(|session| session.peer.dedicated)
-    }
-
     /// A transaction that arrived whole travels on the lane as one contiguous group; one in pieces takes a pin.
     fn take_multi(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
-        let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
+        // Between a reply that is skipped and one that is not, or under a pause for writes, each goes by itself.
+        let may_share = self.pause.is_none() && self.sessions.get(key).is_some_and(super::Session::may_share);
         let whole =
-            is_plain.then(|| whole_transaction(request.input, |frame, name| self.settings.policy.apply(frame, name)));
+            may_share.then(|| whole_transaction(request.input, |frame, name| self.settings.policy.apply(frame, name)));
         let Some(Whole { bytes, commands, publishes }) = whole.flatten() else {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.queues_write = false;
+            }
             return self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Multi), now);
         };
         if publishes && self.publish_barrier.is_some() {
@@ -223,7 +238,12 @@ impl Multiplexer {
             | Answered::PUnsubscribe
             | Answered::SSubscribe
             | Answered::SUnsubscribe
-            | Answered::ClientReply => self.refuse_queued(key, request, now),
+            | Answered::ClientReply
+            // The backend's own clients are Handover's connections, which carry everybody's commands.
+            | Answered::ClientKill
+            | Answered::ClientUnblock
+            | Answered::ClientPause
+            | Answered::ClientUnpause => self.refuse_queued(key, request, now),
             Answered::Ping | Answered::AclWhoami | Answered::Cluster => self.queue(key, request, false, None, now),
             _ => self.queue(key, request, true, None, now),
         }
@@ -244,6 +264,9 @@ impl Multiplexer {
         }
         if taints {
             self.taint(key);
+        }
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.queues_write |= may_write(request.classified);
         }
         if let Some(session) = self.sessions.get_mut(key)
             && let (Transaction::Queuing { queued, selected, .. }, selections) =
@@ -287,6 +310,10 @@ impl Multiplexer {
         let class = request.classified.class;
         match class {
             Class::Answered(answered @ (Answered::Quit | Answered::Reset)) => {
+                self.take_answered(key, answered, request, now)
+            }
+            // It runs nothing, and its client counts on it.
+            Class::Answered(answered @ Answered::ClientReply) if !queuing => {
                 self.take_answered(key, answered, request, now)
             }
             Class::Pinned(Pinned::Discard) if queuing || refused => self.leave_transaction(key, request, now),

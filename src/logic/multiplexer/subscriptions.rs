@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::link::{Link, LinkState, Role, Run, RunKind};
 use super::requests::{Request, Step};
 use super::session::{CloseReason, Session, Wait};
+use super::wait::is_mark;
 use super::{LinkKey, Multiplexer, SessionKey};
 use crate::command::refusal::{Refusal, quoted_name};
 use crate::command::table::{Answered, Class};
@@ -69,6 +70,8 @@ pub struct Subscriptions {
     failures: u32,
     wanted: [BTreeSet<Bytes>; 3],
     changes: VecDeque<Change>,
+    /// Other clients' invalidations are redirected to this one.
+    is_target: bool,
     /// Messages that came while a reply was passed on piece by piece.
     deferred: BytesMut,
 }
@@ -168,7 +171,7 @@ impl Multiplexer {
             return Step::Wait;
         }
         if !subscribe && session.subscriptions.is_none() {
-            self.confirm_nothing(key, kind, &names, now);
+            self.confirm_nothing(key, kind, &names);
             return Step::Done { bytes: request.bytes };
         }
         let Some(link) = self.subscription_link(key, now) else { return Step::Wait };
@@ -177,7 +180,7 @@ impl Multiplexer {
     }
 
     /// Leaving what was never subscribed to is confirmed without a backend.
-    fn confirm_nothing(&mut self, key: SessionKey, kind: Kind, names: &VecDeque<Bytes>, now: Instant) {
+    fn confirm_nothing(&mut self, key: SessionKey, kind: Kind, names: &VecDeque<Bytes>) {
         let protocol = self.sessions.get(key).map(|session| session.profile.protocol).unwrap_or_default();
         let word = kind.command(false).to_lowercase();
         let confirm = |out: &mut BytesMut, name: Option<&Bytes>| {
@@ -189,18 +192,17 @@ impl Multiplexer {
             }
             encode::integer(out, 0);
         };
-        self.answer(
-            key,
-            |out| match names.is_empty() {
-                true => confirm(out, None),
-                false => names.iter().for_each(|name| confirm(out, Some(name))),
-            },
-            now,
-        );
+        let mut confirmations = BytesMut::new();
+        match names.is_empty() {
+            true => confirm(&mut confirmations, None),
+            false => names.iter().for_each(|name| confirm(&mut confirmations, Some(name))),
+        }
+        // Nothing is due, and what is pushed reaches those who want no replies.
+        self.append_output(key, &confirmations);
     }
 
     /// The connection that carries the session's subscriptions; makes it wait while there is none.
-    fn subscription_link(&mut self, key: SessionKey, now: Instant) -> Option<LinkKey> {
+    pub(super) fn subscription_link(&mut self, key: SessionKey, now: Instant) -> Option<LinkKey> {
         if !self.is_serving() {
             self.wait(key, Wait::Lane, now);
             return None;
@@ -290,6 +292,35 @@ impl Multiplexer {
         self.mark_link_to_write(link_key);
     }
 
+    /// The connection of a client to which invalidations are redirected, once it is usable; begins to open it.
+    pub(super) fn redirect_link(&mut self, key: SessionKey, now: Instant) -> Option<LinkKey> {
+        let epoch = self.route.epoch;
+        let subscriptions = self.sessions.get_mut(key)?.subscriptions.get_or_insert_default();
+        subscriptions.is_target = true;
+        let usable = subscriptions.link.filter(|_| subscriptions.next.is_none());
+        let link = usable.filter(|&link| self.links.get(link).is_some_and(|link| link.epoch == epoch));
+        if link.is_none() {
+            self.open_subscription(key, now);
+        }
+        link
+    }
+
+    /// Whether other clients' invalidations are redirected to this one.
+    pub(super) fn is_target(&self, key: SessionKey) -> bool {
+        let subscriptions = self.sessions.get(key).and_then(|session| session.subscriptions.as_ref());
+        subscriptions.is_some_and(|subscriptions| subscriptions.is_target)
+    }
+
+    /// Nobody's invalidations are redirected to this client any more.
+    pub(super) fn forget_target(&mut self, key: SessionKey) {
+        let subscriptions = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut());
+        let Some(subscriptions) = subscriptions else { return };
+        subscriptions.is_target = false;
+        if subscriptions.count() == 0 && subscriptions.changes.is_empty() {
+            self.drop_subscriptions(key);
+        }
+    }
+
     /// The connection for a session's subscriptions is open: what it had is restored there, then what it asked for.
     pub(super) fn on_subscription_ready(&mut self, key: SessionKey, link: LinkKey, now: Instant) {
         let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else {
@@ -325,9 +356,15 @@ impl Multiplexer {
             return;
         }
         subscriptions.next = None;
+        let is_target = subscriptions.is_target;
         if let Some(old) = subscriptions.link.replace(link_key) {
             self.close_link(old, false);
         }
+        if is_target {
+            self.follow_target(key, now);
+        }
+        // The old one may have owed a reply to HELLO.
+        self.greet_if_changed(key, now);
         self.advance_session(key, now);
     }
 
@@ -340,12 +377,16 @@ impl Multiplexer {
         kind: ReplyKind,
         now: Instant,
     ) {
+        let front = self.links.get(link).and_then(Link::front);
+        if kind != ReplyKind::Push && front.is_some_and(|run| matches!(run.kind, RunKind::Protocol(_))) {
+            return self.on_protocol(link, key, frame, kind, now);
+        }
         let delivers = self.sessions.get(key).is_some_and(|session| session.subscription_link() == Some(link));
         if kind == ReplyKind::Error {
             return self.on_subscription_refused(link, key, frame, now);
         }
         if !is_confirmation(frame) {
-            if delivers {
+            if delivers && !is_mark(frame) {
                 self.counters.messages += 1;
                 self.deliver_message(key, frame, now);
             }
@@ -403,7 +444,7 @@ impl Multiplexer {
         if !subscriptions.changes.is_empty() {
             return;
         }
-        if subscriptions.count() == 0 {
+        if subscriptions.count() == 0 && !subscriptions.is_target {
             self.drop_subscriptions(key);
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
@@ -436,7 +477,10 @@ impl Multiplexer {
         if self.is_superseded(key, link_key) {
             return;
         }
-        self.deliver_message(key, frame, now);
+        let is_muted = self.sessions.get(key).is_some_and(|session| session.reply_mode.is_muted());
+        if restoring || !is_muted {
+            self.deliver_message(key, frame, now);
+        }
         if restoring {
             // It cannot have here what it had: what is left is what the backend confirmed.
             return self.end(key, CloseReason::ClientLost);
@@ -448,7 +492,7 @@ impl Multiplexer {
     }
 
     /// A message goes to the client, but never into the middle of a reply.
-    fn deliver_message(&mut self, key: SessionKey, frame: &[u8], now: Instant) {
+    pub(super) fn deliver_message(&mut self, key: SessionKey, frame: &[u8], now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let is_streaming = session
             .link
@@ -491,6 +535,10 @@ impl Multiplexer {
         if subscriptions.next == Some(link) {
             subscriptions.next = None;
         }
+        if subscriptions.is_target {
+            self.on_target_lost(key, now);
+        }
+        self.greet_if_changed(key, now);
         self.open_subscription(key, now);
     }
 

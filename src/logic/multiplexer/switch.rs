@@ -95,6 +95,7 @@ impl Multiplexer {
     /// Serves in a new epoch.
     fn activate(&mut self, old: &Route, now: Instant) {
         self.raise_publish_barrier(now);
+        self.continuity += u64::from(old.active.is_some());
         // After a planned switch nothing is due but blocked commands that could not be unblocked. Subscriptions
         // are read from the old backend until the new one has confirmed them.
         for key in self.links.keys() {
@@ -243,6 +244,7 @@ impl Multiplexer {
                 self.advance_waiting(now);
             }
             Role::Pin(Some(session)) => {
+                self.set_up(session, key, now);
                 self.monitor_again(session, key, now);
                 self.advance_session(session, now);
             }
@@ -309,7 +311,7 @@ impl Multiplexer {
     pub fn on_tick(&mut self, now: Instant) {
         self.end_blocked_leavers(now);
         self.release_idle_pins(now);
-        self.reopen_monitors(now);
+        self.reopen_pins(now);
         self.reopen_lanes(now);
         self.keep_standbys(now);
         self.send_sentinels(now);
@@ -317,6 +319,7 @@ impl Multiplexer {
         self.unblock(now);
         self.reopen_subscriptions(now);
         self.lift_publish_barrier(now);
+        self.end_pause(now);
         self.advance_waiting(now);
         self.expire_held(now);
         self.feed_starved();
@@ -411,7 +414,7 @@ impl Multiplexer {
         let mut blocked = 0;
         for key in self.links.keys() {
             let Some(link) = self.links.get_mut(key) else { continue };
-            if link.front().is_some_and(|run| matches!(run.kind, RunKind::Blocking { .. })) {
+            if link.front().is_some_and(|run| run.kind.may_block()) {
                 blocked += link.unanswered();
                 if let Some(client_id) = link.client_id {
                     link.unblocked = true;
@@ -434,7 +437,7 @@ impl Multiplexer {
         for key in self.waiting.clone() {
             let Some(session) = self.sessions.get(key) else { continue };
             let Some((what, since)) = session.wait else { continue };
-            if matches!(what, Wait::Due | Wait::Answer | Wait::Confirmation) {
+            if matches!(what, Wait::Due | Wait::Answer | Wait::Confirmation | Wait::Pause) {
                 continue;
             }
             let held = now.saturating_duration_since(since);
@@ -478,6 +481,9 @@ impl Multiplexer {
     fn refuse_held(&mut self, key: SessionKey, refusal: Option<Refusal>, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.wait = None;
+        // What was sent is about to be answered "uncertain", and a client may repeat the whole burst after LOADING.
+        let is_uncertain = |pending: &Pending| matches!(pending, Pending::Send { sent: true, read_only: false, .. });
+        session.burst_answered |= session.pending.iter().any(is_uncertain);
         let refusal = refusal.unwrap_or(match session.burst_answered {
             false => Refusal::Loading,
             true => Refusal::Unavailable,
@@ -541,8 +547,14 @@ impl Multiplexer {
                     (frame.bytes, Some(class))
                 }
             };
+            if class == Some(Class::Answered(Answered::ClientReply)) {
+                // It needs no backend, and its client counts on it: it is looked at as ever, with what stands behind it.
+                self.settled.push(key);
+                break;
+            }
             if let Some(class) = class {
                 self.refuse_request(key, class, refusal, now);
+                self.end_refused(key);
             }
             position += bytes;
         }
