@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -16,21 +16,24 @@ use crate::channels::{BackendId, GroupStatus, Order, Vitals};
 use crate::cli::Exit;
 use crate::command::policy::Policy;
 use crate::config::diff::{Effect, diff};
-use crate::config::{Config, Group, Listener, SessionMode, Sources};
+use crate::config::{Backend, BackendTls, Config, Group, Listener, SessionMode, Sources};
 use crate::control::{self, GroupControl, Shared, state};
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
 use crate::logic::identity::{Account, Login, Secret, Users};
 use crate::logic::multiplexer::{CloseReason, Settings};
 use crate::logic::settings::LimitSettings;
+use crate::net::dial::Endpoint;
 use crate::net::listen::Bound;
 use crate::proxy::acceptor::Acceptor;
+use crate::proxy::entry::Entry;
 use crate::proxy::hub::HubSpec;
 use crate::proxy::inquiry::Question;
 use crate::proxy::worker::{self, Arrival, WorkerGroup, WorkerSpec};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Reloads;
+use crate::tls::{self, FileProblem, Keeper, Owner};
 
 /// How long clients have to finish after the first SIGTERM.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
@@ -71,6 +74,8 @@ struct App {
     users: Vec<watch::Sender<Arc<Users>>>,
     threads: Vec<JoinHandle<()>>,
     reloads: Arc<Reloads>,
+    /// Has the certificates looked at now.
+    hurry: Arc<Notify>,
 }
 
 /// Serves until a signal ends it.
@@ -106,6 +111,8 @@ fn fail(exit: Exit, what: &str, error: &dyn std::error::Error) -> Exit {
 
 impl App {
     async fn start(config: Config, logging: &Logging) -> Result<Self, Exit> {
+        let mut certificates = Keeper::default();
+        let secured = secure(&config, &mut certificates)?;
         let bound = bind_all(&config).await?;
         let admin = bind_admin(&config).await?;
         let console = bind_console(&config).await?;
@@ -121,10 +128,10 @@ impl App {
         let users: Vec<watch::Sender<Arc<Users>>> =
             config.groups.iter().map(|group| watch::Sender::new(users_of(&config, group))).collect();
         let (mut orders, mut statuses) = (Vec::new(), Vec::new());
-        for (group, ids) in config.groups.iter().zip(&ids) {
+        for ((group, ids), tls) in config.groups.iter().zip(&ids).zip(&secured.backends) {
             let vitals: Vec<Vec<Arc<Vitals>>> =
                 (0..config.workers).map(|_| ids.iter().map(|_| Arc::default()).collect()).collect();
-            let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin };
+            let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin, tls: tls.clone() };
             let control = control::group(group, shared, saved.get(&group.name), keeper.clone());
             let GroupControl { supervisor, probers, reports, orders: operator, route, status } = control;
             lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
@@ -144,6 +151,7 @@ impl App {
                 counters: counters.clone(),
                 close_reasons: &CLOSE_REASONS,
                 reloads: reloads.clone(),
+                certificates: certificates.facts(),
                 log_lines_dropped: logging.dropped(),
                 started: origin,
                 draining: draining.clone(),
@@ -165,7 +173,7 @@ impl App {
             let heartbeat = Arc::new(AtomicU64::new(0));
             heartbeats.push(heartbeat.clone());
             for (index, (group, (vitals, reports, route))) in config.groups.iter().zip(&parts).enumerate() {
-                let backends = ids[index].iter().copied().zip(group.backends.iter().cloned().map(Arc::new)).collect();
+                let backends = endpoints(&ids[index], &group.backends, &secured.backends[index]);
                 let hub = HubSpec {
                     worker,
                     settings: multiplexer_settings(&config, group, worker),
@@ -196,15 +204,18 @@ impl App {
             remaining.push(left_receiver);
         }
 
-        start_acceptors(&config, bound, &arrivals, &lifecycle, &draining);
+        start_acceptors(&config, bound, &secured.listeners, &arrivals, &lifecycle, &draining);
+        let hurry = certificates.hurry();
+        lifecycle.start("certificates", certificates.run(lifecycle.stopping()));
         let alive = is_alive(statuses.clone(), heartbeats, origin);
         lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
-        Ok(Self { config, lifecycle, draining, orders, statuses, ids, remaining, users, threads, reloads })
+        Ok(Self { config, lifecycle, draining, orders, statuses, ids, remaining, users, threads, reloads, hurry })
     }
 
-    /// SIGHUP: weights, users and the log level at once; the rest is named.
+    /// SIGHUP: weights, users, certificates and the log level at once; the rest is named.
     async fn reload(&mut self, sources: &Sources, logging: &Logging) {
         Systemd.reloading();
+        self.hurry.notify_one();
         match Config::load(sources) {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
@@ -300,13 +311,16 @@ impl App {
     }
 }
 
-async fn bind_all(config: &Config) -> Result<Vec<(usize, Listener, Bound)>, Exit> {
+/// A socket with its group and its listener, by their places in the configuration.
+type Place = (usize, usize, Bound);
+
+async fn bind_all(config: &Config) -> Result<Vec<Place>, Exit> {
     let mut bound = Vec::new();
     let mut has_failed = false;
     for (index, group) in config.groups.iter().enumerate() {
-        for listener in &group.listeners {
+        for (place, listener) in group.listeners.iter().enumerate() {
             match Bound::bind(listener).await {
-                Ok(sockets) => bound.extend(sockets.into_iter().map(|socket| (index, listener.clone(), socket))),
+                Ok(sockets) => bound.extend(sockets.into_iter().map(|socket| (index, place, socket))),
                 Err(error) => {
                     error!(%error, group = group.name, "cannot bind");
                     has_failed = true;
@@ -325,7 +339,7 @@ enum AdminSocket {
 
 async fn bind_admin(config: &Config) -> Result<Option<AdminSocket>, Exit> {
     let Some(address) = &config.admin.http else { return Ok(None) };
-    let listener = Listener { bind: address.clone(), mode: 0o660, sessions: SessionMode::Multiplexed };
+    let listener = Listener::plain(address.clone());
     let bound =
         Bound::bind(&listener).await.map_err(|error| fail(Exit::CannotBind, "cannot bind the admin port", &error))?;
     let Some(first) = bound.into_iter().next() else {
@@ -349,7 +363,7 @@ fn start_admin(lifecycle: &Lifecycle, listener: AdminSocket, view: Admin) {
 
 async fn bind_console(config: &Config) -> Result<Vec<Bound>, Exit> {
     let Some(address) = &config.admin.console else { return Ok(Vec::new()) };
-    let listener = Listener { bind: address.clone(), mode: 0o660, sessions: SessionMode::Multiplexed };
+    let listener = Listener::plain(address.clone());
     let bound =
         Bound::bind(&listener).await.map_err(|error| fail(Exit::CannotBind, "cannot bind the console", &error))?;
     for socket in &bound {
@@ -413,20 +427,76 @@ fn number_backends(config: &Config) -> Vec<Vec<BackendId>> {
     config.groups.iter().map(|group| group.backends.iter().map(&mut number).collect()).collect()
 }
 
+/// What handshakes need, for each listener and backend that has TLS.
+struct Secured {
+    /// In the order of the groups and their listeners.
+    listeners: Vec<Vec<Option<tls::Server>>>,
+    /// In the order of the groups and their backends.
+    backends: Vec<Vec<Option<tls::Client>>>,
+}
+
+/// Reads every certificate; from here on the keeper has them.
+fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
+    let mut secured = Secured { listeners: Vec::new(), backends: Vec::new() };
+    let mut keep = || -> Result<(), (Owner, FileProblem)> {
+        for group in &config.groups {
+            let mut listeners = Vec::new();
+            for listener in &group.listeners {
+                let owner = Owner::Listener(listener.bind.to_string());
+                let server = listener.tls.as_ref().map(|files| keeper.server(owner.clone(), files));
+                listeners.push(server.transpose().map_err(|problem| (owner, problem))?);
+            }
+            secured.listeners.push(listeners);
+            let mut backends = Vec::new();
+            for backend in &group.backends {
+                let owner = Owner::Backend(backend.name.clone());
+                let client = backend
+                    .tls
+                    .as_ref()
+                    .map(|BackendTls { files, server_name }| keeper.client(owner.clone(), files, server_name.clone()));
+                backends.push(client.transpose().map_err(|problem| (owner, problem))?);
+            }
+            secured.backends.push(backends);
+        }
+        Ok(())
+    };
+    match keep() {
+        Ok(()) => Ok(secured),
+        Err((owner, problem)) => {
+            error!(of = %owner, %problem, "cannot use the certificates");
+            Err(Exit::Configuration)
+        }
+    }
+}
+
+fn endpoints(ids: &[BackendId], backends: &[Backend], tls: &[Option<tls::Client>]) -> Vec<(BackendId, Arc<Endpoint>)> {
+    let endpoint = |(backend, tls): (&Backend, &Option<tls::Client>)| {
+        Arc::new(Endpoint { backend: Arc::new(backend.clone()), tls: tls.clone() })
+    };
+    ids.iter().copied().zip(backends.iter().zip(tls).map(endpoint)).collect()
+}
+
 fn start_acceptors(
     config: &Config,
-    bound: Vec<(usize, Listener, Bound)>,
+    bound: Vec<Place>,
+    tls: &[Vec<Option<tls::Server>>],
     arrivals: &[mpsc::Sender<Arrival>],
     lifecycle: &Lifecycle,
     draining: &CancellationToken,
 ) {
     let (turn, clients) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let clients_max = affordable_clients(config.limits.clients_max);
-    for (index, listener, socket) in bound {
+    for (index, place, socket) in bound {
+        let listener = &config.groups[index].listeners[place];
+        let entry = Entry {
+            dedicated: listener.sessions == SessionMode::Dedicated,
+            tls: tls[index][place].clone(),
+            proxy_sources: listener.proxy_sources.clone(),
+        };
         let acceptor = Acceptor {
             bound: socket,
             group: index,
-            dedicated: listener.sessions == SessionMode::Dedicated,
+            entry: Arc::new(entry),
             workers: arrivals.to_vec(),
             turn: turn.clone(),
             clients: clients.clone(),

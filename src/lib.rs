@@ -20,3 +20,4 @@ pub mod net;
 pub mod proxy;
 pub mod resp;
 pub mod telemetry;
+pub mod tls;

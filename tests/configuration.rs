@@ -198,8 +198,8 @@ fn wrong_lines_and_what_is_said_of_them() {
 
 #[test]
 fn wrong_listeners_and_what_is_said_of_them() {
-    let open = "is beyond loopback, where everybody could use the backends, since identity.mode is \"open\": choose \
-        \"users\" or \"passthrough\", or add allow_open = true if that is wanted";
+    let open = "is beyond loopback, where everybody could use the backends: ask clients for passwords (identity.mode) or \
+        certificates (tls with client_auth = \"required\"), or add allow_open = true if that is wanted";
     for (lines, expected) in [
         ("", "listener[0].bind: is missing".to_owned()),
         ("bind = 6379", "listener[0].bind = 6379: must be a string".to_owned()),
@@ -224,12 +224,29 @@ fn wrong_listeners_and_what_is_said_of_them() {
         ),
         (
             "bind = '[::1]:1'\ntls = { cert = 'x' }",
-            "listener[0].tls: TLS towards clients is not supported yet".to_owned(),
+            "listener[0].tls.key: is needed: the certificate's key, PEM".to_owned(),
+        ),
+        (
+            "bind = '[::1]:1'\ntls = { cert = '/none', key = '/none' }",
+            r#"listener[0].tls.cert = "/none": cannot be read: No such file or directory (os error 2)"#.to_owned(),
         ),
         (
             "bind = '[::1]:1'\nproxy_protocol = 'require'",
-            r#"listener[0].proxy_protocol = "require": the PROXY protocol is not supported yet; only "off" is"#
+            "listener[0].proxy_sources: is needed with proxy_protocol = \"require\": the networks of those who may say \
+             who a client is"
                 .to_owned(),
+        ),
+        (
+            "bind = '[::1]:1'\nproxy_protocol = 'require'\nproxy_sources = ['10.0.0.0/33']",
+            r#"listener[0].proxy_sources[0] = "10.0.0.0/33": the number after the / must be at most 32"#.to_owned(),
+        ),
+        (
+            "bind = '[::1]:1'\nproxy_sources = ['10.0.0.0/8']",
+            "listener[0].proxy_sources: has a meaning only with proxy_protocol = \"require\"".to_owned(),
+        ),
+        (
+            "bind = 'unix:///s'\nproxy_protocol = 'require'\nproxy_sources = ['10.0.0.0/8']",
+            "listener[0].proxy_protocol: is for TCP only, not for a Unix socket".to_owned(),
         ),
         (
             "bind = '127.0.0.1:9400'",
@@ -289,7 +306,10 @@ fn wrong_backends_and_what_is_said_of_them() {
             format!("{url}health_check_url = 'redis://u:p@h/1'"),
             r#"backend[1].health_check_url = "redis://***@h/1": takes only an address; user, password and database are the backend's own"#,
         ),
-        (format!("{url}tls = {{ ca = 'x' }}"), "backend[1].tls: TLS towards backends is not supported yet"),
+        (
+            format!("{url}tls = {{ ca = 'x' }}"),
+            "backend[1].tls.ca: has a meaning only with a url that begins with rediss://",
+        ),
         (
             format!("{url}connections_max = 5"),
             "backend[1].connections_max = 5: a bound on one backend's connections is not supported yet",
@@ -312,8 +332,17 @@ fn wrong_backends_and_what_is_said_of_them() {
             r#"backend[1].password_file = "/does/not/exist": cannot be read: No such file or directory (os error 2)"#,
         ),
         (
-            "name = 'b'\nurl = 'rediss://u:p@h'".to_owned(),
-            r#"backend[1].url = "rediss://***@h": TLS (rediss://) is not supported yet"#,
+            "name = 'b'\nurl = 'rediss://u:p@h'\ntls = { ca = '/none' }".to_owned(),
+            r#"backend[1].tls.ca = "/none": cannot be read: No such file or directory (os error 2)"#,
+        ),
+        (
+            "name = 'b'\nurl = 'unix:///s'\ntls = { ca = '/none' }".to_owned(),
+            "backend[1].tls.ca: has a meaning only with a url that begins with rediss://",
+        ),
+        (
+            "name = 'b'\nurl = 'redis://h'\ntls = { insecure_skip_verify = true }".to_owned(),
+            "backend[1].tls.insecure_skip_verify = true: does not exist, since a password would go to whoever answers: for a \
+             server with a certificate of its own, name that certificate in tls.ca",
         ),
         (
             "name = 'b'\nurl = 'redis+cluster://h'".to_owned(),
@@ -355,7 +384,7 @@ fn all_problems_are_reported_at_once() {
         bind = '0.0.0.0:6379'
         [[backend]]
         name = 'a'
-        url = 'rediss://h'
+        url = 'redis+cluster://h'
         weight = 0
     ";
     let found = problems(&sources(text));

@@ -13,12 +13,13 @@ const LINES_MAX: usize = 900;
 const ROOMS: &[(&str, &[&str])] = &[
     ("resp", &[]),
     ("lifecycle", &[]),
+    ("tls", &[]),
     ("command", &["resp"]),
     ("logic", &["resp", "command"]),
-    ("config", &["resp", "command", "logic"]),
+    ("config", &["resp", "command", "logic", "tls"]),
     ("channels", &["logic", "config"]),
-    ("telemetry", &["lifecycle", "logic", "config", "channels"]),
-    ("net", &["resp", "logic", "config"]),
+    ("telemetry", &["lifecycle", "logic", "config", "channels", "tls"]),
+    ("net", &["resp", "logic", "config", "tls"]),
     ("proxy", BELOW_PLANES),
     ("control", BELOW_PLANES),
     ("admin", BELOW_PLANES),
@@ -28,7 +29,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lib", EVERYTHING),
 ];
 
-const BELOW_PLANES: &[&str] = &["resp", "lifecycle", "command", "logic", "config", "channels", "telemetry", "net"];
+const BELOW_PLANES: &[&str] =
+    &["resp", "lifecycle", "command", "logic", "config", "channels", "telemetry", "net", "tls"];
 const EVERYTHING: &[&str] = &[
     "resp",
     "lifecycle",
@@ -43,6 +45,7 @@ const EVERYTHING: &[&str] = &[
     "admin",
     "app",
     "cli",
+    "tls",
 ];
 
 const PURE: &[&str] = &["resp", "command", "logic"];

@@ -89,6 +89,7 @@ impl Fixture {
             counters: counters.clone(),
             close_reasons: &["client_closed", "idle"],
             reloads: reloads.clone(),
+            certificates: Vec::new(),
             log_lines_dropped: LinesDropped::default(),
             started: Instant::now(),
             draining: draining.clone(),

@@ -65,10 +65,13 @@ fn group_summary(text: &mut String, group: &Group) {
     line(format!("group {}", group.name));
     for listener in &group.listeners {
         let dedicated = if listener.sessions == SessionMode::Dedicated { ", dedicated" } else { "" };
-        line(format!("  listener {}{dedicated}", listener.bind));
+        let tls = if listener.tls.is_some() { ", TLS" } else { "" };
+        let proxied = if listener.proxy_sources.is_some() { ", PROXY headers" } else { "" };
+        line(format!("  listener {}{dedicated}{tls}{proxied}", listener.bind));
     }
     for backend in &group.backends {
-        line(format!("  backend {} at {}, weight {}", backend.name, backend.address, backend.weight));
+        let tls = if backend.tls.is_some() { ", TLS" } else { "" };
+        line(format!("  backend {} at {}{tls}, weight {}", backend.name, backend.address, backend.weight));
         line(format!("    health checks, at most: {}", costs(group, backend)));
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::Address;
 
+const SCHEMES: &str = "must begin with redis://, rediss:// or unix://";
 const PORT_DEFAULT: u16 = 6379;
 /// The kernel's `sun_path` holds 108 bytes with the closing zero.
 const UNIX_PATH_BYTES_MAX: usize = 107;
@@ -16,6 +17,8 @@ pub(super) struct BackendUrl {
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: Option<u32>,
+    /// With TLS.
+    pub(super) is_secure: bool,
 }
 
 /// Reads `host:port`, `[::1]:port` or `unix:///path`; port 0 lets the kernel choose.
@@ -32,28 +35,28 @@ pub(super) fn parse_bind(text: &str) -> Result<Address, String> {
     }
 }
 
-/// Reads `redis://user:password@host:port/database` or `unix://user:password@/path?db=database`.
+/// Reads `redis://user:password@host:port/database`, the same with `rediss://`, or `unix://user:password@/path?db=database`.
 pub(super) fn parse_backend_url(text: &str) -> Result<BackendUrl, String> {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err("must begin with redis:// or unix://".to_owned());
+        return Err(SCHEMES.to_owned());
     };
     match scheme {
         "redis" => redis_url(rest),
         "unix" => unix_url(rest),
-        "rediss" => Err("TLS (rediss://) is not supported yet".to_owned()),
+        "rediss" => redis_url(rest).map(|url| BackendUrl { is_secure: true, ..url }),
         "redis+cluster" | "rediss+cluster" => Err("clusters (redis+cluster://) are not supported yet".to_owned()),
         "redis+sentinel" | "rediss+sentinel" => Err("sentinels (redis+sentinel://) are not supported yet".to_owned()),
-        _ => Err("must begin with redis:// or unix://".to_owned()),
+        _ => Err(SCHEMES.to_owned()),
     }
 }
 
 /// Reads the address of a health check: a backend's URL with nothing but an address in it.
-pub(super) fn parse_health_check_url(text: &str) -> Result<Address, String> {
+pub(super) fn parse_health_check_url(text: &str) -> Result<BackendUrl, String> {
     if text.starts_with("https://") || text.starts_with("http://") {
         return Err("the REST address of a lag check is not supported yet".to_owned());
     }
     match parse_backend_url(text)? {
-        BackendUrl { address: Some(address), username: None, password: None, database: None } => Ok(address),
+        url @ BackendUrl { address: Some(_), username: None, password: None, database: None, .. } => Ok(url),
         _ => Err("takes only an address; user, password and database are the backend's own".to_owned()),
     }
 }
@@ -117,7 +120,13 @@ fn redis_url(rest: &str) -> Result<BackendUrl, String> {
     if in_path.is_some() && in_query.is_some() {
         return Err("names the database twice".to_owned());
     }
-    Ok(BackendUrl { address: Some(Address::Tcp(host, port)), username, password, database: in_path.or(in_query) })
+    Ok(BackendUrl {
+        address: Some(Address::Tcp(host, port)),
+        username,
+        password,
+        database: in_path.or(in_query),
+        is_secure: false,
+    })
 }
 
 fn unix_url(rest: &str) -> Result<BackendUrl, String> {
@@ -128,7 +137,7 @@ fn unix_url(rest: &str) -> Result<BackendUrl, String> {
     };
     let (username, password) = login.map_or(Ok((None, None)), user_and_password)?;
     let database = query.map(database_of_query).transpose()?;
-    Ok(BackendUrl { address: Some(Address::Unix(unix_path(path)?)), username, password, database })
+    Ok(BackendUrl { address: Some(Address::Unix(unix_path(path)?)), username, password, database, is_secure: false })
 }
 
 fn split_login(text: &str) -> (Option<&str>, &str) {
@@ -242,16 +251,20 @@ mod tests {
             ("unix:///run/redis.sock?db=3", unix.clone(), None, None, Some(3)),
             ("unix://app:pw@/run/redis.sock", unix, text("app"), text("pw"), None),
         ] {
-            assert_eq!(parse_backend_url(url), Ok(BackendUrl { address, username, password, database }), "{url}");
+            let expected = BackendUrl { address, username, password, database, is_secure: false };
+            assert_eq!(parse_backend_url(url), Ok(expected.clone()), "{url}");
+            if let Some(rest) = url.strip_prefix("redis://") {
+                let expected = BackendUrl { is_secure: true, ..expected };
+                assert_eq!(parse_backend_url(&format!("rediss://{rest}")), Ok(expected), "rediss://{rest}");
+            }
         }
     }
 
     #[test]
     fn urls_that_are_refused() {
         for (url, expected) in [
-            ("host:6379", "must begin with redis:// or unix://"),
-            ("http://host", "must begin with redis:// or unix://"),
-            ("rediss://host", "TLS (rediss://) is not supported yet"),
+            ("host:6379", "must begin with redis://, rediss:// or unix://"),
+            ("http://host", "must begin with redis://, rediss:// or unix://"),
             ("redis+cluster://host", "clusters (redis+cluster://) are not supported yet"),
             ("redis+sentinel://host/main", "sentinels (redis+sentinel://) are not supported yet"),
             ("redis://", "the host is missing"),

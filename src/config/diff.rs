@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
+
 use super::{
-    Admin, Backend, BackendOverrides, CommandLists, Config, Credential, Group, Listener, Log, User, format_duration,
-    format_size,
+    Admin, Backend, BackendOverrides, BackendTls, CommandLists, Config, Credential, Group, Listener, Log, User,
+    format_duration, format_size,
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
 };
+use crate::tls::{ClientFiles, ServerFiles};
 
 /// When a change takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,8 +202,13 @@ impl Facts {
         self.retry(retry);
         self.commands(commands);
         for listener in listeners {
-            let Listener { bind, mode, sessions } = listener;
+            let Listener { bind, mode, sessions, tls, proxy_sources } = listener;
             self.begin(format!("listener.{bind}"), format!("in group {name}, {}, mode {mode:#o}", name_of(sessions)));
+            let sources = proxy_sources
+                .as_ref()
+                .map(|sources| sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+            self.put("proxy_sources", optional(sources));
+            self.listener_tls(tls.as_ref());
         }
         for backend in backends {
             self.backend(name, backend);
@@ -214,12 +222,14 @@ impl Facts {
             health_check_address,
             database,
             credential,
+            tls,
             weight,
             connect_timeout,
             overrides: BackendOverrides { grace, health },
         } = backend;
         self.begin(format!("backend.{name}"), format!("{address}/{database} in group {group}"));
         self.put("weight", weight);
+        self.backend_tls(tls.as_ref());
         self.put("health_check_url", optional(health_check_address.as_ref()));
         self.put_time("connect_timeout", *connect_timeout);
         self.put("grace", optional(grace.map(format_duration)));
@@ -227,6 +237,26 @@ impl Facts {
         if let Some(health) = health {
             self.health(health);
         }
+    }
+
+    /// The files by name; what they hold is looked at every other second anyway.
+    fn listener_tls(&mut self, tls: Option<&ServerFiles>) {
+        self.put("tls", if tls.is_some() { "on" } else { "off" });
+        let Some(ServerFiles { cert, key, ca, client_auth }) = tls else { return };
+        self.put("tls.cert", cert.display());
+        self.put("tls.key", key.display());
+        self.put("tls.ca", optional(ca.as_ref().map(|path| path.display())));
+        self.put("tls.client_auth", name_of(client_auth));
+    }
+
+    fn backend_tls(&mut self, tls: Option<&BackendTls>) {
+        self.put("tls", if tls.is_some() { "on" } else { "off" });
+        let Some(BackendTls { files: ClientFiles { ca, identity }, server_name }) = tls else { return };
+        let (cert, key) = identity.as_ref().map(|(cert, key)| (cert.display(), key.display())).unzip();
+        self.put("tls.ca", optional(ca.as_ref().map(|path| path.display())));
+        self.put("tls.cert", optional(cert));
+        self.put("tls.key", optional(key));
+        self.put("tls.server_name", optional(server_name.as_ref().map(ServerName::to_str)));
     }
 
     fn credential(&mut self, credential: Option<&Credential>) {

@@ -13,17 +13,19 @@ use super::identity;
 use super::preset::{self, GroupSettings, PRESETS, Preset};
 use super::problem::Problems;
 use super::section::{Choices, Notes, Section, closest};
+use super::secure;
 use super::sources::{RUNTIME_DIRECTORY, STATE_DIRECTORY, Sources};
 use super::values::format_duration;
 use super::{
     Address, Admin, Backend, BackendOverrides, CommandLists, Config, Credential, Group, Listener, Loaded, Log,
-    LogFormat, Replication, SessionMode,
+    LogFormat, Network, Replication, SessionMode,
 };
 use crate::logic::identity::IdentityMode;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
 };
+use crate::tls::ClientAuth;
 
 /// A hold must outlast one health check by this much, or it ends before anybody can know better.
 const HOLD_MARGIN: Duration = Duration::from_millis(250);
@@ -84,6 +86,7 @@ const LEVELS: &Choices<tracing::Level> = &[
 const FORMATS: &Choices<LogFormat> = &[("text", Some(LogFormat::Text)), ("json", Some(LogFormat::Json))];
 const SESSIONS: &Choices<SessionMode> =
     &[("multiplexed", Some(SessionMode::Multiplexed)), ("dedicated", Some(SessionMode::Dedicated))];
+const PROXY_PROTOCOLS: &Choices<bool> = &[("off", Some(false)), ("require", Some(true))];
 /// The categories that Redis and Valkey know (`ACL CAT`), those of the bundled modules included.
 const COMMAND_CATEGORIES: &[&str] = &[
     "@admin",
@@ -444,17 +447,21 @@ impl Groups {
         let mode = section.parsed("mode", socket_mode);
         let mut sessions = SessionMode::Multiplexed;
         section.choice("sessions", SESSIONS, &mut sessions);
-        section.refused("tls", "TLS towards clients is not supported yet");
-        section.only("proxy_protocol", "off", "the PROXY protocol");
+        let tls = secure::of_listener(section);
+        let proxy_sources = proxy_sources(section);
         if let Some(bind) = &bind {
-            if self.identity == IdentityMode::Open {
+            let is_authenticated = self.identity != IdentityMode::Open
+                || tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
+            if !is_authenticated {
                 check_open(section, bind, allow_open);
             }
+            check_socket(section, bind, tls.is_some(), proxy_sources.is_some());
             if mode.is_some() && matches!(bind, Address::Tcp(..)) {
                 section.problem("mode", None, "is for a Unix socket only");
             }
         }
-        let listener = bind.map(|bind| Listener { bind, mode: mode.unwrap_or(SOCKET_MODE), sessions });
+        let listener =
+            bind.map(|bind| Listener { bind, mode: mode.unwrap_or(SOCKET_MODE), sessions, tls, proxy_sources });
         self.listeners.push(ReadListener { path: format!("listener[{index}]"), group, listener });
     }
 
@@ -472,7 +479,11 @@ impl Groups {
         });
         let overrides = backend_overrides(section, self.settings(&group).0);
         section.refused("connections_max", "a bound on one backend's connections is not supported yet");
-        section.refused("tls", "TLS towards backends is not supported yet");
+        let tls = secure::of_backend(section, url.as_ref().is_some_and(|url| url.is_secure));
+        if let (Some(url), Some(Some(check))) = (&url, &health_check_address) {
+            check_health_check_url(section, url.is_secure, check);
+        }
+        let health_check_address = health_check_address.map(|read| read.and_then(|check| check.address));
         let login = credential(section, url.clone().unwrap_or_default());
         let backend = match (name.clone(), url.and_then(|url| Some((url.address?, url.database)))) {
             (Some(name), Some((address, database))) => Some(Backend {
@@ -481,6 +492,7 @@ impl Groups {
                 health_check_address: health_check_address.flatten(),
                 database: database.unwrap_or(0),
                 credential: login,
+                tls,
                 weight,
                 connect_timeout,
                 overrides,
@@ -734,9 +746,50 @@ fn check_open(section: &mut Section<'_>, bind: &Address, allow_open: bool) {
         section.notes.warn(&path, "is beyond loopback, and clients there are asked for no password");
         return;
     }
-    let message = "is beyond loopback, where everybody could use the backends, since identity.mode is \"open\": \
-        choose \"users\" or \"passthrough\", or add allow_open = true if that is wanted";
+    let message = "is beyond loopback, where everybody could use the backends: ask clients for passwords \
+        (identity.mode) or certificates (tls with client_auth = \"required\"), or add allow_open = true if that is wanted";
     section.problem("bind", Some(format!("\"{bind}\"")), message);
+}
+
+/// The networks that may send PROXY headers, where every connection must begin with one.
+fn proxy_sources(section: &mut Section<'_>) -> Option<Vec<Network>> {
+    let mut is_required = false;
+    section.choice("proxy_protocol", PROXY_PROTOCOLS, &mut is_required);
+    let problems_before = section.notes.problems.len();
+    let sources = section.list("proxy_sources", str::parse).unwrap_or_default();
+    if is_required && sources.is_empty() && section.notes.problems.len() == problems_before {
+        let message = "is needed with proxy_protocol = \"require\": the networks of those who may say who a client is";
+        section.problem("proxy_sources", None, message);
+    }
+    if !is_required && !sources.is_empty() {
+        section.problem("proxy_sources", None, "has a meaning only with proxy_protocol = \"require\"");
+    }
+    is_required.then_some(sources)
+}
+
+/// A Unix socket stays on this machine, where neither is needed.
+fn check_socket(section: &mut Section<'_>, bind: &Address, has_tls: bool, has_proxy_header: bool) {
+    if matches!(bind, Address::Tcp(..)) {
+        return;
+    }
+    for (key, is_written) in [("tls", has_tls), ("proxy_protocol", has_proxy_header)] {
+        if is_written {
+            section.problem(key, None, "is for TCP only, not for a Unix socket");
+        }
+    }
+}
+
+/// The password goes there too.
+fn check_health_check_url(section: &mut Section<'_>, is_secure: bool, check: &BackendUrl) {
+    if is_secure == check.is_secure || matches!(check.address, Some(Address::Unix(_))) {
+        return;
+    }
+    let wanted = if is_secure {
+        "rediss://, as url does: else the password would go there without TLS"
+    } else {
+        "redis://, as url does"
+    };
+    section.problem("health_check_url", None, format!("must begin with {wanted}"));
 }
 
 /// What must hold between the settings of one group, and the one default that follows from another.

@@ -4,11 +4,13 @@ mod address;
 pub mod diff;
 mod file;
 mod identity;
+mod network;
 mod preset;
 mod problem;
 #[cfg(test)]
 mod reference_tests;
 mod section;
+mod secure;
 mod sources;
 mod values;
 
@@ -17,14 +19,18 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use network::Network;
 pub use problem::{Problem, Problems};
 pub use sources::Sources;
 pub use values::{format_duration, format_size, parse_duration};
+
+use rustls::pki_types::ServerName;
 
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
 };
+use crate::tls::{ClientFiles, ServerFiles};
 
 /// Everything that Handover was told, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,6 +175,18 @@ pub struct Listener {
     pub mode: u32,
     /// Shared or dedicated connections.
     pub sessions: SessionMode,
+    /// Its certificates; `None`: clients speak without TLS.
+    pub tls: Option<ServerFiles>,
+    /// Every connection begins with a PROXY header and comes from one of these; `None`: none does.
+    pub proxy_sources: Option<Vec<Network>>,
+}
+
+impl Listener {
+    /// One that asks its clients for nothing.
+    #[must_use]
+    pub const fn plain(bind: Address) -> Self {
+        Self { bind, mode: 0o660, sessions: SessionMode::Multiplexed, tls: None, proxy_sources: None }
+    }
 }
 
 /// One independent Redis deployment.
@@ -186,10 +204,21 @@ pub struct Backend {
     pub credential: Option<Credential>,
     /// Preference, > 0 and finite.
     pub weight: f64,
+    /// How it is verified, exactly if its URL is `rediss://`.
+    pub tls: Option<BackendTls>,
     /// For connecting and the handshake.
     pub connect_timeout: Duration,
     /// What it has of its own where its group has something else.
     pub overrides: BackendOverrides,
+}
+
+/// How a backend is spoken to with TLS. It is always verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendTls {
+    /// The authorities, and our own certificate.
+    pub files: ClientFiles,
+    /// The name in its certificate; `None`: the host of its address.
+    pub server_name: Option<ServerName<'static>>,
 }
 
 /// Settings of one backend that replace its group's; see [`Group::health_of`] and [`Group::breaker_of`].

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::config::{Address, Backend, Credential};
 use crate::logic::health::{ProbeVerdict, ServerIdentity};
 use crate::logic::settings::{HealthSettings, ProbeMode};
+use crate::net::dial::{connect, secure};
+use crate::net::stream::Stream;
+use crate::tls;
 
 /// The most that the replies of one probe may take.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
@@ -28,12 +30,10 @@ pub struct Checker {
     parts: Vec<Part>,
     probe_key: String,
     must_be_master: bool,
-    connection: Option<Box<dyn Socket>>,
+    tls: Option<tls::Client>,
+    connection: Option<Stream>,
     server: Option<ServerIdentity>,
 }
-
-trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
 /// A command of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,9 +98,9 @@ impl AskError {
 }
 
 impl Checker {
-    /// For one backend; nothing is opened yet.
+    /// For one backend; nothing is opened yet. `tls` is there exactly if its connections use TLS.
     #[must_use]
-    pub fn new(backend: &Backend, settings: &HealthSettings) -> Self {
+    pub fn new(backend: &Backend, settings: &HealthSettings, tls: Option<tls::Client>) -> Self {
         Self {
             address: backend.health_check_address.clone().unwrap_or_else(|| backend.address.clone()),
             credential: backend.credential.clone(),
@@ -108,6 +108,7 @@ impl Checker {
             parts: parts_of(&settings.modes),
             probe_key: settings.probe_key.clone(),
             must_be_master: settings.modes.contains(&ProbeMode::Role),
+            tls,
             connection: None,
             server: None,
         }
@@ -134,7 +135,7 @@ impl Checker {
     }
 
     async fn probe_anew(&mut self) -> Result<ProbeVerdict, AskError> {
-        let socket = match tokio::time::timeout(self.connect_timeout, dial(&self.address)).await {
+        let socket = match tokio::time::timeout(self.connect_timeout, dial(&self.address, self.tls.as_ref())).await {
             Ok(dialled) => dialled.map_err(AskError::Connect)?,
             Err(_) => return Err(AskError::Connect(io::ErrorKind::TimedOut.into())),
         };
@@ -148,9 +149,10 @@ impl Checker {
     }
 
     /// One pipeline. The socket is kept only if all replies came and nothing else.
-    async fn ask(&mut self, mut socket: Box<dyn Socket>, parts: &[Part]) -> Result<ProbeVerdict, AskError> {
+    async fn ask(&mut self, mut socket: Stream, parts: &[Part]) -> Result<ProbeVerdict, AskError> {
         let nonce = format!("handover:{:016x}", fastrand::u64(..));
         socket.write_all(&self.pipeline(parts, &nonce)).await?;
+        socket.flush().await?;
         let (replies, is_clean) = read_replies(&mut socket, parts.len()).await?;
         let meanings: Vec<Meaning> = parts
             .iter()
@@ -203,14 +205,17 @@ fn parts_of(modes: &[ProbeMode]) -> Vec<Part> {
     parts
 }
 
-async fn dial(address: &Address) -> io::Result<Box<dyn Socket>> {
-    match address {
-        Address::Tcp(host, port) => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream))
-        }
-        Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+/// A connection whose other side is who it should be: with TLS every handshake is whole, so that a certificate that has
+/// expired since is seen.
+async fn dial(address: &Address, tls: Option<&tls::Client>) -> io::Result<Stream> {
+    let stream = connect(address).await?;
+    if let Stream::Tcp(socket) = &stream {
+        socket.set_nodelay(true)?;
+    }
+    match tls {
+        // A Unix socket to be probed at stays on this machine.
+        Some(tls) if matches!(address, Address::Tcp(..)) => secure(stream, address, tls, tls.configs().probe).await,
+        _ => Ok(stream),
     }
 }
 
@@ -225,7 +230,7 @@ fn append_command(bytes: &mut Vec<u8>, words: &[&str]) {
 }
 
 /// Reads `count` replies; also says whether nothing came after them.
-async fn read_replies(socket: &mut dyn Socket, count: usize) -> Result<(Vec<OwnedFrame>, bool), AskError> {
+async fn read_replies(socket: &mut Stream, count: usize) -> Result<(Vec<OwnedFrame>, bool), AskError> {
     let mut bytes = Vec::with_capacity(1024);
     let mut at = 0;
     let mut replies = Vec::with_capacity(count);
@@ -352,7 +357,7 @@ mod tests {
     use super::*;
     use crate::config::BackendOverrides;
     use crate::logic::settings::ProbePolicy;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     fn error(line: &str) -> OwnedFrame {
         OwnedFrame::Error(line.into())
@@ -432,11 +437,12 @@ mod tests {
             health_check_address: None,
             database: 0,
             credential,
+            tls: None,
             weight: 1.0,
             connect_timeout: Duration::from_secs(5),
             overrides: BackendOverrides::default(),
         };
-        Checker::new(&backend, &settings)
+        Checker::new(&backend, &settings, None)
     }
 
     /// A listener, and its address.

@@ -24,6 +24,7 @@ use crate::control::checks::Checker;
 use crate::control::state::Keeper;
 use crate::logic::failover::Saved;
 use crate::logic::health::Cadence;
+use crate::tls;
 
 /// The tasks of one group, and the ends of its channels that others hold.
 pub struct GroupControl {
@@ -49,6 +50,8 @@ pub struct Shared {
     pub vitals: Vec<Vec<Arc<Vitals>>>,
     /// The origin of the vitals' microseconds.
     pub origin: Instant,
+    /// Certificates for each of those backends that is spoken to with TLS.
+    pub tls: Vec<Option<tls::Client>>,
 }
 
 /// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it.
@@ -66,7 +69,7 @@ pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Optio
         .map(|(index, backend)| Prober {
             backend: shared.ids[index],
             settings: group.health_of(backend).clone(),
-            checker: Checker::new(backend, group.health_of(backend)),
+            checker: Checker::new(backend, group.health_of(backend), shared.tls[index].clone()),
             cadence: Cadence::default(),
             jitter: fastrand::f64(),
             route: route.clone(),

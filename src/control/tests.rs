@@ -59,6 +59,7 @@ impl Server {
             health_check_address: None,
             database: 0,
             credential: None,
+            tls: None,
             weight,
             connect_timeout: Duration::from_secs(5),
             overrides: BackendOverrides::default(),
@@ -164,7 +165,7 @@ impl Plane {
         let config = config(vec![servers[0].backend("heavy", 2.0), servers[1].backend("light", 1.0)]);
         let vitals: Vec<Arc<Vitals>> = (0..2).map(|_| Arc::default()).collect();
         let origin = Instant::now();
-        let shared = Shared { ids: vec![HEAVY, LIGHT], vitals: vec![vitals.clone()], origin };
+        let shared = Shared { ids: vec![HEAVY, LIGHT], vitals: vec![vitals.clone()], origin, tls: vec![None, None] };
         let GroupControl { supervisor, probers, reports, orders, route, status } = group(&config, shared, None, keeper);
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(supervisor.run(stop.clone()));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,12 +14,14 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::stream::Stream;
+use super::tls::TlsStream;
 use crate::config::{Address, Backend};
 use crate::logic::health::ServerIdentity;
 use crate::logic::identity::Login;
 use crate::logic::multiplexer::{DialOutcome, Profile};
 use crate::resp::encode::{self, Protocol};
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner, first_word};
+use crate::tls;
 
 /// Between two addresses of a name: the next is tried while the one before it has not answered (RFC 8305).
 const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(250);
@@ -34,25 +37,39 @@ const USER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A working connection, or why there is none.
 pub type Dialled = (Option<Stream>, DialOutcome);
 
+/// A backend, with what its handshakes need.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The backend.
+    pub backend: Arc<Backend>,
+    /// Its certificates; there exactly if its connections use TLS.
+    pub tls: Option<tls::Client>,
+}
+
 /// Connects to a backend and asks for what the profile says; all within the backend's connect timeout.
-pub async fn dial(backend: &Backend, profile: Profile) -> Dialled {
-    dial_as(backend, profile, None).await
+pub async fn dial(endpoint: &Endpoint, profile: Profile) -> Dialled {
+    dial_as(endpoint, profile, None).await
 }
 
 /// The same, authenticated with `login` instead of the backend's own credential.
-pub async fn dial_as(backend: &Backend, profile: Profile, login: Option<&Login>) -> Dialled {
-    match timeout(backend.connect_timeout, connect_and_greet(backend, profile, login)).await {
+pub async fn dial_as(endpoint: &Endpoint, profile: Profile, login: Option<&Login>) -> Dialled {
+    let backend = &*endpoint.backend;
+    match timeout(backend.connect_timeout, connect_and_greet(endpoint, profile, login)).await {
         Ok(Ok(dialled)) => dialled,
         Ok(Err(error)) => (None, DialOutcome::Failed(error.to_string())),
         Err(_) => (None, DialOutcome::Failed(format!("no answer within {:?}", backend.connect_timeout))),
     }
 }
 
-async fn connect_and_greet(backend: &Backend, profile: Profile, login: Option<&Login>) -> io::Result<Dialled> {
+async fn connect_and_greet(endpoint: &Endpoint, profile: Profile, login: Option<&Login>) -> io::Result<Dialled> {
     for asks_for_multi in [true, false] {
-        let mut stream = connect(&backend.address).await?;
+        let mut stream = connect(&endpoint.backend.address).await?;
         stream.set_options(USER_TIMEOUT);
-        if let Some(outcome) = greet(&mut stream, backend, profile, login, asks_for_multi).await? {
+        if let Some(tls) = &endpoint.tls {
+            stream = secure(stream, &endpoint.backend.address, tls, tls.configs().data).await?;
+        }
+        // Only now is the other side who it should be: nothing of ours went out before.
+        if let Some(outcome) = greet(&mut stream, &endpoint.backend, profile, login, asks_for_multi).await? {
             let works = matches!(outcome, DialOutcome::Ready { .. } | DialOutcome::Unproven { .. });
             return Ok((works.then_some(stream), outcome));
         }
@@ -76,6 +93,27 @@ pub async fn connect(address: &Address) -> io::Result<Stream> {
             .map(Stream::Tcp)
         }
     }
+}
+
+/// Puts TLS over a TCP connection. The other side is verified when this returns.
+///
+/// # Errors
+/// The connection broke, or the other side is not who it should be, in words for operators.
+pub async fn secure(
+    stream: Stream,
+    address: &Address,
+    tls: &tls::Client,
+    config: Arc<rustls::ClientConfig>,
+) -> io::Result<Stream> {
+    let (Stream::Tcp(socket), Address::Tcp(host, _)) = (stream, address) else {
+        return Err(io::Error::other("TLS is for TCP only"));
+    };
+    let name = tls.server_name(host).map_err(io::Error::other)?;
+    let stream = TlsStream::connect(socket, config, name).await?;
+    if let Some(certificate) = stream.peer_certificate() {
+        tls.saw(&certificate);
+    }
+    Ok(Stream::Tls(Box::new(stream)))
 }
 
 /// The first of several addresses that answers, each tried a little after the one before it or at once when that failed.
@@ -272,17 +310,8 @@ fn server_identity(reply: &Bytes) -> Option<ServerIdentity> {
 /// # Errors
 /// The connection broke.
 pub async fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
-    match stream {
-        Stream::Tcp(stream) => stream.write_all(bytes).await,
-        Stream::Unix(stream) => stream.write_all(bytes).await,
-    }
-}
-
-async fn read_some(stream: &mut Stream, buffer: &mut BytesMut) -> io::Result<usize> {
-    match stream {
-        Stream::Tcp(stream) => stream.read_buf(buffer).await,
-        Stream::Unix(stream) => stream.read_buf(buffer).await,
-    }
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 /// The next whole reply. What a server says before it is asked (`-DENIED …`, `-ERR max number of clients …`) is read
@@ -304,7 +333,7 @@ pub async fn read_reply(stream: &mut Stream, buffer: &mut BytesMut) -> io::Resul
         if buffer.len() > HANDSHAKE_BYTES_MAX {
             return Err(io::Error::other("the handshake's replies are too long"));
         }
-        if read_some(stream, buffer).await? == 0 {
+        if stream.read_buf(buffer).await? == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the server during the handshake"));
         }
     }

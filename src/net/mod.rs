@@ -1,5 +1,7 @@
-//! Sockets: listening, options, dialling with the handshake.
+//! Sockets: listening, options, TLS, the PROXY header, dialling with the handshake.
 
 pub mod dial;
 pub mod listen;
+pub mod proxy_header;
 pub mod stream;
+pub mod tls;

@@ -1,13 +1,17 @@
-//! A byte stream over TCP or a Unix socket, split into a half that reads and one that writes without waiting.
+//! A byte stream over TCP, TLS or a Unix socket, split into a half that reads and one that writes without waiting.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+use super::tls::TlsStream;
 
 /// Idle time before keepalive probes, their distance, and how many go unanswered before a peer is given up.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -21,12 +25,18 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
     /// Sets what every TCP connection of ours has: no delay, keepalive, and a bound for unacknowledged bytes.
     pub fn set_options(&self, user_timeout: Duration) {
-        let Self::Tcp(stream) = self else { return };
+        let stream = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.socket(),
+            Self::Unix(_) => return,
+        };
         let socket = SockRef::from(stream);
         let keepalive = TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)
@@ -50,6 +60,56 @@ impl Stream {
                 let (read, write) = stream.into_split();
                 (ReadHalf::Unix(read), WriteHalf::Unix(write))
             }
+            Self::Tls(stream) => {
+                let stream = Rc::new(*stream);
+                (ReadHalf::Tls(stream.clone()), WriteHalf::Tls(stream))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => {
+                let bytes = ready!(stream.poll_read(context, buffer.initialize_unfilled()))?;
+                buffer.advance(bytes);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => {
+                ready!(stream.poll_flush(context))?;
+                Poll::Ready(stream.try_write(bytes))
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tls(stream) => stream.poll_flush(context),
+            // The kernel has everything already.
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => {
+                stream.say_goodbye();
+                stream.poll_flush(context)
+            }
         }
     }
 }
@@ -61,6 +121,8 @@ pub enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     /// A Unix socket.
     Unix(unix::OwnedReadHalf),
+    /// TLS over TCP.
+    Tls(Rc<TlsStream>),
 }
 
 impl ReadHalf {
@@ -73,6 +135,7 @@ impl ReadHalf {
         ready!(match self {
             Self::Tcp(half) => Pin::new(half).poll_read(context, &mut buffer),
             Self::Unix(half) => Pin::new(half).poll_read(context, &mut buffer),
+            Self::Tls(stream) => return stream.poll_read(context, buffer.initialize_unfilled()),
         })?;
         Poll::Ready(Ok(buffer.filled().len()))
     }
@@ -85,6 +148,7 @@ impl ReadHalf {
         match self {
             Self::Tcp(half) => half.try_read(buffer),
             Self::Unix(half) => half.try_read(buffer),
+            Self::Tls(stream) => stream.try_read(buffer),
         }
     }
 }
@@ -96,10 +160,12 @@ pub enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     /// A Unix socket.
     Unix(unix::OwnedWriteHalf),
+    /// TLS over TCP.
+    Tls(Rc<TlsStream>),
 }
 
 impl WriteHalf {
-    /// Writes as much as the kernel takes now.
+    /// Writes as much as the kernel takes now; with TLS, some of it may wait for [`WriteHalf::try_flush`].
     ///
     /// # Errors
     /// `WouldBlock` when it takes nothing; else the connection broke.
@@ -107,6 +173,34 @@ impl WriteHalf {
         match self {
             Self::Tcp(half) => half.try_write(bytes),
             Self::Unix(half) => half.try_write(bytes),
+            Self::Tls(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Hands the kernel what TLS keeps back.
+    ///
+    /// # Errors
+    /// `WouldBlock` when some of it still waits; else the connection broke.
+    pub fn try_flush(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+            Self::Tls(stream) => stream.try_flush(),
+        }
+    }
+
+    /// Says goodbye where the protocol has a word for it, once everything is handed over; waits for that if it must.
+    pub async fn finish(&self) {
+        if let Self::Tls(stream) = self {
+            // Whoever is gone needs no goodbye.
+            let _ = poll_fn(|context| stream.poll_flush(context)).await;
+            stream.say_goodbye();
+        }
+    }
+
+    /// The same without waiting.
+    pub fn say_goodbye(&self) {
+        if let Self::Tls(stream) = self {
+            stream.say_goodbye();
         }
     }
 
@@ -118,24 +212,32 @@ impl WriteHalf {
         match self {
             Self::Tcp(half) => half.writable().await,
             Self::Unix(half) => half.writable().await,
+            Self::Tls(stream) => stream.writable().await,
         }
     }
 
     /// Makes the close of the connection a reset: what the peer has not read it need not read.
     pub fn reset_on_close(&self) {
-        if let Self::Tcp(half) = self {
-            let _ = SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO));
-        }
+        let socket = match self {
+            Self::Tcp(half) => half.as_ref(),
+            Self::Tls(stream) => stream.socket(),
+            Self::Unix(_) => return,
+        };
+        let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 
     /// The addresses of both ends, for people.
     #[must_use]
     pub fn addresses(&self) -> (String, String) {
+        let of_tcp = |socket: &TcpStream| {
+            (
+                socket.peer_addr().map_or_else(|_| "?:0".to_owned(), |address| address.to_string()),
+                socket.local_addr().map_or_else(|_| "?:0".to_owned(), |address| address.to_string()),
+            )
+        };
         match self {
-            Self::Tcp(half) => (
-                half.peer_addr().map_or_else(|_| "?:0".to_owned(), |address| address.to_string()),
-                half.local_addr().map_or_else(|_| "?:0".to_owned(), |address| address.to_string()),
-            ),
+            Self::Tcp(half) => of_tcp(half.as_ref()),
+            Self::Tls(stream) => of_tcp(stream.socket()),
             Self::Unix(half) => {
                 let path = half
                     .local_addr()

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::client::Place;
+use super::entry::Entry;
 use super::worker::{Arrival, Detached};
 use crate::command::refusal::Refusal;
 use crate::net::listen::Bound;
@@ -26,8 +27,8 @@ pub struct Acceptor {
     pub bound: Bound,
     /// The group's place in every worker.
     pub group: usize,
-    /// Its clients have a backend connection each.
-    pub dedicated: bool,
+    /// What its clients pass before their first command.
+    pub entry: Arc<Entry>,
     /// The workers.
     pub workers: Vec<mpsc::Sender<Arrival>>,
     /// Whose turn it is, over all listeners.
@@ -69,13 +70,16 @@ impl Acceptor {
 
     async fn admit(&self, stream: Stream) -> io::Result<()> {
         let Some(place) = Place::take(&self.clients, self.clients_max) else {
-            turn_away(stream);
+            // Whoever speaks TLS would not understand it.
+            if self.entry.tls.is_none() {
+                turn_away(stream);
+            }
             return Err(io::Error::other(format!("all {} places are taken (limits.clients)", self.clients_max)));
         };
         let stream = Detached::new(stream)?;
         let turn = self.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let worker = &self.workers[turn % self.workers.len()];
-        let arrival = Arrival { stream, group: self.group, dedicated: self.dedicated, place };
+        let arrival = Arrival { stream, group: self.group, entry: self.entry.clone(), place };
         worker.send(arrival).await.map_err(|_| io::Error::other("the worker has ended"))
     }
 

@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::entry::Entry;
 use super::hub::{ClientSocket, Hub};
 use crate::logic::multiplexer::{CloseReason, SessionKey};
 use crate::net::stream::{ReadHalf, Stream};
 
 /// Bytes that a client does not acknowledge for so long end its connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What was written to a client and waits for the kernel has so long when its connection ends.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
 /// A client's place among those that the process may serve; given back when it is dropped.
 #[derive(Debug)]
@@ -41,10 +45,11 @@ enum Event {
 }
 
 /// Serves one client to its end.
-pub(super) async fn serve(hub: Rc<Hub>, stream: Stream, dedicated: bool, _place: Place) {
+pub(super) async fn serve(hub: Rc<Hub>, stream: Stream, entry: Arc<Entry>, _place: Place) {
     stream.set_options(USER_TIMEOUT);
+    let Some((stream, origin)) = entry.pass(&hub, stream).await else { return };
     let (mut read, write) = stream.split();
-    let Some((key, socket)) = hub.open_client(write, dedicated) else { return };
+    let Some((key, socket)) = hub.open_client(write, origin, entry.dedicated) else { return };
     while !socket.closing.get() {
         match next_event(&hub, key, &socket, &mut read).await {
             Event::Wake => {}
@@ -61,6 +66,8 @@ pub(super) async fn serve(hub: Rc<Hub>, stream: Stream, dedicated: bool, _place:
             Event::Read(Err(_)) => hub.turn(|machine, _| machine.on_client_lost(key, CloseReason::ClientLost)),
         }
     }
+    // Who has gone keeps it waiting for no longer than this.
+    let _ = tokio::time::timeout(GOODBYE_MAX, socket.write.finish()).await;
 }
 
 /// The only place that waits; it changes nothing but the scratch buffer.

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,19 +14,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tracing::{error, warn};
 
+use super::entry::{Entry, Refused};
 use super::inquiry::{self, Question};
 use super::link::LinkSocket;
 use super::notice::Notices;
 use super::{client, link, publish, unblock};
 use crate::channels::{BackendId, Route, Vitals, WorkerId, WorkerReport};
-use crate::config::Backend;
 use crate::lifecycle::Lifecycle;
 use crate::logic::arena::SideTable;
 use crate::logic::identity::{IdentityId, Login, Users};
 use crate::logic::multiplexer::{
     CloseReason, Counters, Link, LinkKey, Multiplexer, Output, Peer, Report, Session, SessionKey, Settings,
 };
-use crate::net::stream::WriteHalf;
+use crate::net::dial::Endpoint;
+use crate::net::stream::{Stream, WriteHalf};
 use crate::telemetry::counters::{self, WorkerCounters};
 
 /// What is read from a client at a time.
@@ -47,7 +49,7 @@ pub struct HubSpec {
     /// The multiplexer's settings.
     pub settings: Settings,
     /// The group's backends, by number.
-    pub backends: Vec<(BackendId, Arc<Backend>)>,
+    pub backends: Vec<(BackendId, Arc<Endpoint>)>,
     /// What the supervisor reads, in the order of `backends`.
     pub vitals: Vec<Arc<Vitals>>,
     /// The origin of the vitals' microseconds.
@@ -89,6 +91,8 @@ pub(super) struct Hub {
     /// When the last warning of a foreign protocol was written.
     warned_at: Cell<Option<Instant>>,
     notices: Notices,
+    /// When the last warning of a client that was refused entry was written.
+    entry_warned_at: Cell<Option<Instant>>,
     waiting_reports: RefCell<std::collections::VecDeque<WorkerReport>>,
     pub(super) report: Notify,
     published: RefCell<Counters>,
@@ -113,6 +117,7 @@ impl Hub {
             gauged_at: Cell::new(None),
             warned_at: Cell::new(None),
             notices: Notices::default(),
+            entry_warned_at: Cell::new(None),
             waiting_reports: RefCell::default(),
             report: Notify::new(),
             published: RefCell::default(),
@@ -161,8 +166,8 @@ impl Hub {
 
     fn carry_out_one(self: &Rc<Self>, output: Output, now: Instant) {
         match output {
-            Output::Dial(dial) => match self.backend(dial.backend) {
-                Some(backend) => self.lifecycle.start_local("link", link::open(self.clone(), dial, backend)),
+            Output::Dial(dial) => match self.endpoint(dial.backend) {
+                Some(endpoint) => self.lifecycle.start_local("link", link::open(self.clone(), dial, endpoint)),
                 None => error!(backend = %dial.backend, "a connection to an unknown backend was asked for"),
             },
             Output::CloseLink { link, reset } => {
@@ -199,7 +204,7 @@ impl Hub {
             Output::Unblock { backend, client_id } => self.unblock(backend, client_id),
             Output::FailedLogin { source } => self.notices.failed_login(&source, now),
             Output::RevokedLogin { backend, clients } => {
-                let name = self.backend(backend).map(|backend| backend.name.clone()).unwrap_or_default();
+                let name = self.endpoint(backend).map(|endpoint| endpoint.backend.name.clone()).unwrap_or_default();
                 self.notices.revoked_login(&name, clients, now);
             }
         }
@@ -214,8 +219,17 @@ impl Hub {
         }
     }
 
-    pub(super) fn backend(&self, id: BackendId) -> Option<Arc<Backend>> {
-        self.spec.backends.iter().find(|(known, _)| *known == id).map(|(_, backend)| backend.clone())
+    /// A client that was refused before its first command: counted, and worth a line, but not one for each attempt.
+    pub(super) fn refuse_entry(&self, refused: &Refused, address: SocketAddr) {
+        self.spec.counters.entries_refused(refused.reason()).add(1);
+        if matches!(refused, Refused::Gone) {
+            return;
+        }
+        let now = Instant::now();
+        if self.entry_warned_at.get().is_none_or(|at| now.saturating_duration_since(at) >= WARNING_INTERVAL) {
+            self.entry_warned_at.set(Some(now));
+            warn!(%address, reason = %refused, "a client was closed before its first command");
+        }
     }
 
     /// What connections of an identity authenticate with; `None`: as the backend's URL says.
@@ -228,13 +242,18 @@ impl Hub {
         self.turn(|machine, now| machine.on_users(users, now));
     }
 
-    /// A client connected.
+    pub(super) fn endpoint(&self, id: BackendId) -> Option<Arc<Endpoint>> {
+        self.spec.backends.iter().find(|(known, _)| *known == id).map(|(_, endpoint)| endpoint.clone())
+    }
+
+    /// A client connected. `origin`: its address and the one that it connected to, if others than the socket's.
     pub(super) fn open_client(
         self: &Rc<Self>,
         write: WriteHalf,
+        origin: Option<(String, String)>,
         dedicated: bool,
     ) -> Option<(SessionKey, Rc<ClientSocket>)> {
-        let (address, local_address) = write.addresses();
+        let (address, local_address) = origin.unwrap_or_else(|| write.addresses());
         let peer = Peer { address, local_address, dedicated, ..Peer::default() };
         let key = self.turn(|machine, now| Some(machine.on_client(peer, now)))?;
         let socket = Rc::new(ClientSocket {
@@ -296,7 +315,10 @@ impl Hub {
                 let machine = self.machine.borrow();
                 let output = machine.client_output(key);
                 if output.is_empty() {
-                    break Ok(false);
+                    break match socket.write.try_flush() {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+                        result => result.map(|()| false),
+                    };
                 }
                 socket.write.try_write(output)
             };
@@ -336,13 +358,15 @@ impl Hub {
                 let machine = self.machine.borrow();
                 let output = machine.link_output(key, now);
                 if output.is_empty() {
-                    return;
+                    socket.write.try_flush().map(|()| None)
+                } else {
+                    socket.write.try_write(output).map(Some)
                 }
-                socket.write.try_write(output)
             };
             match written {
-                Ok(0) => break "the kernel takes no more bytes".to_owned(),
-                Ok(bytes) => self.feed(|machine| machine.on_link_written(key, bytes, now)),
+                Ok(None) => return,
+                Ok(Some(0)) => break "the kernel takes no more bytes".to_owned(),
+                Ok(Some(bytes)) => self.feed(|machine| machine.on_link_written(key, bytes, now)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !socket.is_blocked.replace(true) {
                         socket.wake.notify_one();
@@ -489,8 +513,8 @@ impl Hub {
         if !noted.contains(&client_id) {
             noted.push(client_id);
         }
-        if !is_running && let Some(backend) = self.backend(id) {
-            self.lifecycle.start_local("unblock", unblock::run(self.clone(), id, backend));
+        if !is_running && let Some(endpoint) = self.endpoint(id) {
+            self.lifecycle.start_local("unblock", unblock::run(self.clone(), id, endpoint));
         }
     }
 
@@ -538,8 +562,8 @@ impl Hub {
 }
 
 /// Serves one client on this hub.
-pub(super) fn admit(hub: &Rc<Hub>, stream: crate::net::stream::Stream, dedicated: bool, place: client::Place) {
-    hub.lifecycle.start_local("client", client::serve(hub.clone(), stream, dedicated, place));
+pub(super) fn admit(hub: &Rc<Hub>, stream: Stream, entry: Arc<Entry>, place: client::Place) {
+    hub.lifecycle.start_local("client", client::serve(hub.clone(), stream, entry, place));
 }
 
 #[cfg(test)]

@@ -9,9 +9,8 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::hub::Hub;
-use crate::config::Backend;
 use crate::logic::multiplexer::{Dial, LinkKey};
-use crate::net::dial;
+use crate::net::dial::{self, Endpoint};
 use crate::net::stream::{ReadHalf, WriteHalf};
 
 /// A backend connection's socket.
@@ -28,6 +27,8 @@ impl LinkSocket {
     pub(super) fn close(&self, reset: bool) {
         if reset {
             self.write.reset_on_close();
+        } else {
+            self.write.say_goodbye();
         }
         self.is_closing.set(true);
         self.wake.notify_one();
@@ -42,9 +43,9 @@ enum Event {
 }
 
 /// Opens a connection and serves it to its end.
-pub(super) async fn open(hub: Rc<Hub>, wanted: Dial, backend: Arc<Backend>) {
+pub(super) async fn open(hub: Rc<Hub>, wanted: Dial, endpoint: Arc<Endpoint>) {
     let login = hub.login(wanted.profile.identity);
-    let (stream, outcome) = dial::dial_as(&backend, wanted.profile, login.as_deref()).await;
+    let (stream, outcome) = dial::dial_as(&endpoint, wanted.profile, login.as_deref()).await;
     drop(login);
     let socket = stream.map(|stream| {
         let (read, write) = stream.split();

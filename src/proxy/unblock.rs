@@ -11,20 +11,19 @@ use tracing::debug;
 use super::hub::Hub;
 use crate::channels::BackendId;
 use crate::command::refusal::printed;
-use crate::config::Backend;
 use crate::logic::multiplexer::Profile;
-use crate::net::dial;
+use crate::net::dial::{self, Endpoint};
 use crate::net::stream::Stream;
 use crate::resp::encode;
 
 /// Unblocks every connection that was noted for this backend, then ends; the next tick notes those still blocked.
-pub(super) async fn run(hub: Rc<Hub>, id: BackendId, backend: Arc<Backend>) {
-    let (stream, _) = dial::dial(&backend, Profile::default()).await;
+pub(super) async fn run(hub: Rc<Hub>, id: BackendId, endpoint: Arc<Endpoint>) {
+    let (stream, _) = dial::dial(&endpoint, Profile::default()).await;
     let clients = hub.take_blocked(id);
     if let Some(stream) = stream
         && let Err(error) = ask(stream, &clients).await
     {
-        debug!(backend = backend.name, %error, "CLIENT UNBLOCK failed");
+        debug!(backend = endpoint.backend.name, %error, "CLIENT UNBLOCK failed");
     }
     hub.unblocked(id);
 }
@@ -48,8 +47,8 @@ async fn ask(mut stream: Stream, clients: &[i64]) -> std::io::Result<()> {
 /// # Errors
 /// The backend could not be reached, or refuses the command, in its words.
 pub(super) async fn one(hub: &Hub, id: BackendId, client_id: i64, with_error: bool) -> Result<bool, String> {
-    let backend = hub.backend(id).ok_or("it is not known any more")?;
-    let (Some(mut stream), _) = dial::dial(&backend, Profile::default()).await else {
+    let endpoint = hub.endpoint(id).ok_or("it is not known any more")?;
+    let (Some(mut stream), _) = dial::dial(&endpoint, Profile::default()).await else {
         return Err("it cannot be reached".to_owned());
     };
     let mut request = BytesMut::new();
@@ -59,13 +58,13 @@ pub(super) async fn one(hub: &Hub, id: BackendId, client_id: i64, with_error: bo
         dial::write_all(&mut stream, &request).await?;
         dial::read_reply(&mut stream, &mut BytesMut::new()).await
     };
-    match timeout(backend.connect_timeout, exchange).await {
+    match timeout(endpoint.backend.connect_timeout, exchange).await {
         Ok(Ok((reply, _))) => match reply.as_ref() {
             b":1\r\n" => Ok(true),
             b":0\r\n" => Ok(false),
             other => Err(printed(other.strip_prefix(b"-").unwrap_or(other)).trim_end().to_owned()),
         },
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {:?}", backend.connect_timeout)),
+        Err(_) => Err(format!("no answer within {:?}", endpoint.backend.connect_timeout)),
     }
 }

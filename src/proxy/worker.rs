@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::client::Place;
+use super::entry::Entry;
 use super::hub::{self, Hub, HubSpec};
 use super::inquiry::{self, Question};
 use crate::channels::Route;
@@ -30,8 +31,8 @@ pub struct Arrival {
     pub stream: Detached,
     /// The group's place in [`WorkerSpec::groups`].
     pub group: usize,
-    /// One backend connection of its own.
-    pub dedicated: bool,
+    /// What its listener asks for.
+    pub entry: Arc<Entry>,
     /// Its place among those that the process may serve.
     pub place: Place,
 }
@@ -54,6 +55,7 @@ impl Detached {
         match stream {
             Stream::Tcp(stream) => stream.into_std().map(Self::Tcp),
             Stream::Unix(stream) => stream.into_std().map(Self::Unix),
+            Stream::Tls(_) => Err(io::Error::other("TLS begins on the worker")),
         }
     }
 
@@ -125,7 +127,7 @@ async fn run(mut spec: WorkerSpec) {
 
 fn admit(hubs: &[Rc<Hub>], arrival: Arrival) {
     match arrival.stream.attach() {
-        Ok(stream) => hub::admit(&hubs[arrival.group], stream, arrival.dedicated, arrival.place),
+        Ok(stream) => hub::admit(&hubs[arrival.group], stream, arrival.entry, arrival.place),
         Err(error) => warn!(%error, "a new connection broke before it was served"),
     }
 }

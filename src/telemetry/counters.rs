@@ -119,6 +119,24 @@ labels! {
 }
 
 labels! {
+    /// Why a client was closed before its first command.
+    EntryRefusal {
+        /// It ended the connection before it sent anything.
+        Gone = "gone",
+        /// The sender of the PROXY header is not among those that may send one.
+        ProxySource = "proxy_source",
+        /// The PROXY header is missing or malformed.
+        ProxyHeader = "proxy_header",
+        /// It speaks without TLS to a TLS listener.
+        NoTls = "no_tls",
+        /// The TLS handshake failed.
+        Tls = "tls",
+        /// It took too long.
+        Late = "late",
+    }
+}
+
+labels! {
     /// What is subscribed to.
     SubscriptionKind {
         /// SUBSCRIBE.
@@ -285,6 +303,7 @@ pub struct WorkerCounters {
     memory_bytes: [Count; Memory::ALL.len()],
     protocol_faults: [Count; ProtocolFault::ALL.len()],
     authentications: [Count; Authentication::ALL.len()],
+    entries_refused: [Count; EntryRefusal::ALL.len()],
     backends: Mutex<Vec<(BackendId, Arc<BackendCounters>)>>,
 }
 
@@ -356,6 +375,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn authentications(&self, outcome: Authentication) -> &Count {
         &self.authentications[outcome as usize]
+    }
+
+    /// Clients closed before their first command.
+    #[must_use]
+    pub fn entries_refused(&self, why: EntryRefusal) -> &Count {
+        &self.entries_refused[why as usize]
     }
 
     /// What is counted for one backend. Takes a lock: ask once and keep the answer.

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::counters::{
-    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, Fate, Histogram, Memory, Mode, Outcome,
-    ProtocolFault, SubscriptionKind, SubscriptionState, WorkerCounters,
+    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, EntryRefusal, Fate, Histogram, Memory, Mode,
+    Outcome, ProtocolFault, SubscriptionKind, SubscriptionState, WorkerCounters,
 };
 use super::exposition::{Exposition, Metric, Samples};
 use crate::channels::{Availability, BackendStatus, GroupStatus};
+use crate::tls::{Facts, Owner};
 
 /// Media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -62,6 +63,16 @@ const AUTHENTICATIONS: Metric = Metric::counter(
     "handover_authentications_total",
     "Clients' attempts to authenticate, and clients that made none in time or are not accepted any more.",
 );
+const ENTRIES_REFUSED: Metric = Metric::counter(
+    "handover_entries_refused_total",
+    "Connections closed before their first command, for their TLS handshake or their PROXY header, by why.",
+);
+const CERTIFICATE_EXPIRY: Metric = Metric::gauge(
+    "handover_certificate_expiry_timestamp_seconds",
+    "When a certificate expires: own, that of a listener or shown to a backend; peer, the one that the backend showed.",
+);
+const CERTIFICATE_RELOADS: Metric =
+    Metric::counter("handover_certificate_reloads_total", "New certificate files, by whether they could be used.");
 const SESSIONS: Metric = Metric::gauge("handover_sessions", "Sessions, by how they use backend connections.");
 const COMMANDS: Metric = Metric::counter("handover_commands_total", "Commands that were answered.");
 const COMMAND_DURATION: Metric =
@@ -127,6 +138,8 @@ pub struct Snapshot<'a> {
     pub log_lines_dropped: u64,
     /// Labels of the reasons for which clients are closed.
     pub close_reasons: &'a [&'a str],
+    /// The certificates in use.
+    pub certificates: &'a [Arc<Facts>],
     /// The groups.
     pub groups: Vec<GroupSnapshot<'a>>,
 }
@@ -155,6 +168,7 @@ impl GroupSnapshot<'_> {
 pub fn render(snapshot: &Snapshot<'_>) -> String {
     let mut page = Page { text: Exposition::default(), groups: &snapshot.groups };
     page.process(snapshot);
+    page.certificates(snapshot.certificates);
     page.backends();
     page.backend_connections();
     page.routes();
@@ -179,6 +193,31 @@ impl Page<'_> {
         text.single(&RELOAD_SUCCESS, &[], u8::from(snapshot.reloads.success.load(Relaxed)));
         text.single(&RELOAD_TIMESTAMP, &[], snapshot.reloads.loaded_at_s.load(Relaxed));
         text.single(&LOG_LINES_DROPPED, &[], snapshot.log_lines_dropped);
+    }
+
+    fn certificates(&mut self, certificates: &[Arc<Facts>]) {
+        let owner = |facts: &Facts| match &facts.owner {
+            Owner::Listener(address) => ("listener", address.clone()),
+            Owner::Backend(name) => ("backend", name.clone()),
+        };
+        {
+            let mut samples = self.text.begin(&CERTIFICATE_EXPIRY);
+            for facts in certificates {
+                let (kind, name) = owner(facts);
+                for (whose, not_after) in [("own", facts.own_not_after()), ("peer", facts.peer_not_after())] {
+                    if let Some(not_after) = not_after {
+                        samples.sample(&[(kind, &name), ("certificate", whose)], not_after);
+                    }
+                }
+            }
+        }
+        let mut samples = self.text.begin(&CERTIFICATE_RELOADS);
+        for facts in certificates {
+            let (kind, name) = owner(facts);
+            let (good, bad) = facts.reloads();
+            samples.sample(&[(kind, &name), ("result", "good")], good);
+            samples.sample(&[(kind, &name), ("result", "bad")], bad);
+        }
     }
 
     fn backends(&mut self) {
@@ -263,6 +302,9 @@ impl Page<'_> {
             &Authentication::ALL.map(Authentication::label),
             |worker, index| worker.authentications(Authentication::ALL[index]),
         );
+        self.each_labelled(&ENTRIES_REFUSED, "reason", &EntryRefusal::ALL.map(EntryRefusal::label), |worker, index| {
+            worker.entries_refused(EntryRefusal::ALL[index])
+        });
         self.each_labelled(&SESSIONS, "mode", &Mode::ALL.map(Mode::label), |worker, index| {
             worker.sessions(Mode::ALL[index])
         });

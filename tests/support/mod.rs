@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the harness")]
 #![allow(unreachable_pub, reason = "every test binary is a crate of its own")]
 
+mod certificates;
 mod client;
 mod fake_backend;
 mod handover;
@@ -17,6 +18,7 @@ mod resp;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+pub use certificates::{Authority, Certificate, Eavesdropper, TlsClient, shown};
 pub use client::RawClient;
 pub use fake_backend::{FakeBackend, FakeConnection, courtesy};
 pub use handover::{Handover, HandoverBuilder, LogLine, Response};
