@@ -63,6 +63,7 @@ impl Multiplexer {
         let Some(link) = self.links.get(key) else { return };
         let (backend, epoch) = (link.backend, link.epoch);
         let lost = self.judge_link(key, now);
+        self.settings.commons.scripts().doubt();
         // One fault, however much was in flight: a deep pipeline on one killed connection is no reason to switch.
         let record = self.record(backend);
         record.failures += u64::from(lost > 0);
@@ -463,7 +464,7 @@ impl Due {
     fn sent_by_category(&self) -> Option<&Unanswered> {
         match self {
             Self::Request(request) if request.sent => match request.kind {
-                RunKind::Forward | RunKind::Conditional => Some(request),
+                RunKind::Forward | RunKind::Conditional | RunKind::Cursor | RunKind::Script(_) => Some(request),
                 _ => None,
             },
             _ => None,

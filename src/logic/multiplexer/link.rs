@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::SessionKey;
+use super::scripts::{Digest, ScriptCall};
 use crate::logic::route::BackendId;
 use crate::resp::encode::Protocol;
 use crate::resp::reply::{ReplyKind, ReplyScan, ReplyScanner};
@@ -70,6 +71,10 @@ pub struct Run {
 pub enum RunKind {
     /// They go to the client as they came.
     Forward,
+    /// They go to the client; the cursor that they begin with is marked with the epoch.
+    Cursor,
+    /// They go to the client, unless the script is missing and can be loaded.
+    Script(ScriptCall),
     /// A repeated conditional write: "nothing changed" becomes "uncertain".
     Conditional,
     /// They go to the client and change its session's state.
@@ -83,6 +88,8 @@ pub enum RunKind {
     Local(Bytes),
     /// Handover's own `ECHO`: the reply must be exactly this.
     Echo(Bytes),
+    /// Handover's own `SCRIPT LOAD`, of the script with this digest.
+    Load(Digest),
     /// Handover's own request, whose reply nobody needs.
     Ignored,
     /// Subscriptions: each confirmation is one reply.
@@ -190,6 +197,8 @@ pub struct Link {
     pub flushing: bool,
     /// The reply in progress is passed on piece by piece.
     pub streaming: bool,
+    /// Scripts that were loaded over it.
+    pub loaded: Vec<Digest>,
     ring: VecDeque<Run>,
     /// Bytes from the front run's first on: written or not, they are kept until answered.
     retained: BytesMut,
@@ -221,6 +230,7 @@ impl Link {
             departed: Vec::new(),
             flushing: false,
             streaming: false,
+            loaded: Vec::new(),
             ring: VecDeque::new(),
             retained: BytesMut::new(),
             written: 0,

@@ -8,6 +8,7 @@
 
 mod answers;
 mod backpressure;
+mod commons;
 mod counters;
 mod judgement;
 mod link;
@@ -15,6 +16,8 @@ mod observe;
 mod pins;
 mod replies;
 mod requests;
+mod scan;
+mod scripts;
 mod session;
 mod special;
 mod subscriptions;
@@ -23,10 +26,12 @@ mod switch;
 mod tests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+pub use commons::Commons;
 pub use counters::{Counters, LATENCY_BOUNDS_US, ProtocolFault};
 pub use link::{Link, LinkState, Profile, Role};
 pub use session::{CloseReason, Session};
@@ -69,6 +74,8 @@ pub struct Settings {
     pub client_id_step: u64,
     /// Pins and subscription connections opened per second.
     pub connects_per_second: f64,
+    /// What the workers of the group have in common.
+    pub commons: Arc<Commons>,
     /// The database that every backend's URL names, when it is the same for all.
     pub database: Option<u32>,
     /// Seeds nonces and jitter.

@@ -77,12 +77,7 @@ impl Multiplexer {
         let reader = link.front().filter(|run| is_long && self.can_stream(run)).and_then(|run| run.session);
         let kept = match reader {
             Some(session) => {
-                if let Some(link) = self.links.get_mut(key) {
-                    link.streaming = true;
-                    let proofs = link.proofs;
-                    self.note_served(session, proofs);
-                }
-                self.append_output(session, &rest[..scanned]);
+                self.pass_part(key, session, &rest[..scanned]);
                 self.hold_back(key, session, now);
                 (&rest[scanned..], 0)
             }
@@ -90,6 +85,19 @@ impl Multiplexer {
         };
         if let Some(link) = self.links.get_mut(key) {
             link.keep(kept.0, kept.1);
+        }
+    }
+
+    /// Passes a part of a reply on, the first or a later one.
+    fn pass_part(&mut self, key: LinkKey, session: SessionKey, part: &[u8]) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let is_first = !std::mem::replace(&mut link.streaming, true);
+        let (epoch, proofs) = (link.epoch, link.proofs);
+        let has_cursor = is_first && link.front().is_some_and(|run| run.kind == RunKind::Cursor);
+        self.note_served(session, proofs);
+        match if has_cursor { self.mark_reply(part, epoch) } else { None } {
+            Some(marked) => self.append_output(session, &marked),
+            None => self.append_output(session, part),
         }
     }
 
@@ -101,7 +109,7 @@ impl Multiplexer {
                 .is_some_and(|session| matches!(session.transaction, Transaction::Queuing { selected: true, .. }))
         };
         match run.kind {
-            RunKind::Forward | RunKind::Blocking { .. } => true,
+            RunKind::Forward | RunKind::Cursor | RunKind::Script(_) | RunKind::Blocking { .. } => true,
             RunKind::Inspect(Inspect::Exec) => !run.session.is_some_and(selects),
             _ => false,
         }
@@ -221,6 +229,7 @@ impl Multiplexer {
     /// One reply or push that wants a look.
     fn take_single(&mut self, key: LinkKey, frame: &[u8], kind: ReplyKind, now: Instant) {
         let Some(link) = self.links.get_mut(key) else { return };
+        let (is_begun, epoch) = (link.streaming, link.epoch);
         link.forget_scanned();
         if let Role::Subscription(session) = link.role {
             return self.on_subscription_frame(key, session, frame, kind, now);
@@ -232,21 +241,37 @@ impl Multiplexer {
         let Some(front) = link.front().filter(|_| is_written) else {
             return self.on_unasked(key, frame, now);
         };
-        match front.kind.clone() {
+        let (run_kind, session) = (front.kind.clone(), front.session);
+        match run_kind {
             RunKind::Local(_) => self.on_unasked(key, frame, now),
             RunKind::Echo(expected) => self.on_echo(key, frame == &expected[..], frame, now),
             RunKind::Ignored | RunKind::Confirm { .. } => {
                 self.finish_own(key, now);
             }
-            RunKind::Forward if kind == ReplyKind::Error => self.on_error(key, frame, now),
+            RunKind::Load(digest) => {
+                self.on_loaded(key, digest, frame);
+                self.finish_own(key, now);
+            }
+            RunKind::Script(call) if !is_begun && self.call_again(key, call, frame, now) => {}
+            RunKind::Forward | RunKind::Cursor | RunKind::Script(_) if kind == ReplyKind::Error => {
+                self.on_error(key, frame, now);
+            }
             RunKind::Forward => self.deliver(key, frame, 1, now),
+            RunKind::Script(call) => {
+                self.on_called(key, call);
+                self.deliver(key, frame, 1, now);
+            }
+            RunKind::Cursor if is_begun => self.deliver(key, frame, 1, now),
+            RunKind::Cursor => match self.mark_reply(frame, epoch) {
+                Some(marked) => self.deliver(key, &marked, 1, now),
+                None => self.deliver(key, frame, 1, now),
+            },
             RunKind::Conditional if retry::condition_failed(frame) || is_not_applied(frame) => {
                 self.deliver_uncertain(key, now);
             }
             RunKind::Conditional => self.deliver(key, frame, 1, now),
             RunKind::Blocking { deadline } => self.on_unblocked(key, frame, deadline, now),
             RunKind::Inspect(inspect) => {
-                let session = front.session;
                 if let Some(session) = session {
                     self.inspect(session, &inspect, frame, kind);
                 }
@@ -423,11 +448,12 @@ impl Multiplexer {
         if epoch != self.route.epoch {
             session.pending.pop_front();
             self.note(|judged| &mut judged.moved, 1);
+            let kind = self.kind_of_repeat(&frame);
             let Some(session) = self.sessions.get_mut(key) else { return false };
             session.pending.push_front(Pending::Send {
                 frame,
                 commands: 1,
-                kind: RunKind::Forward,
+                kind,
                 sent: false,
                 read_only: false,
                 attempts: 0,

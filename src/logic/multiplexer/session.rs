@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::link::{Profile, RunKind};
+use super::scripts::Digest;
 use super::subscriptions::Subscriptions;
 use super::{LinkKey, Peer};
 use crate::resp::request::RequestScanner;
@@ -219,6 +220,8 @@ pub struct Session {
     pub transaction: Transaction,
     /// Each SELECT queued since MULTI: its place among the queued commands, and its database.
     pub selections: Vec<(u32, u32)>,
+    /// Scripts that it called last, the latest at the end.
+    pub scripts: Vec<Digest>,
     /// A connection of its own.
     pub pin: Option<Pin>,
     /// Its subscriptions, once it had any.
@@ -258,6 +261,7 @@ impl Session {
             burst_answered: false,
             transaction: Transaction::None,
             selections: Vec::new(),
+            scripts: Vec::new(),
             pin: None,
             subscriptions: None,
             half_closed: false,
