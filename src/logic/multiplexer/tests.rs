@@ -1,5 +1,8 @@
 //! One multiplexer, one hand-made backend: what is said to whom, and what becomes of it at a fault.
 
+mod client_commands;
+mod scans_and_scripts;
+
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -16,6 +19,8 @@ struct Bench {
     reports: Vec<Report>,
     unblocked: Vec<i64>,
     dials: bool,
+    /// Replies of the commands queued since MULTI, by connection.
+    queued: std::collections::HashMap<LinkKey, Vec<String>>,
 }
 
 fn ms(milliseconds: u64) -> Duration {
@@ -85,6 +90,7 @@ impl Bench {
             reports: vec![],
             unblocked: vec![],
             dials: true,
+            queued: std::collections::HashMap::new(),
         };
         bench.switch(0);
         bench
@@ -123,7 +129,11 @@ impl Bench {
                 Output::CloseSession { session, reason } => self.closed.push((session, reason)),
                 Output::Report(report) => self.reports.push(report),
                 Output::Unblock { client_id, .. } => self.unblocked.push(client_id),
-                Output::ListClients(session) => self.multiplexer.on_client_list(session, "list\n", self.now),
+                Output::Inquire { session, inquiry } => {
+                    let finding = self.multiplexer.on_inquiry(&inquiry, self.now);
+                    self.unblocked.extend(finding.blocked.map(|(_, client_id)| client_id));
+                    self.multiplexer.on_findings(session, &inquiry, finding, self.now);
+                }
                 Output::Resume(_) | Output::ResumeLink(_) => {}
             }
         }
@@ -171,9 +181,50 @@ impl Bench {
         requests
     }
 
+    /// The same, without Handover's own.
+    fn commands(&mut self, link: LinkKey) -> Vec<String> {
+        let mut requests = self.written(link);
+        requests.retain(|request| !request.starts_with("ECHO"));
+        requests
+    }
+
     fn reply(&mut self, link: LinkKey, bytes: &str) {
         self.multiplexer.on_link_bytes(link, bytes.as_bytes(), self.now);
         self.settle();
+    }
+
+    /// Answers everything that is written to any connection, as a server in which every key holds 1; whether there
+    /// was anything.
+    fn serve(&mut self) -> bool {
+        let links: Vec<LinkKey> = self.links.iter().map(|(link, _)| *link).collect();
+        let mut is_busy = false;
+        for link in links {
+            let mut queued = Vec::new();
+            for request in self.written(link) {
+                is_busy = true;
+                let word = request.split(' ').next().unwrap_or_default();
+                let reply = match word {
+                    "GET" => "$1\r\n1\r\n".to_owned(),
+                    "ECHO" => format!("${}\r\n{}\r\n", request.len() - 5, &request[5..]),
+                    _ => "+OK\r\n".to_owned(),
+                };
+                let is_in_transaction = self.queued.contains_key(&link);
+                match word {
+                    "MULTI" => drop(self.queued.insert(link, Vec::new())),
+                    "EXEC" => queued = self.queued.remove(&link).unwrap_or_default(),
+                    _ if is_in_transaction => self.queued.entry(link).or_default().push(reply.clone()),
+                    _ => {}
+                }
+                let reply = match word {
+                    "EXEC" => format!("*{}\r\n{}", queued.len(), queued.concat()),
+                    "MULTI" => reply,
+                    _ if is_in_transaction => "+QUEUED\r\n".to_owned(),
+                    _ => reply,
+                };
+                self.reply(link, &reply);
+            }
+        }
+        is_busy
     }
 
     fn lose(&mut self, link: LinkKey) {
@@ -225,7 +276,7 @@ fn handover_answers_what_is_its_own() {
         ("CLIENT ID", ":7\r\n"),
         ("CLIENT GETNAME", "$-1\r\n"),
         ("CLIENT SETNAME a", "+OK\r\n"),
-        ("CLIENT LIST", "$5\r\nlist\n\r\n"),
+        ("CLIENT LIST ID 8", "$0\r\n\r\n"),
         ("CLIENT GETREDIR", ":-1\r\n"),
         ("RESET", "+RESET\r\n"),
         ("QUIT", "+OK\r\n"),
@@ -774,79 +825,4 @@ fn every_route_is_acknowledged_even_when_values_were_skipped() {
     bench.epoch += 3;
     bench.route(1, Phase::Cut { to: BackendId(0), attempt: 9 });
     assert!(bench.reports.contains(&Report::Stopped(9)));
-}
-
-#[test]
-fn a_scan_in_flight_moves_only_from_its_start() {
-    let page = |cursor: u64| format!("*2\r\n${}\r\n{cursor}\r\n*0\r\n", cursor.to_string().len());
-    let mut bench = Bench::new();
-    let client = bench.client();
-    bench.say(client, &["SCAN 0"]);
-    let lane = bench.lane();
-    assert_eq!(bench.written(lane), ["SCAN 0"]);
-    bench.reply(lane, &page(17));
-    let marked = (2 << 44) | 17;
-    assert_eq!(bench.heard(client), page(marked));
-    let next = format!("SCAN {marked}");
-    bench.say(client, &[&next]);
-    assert_eq!(bench.written(lane), ["SCAN 17"]);
-    // Without a switch it means what it meant.
-    bench.lose(lane);
-    bench.pass(ms(100));
-    let lane = bench.lane();
-    assert_eq!(bench.written(lane), ["SCAN 17"]);
-    bench.switch(1);
-    assert!(bench.heard(client).starts_with("-ERR handover: cursor is not valid on this backend"));
-    assert!(bench.ask(client, &next).starts_with("-ERR handover: cursor is not valid on this backend"));
-    let lane = bench.lane();
-    assert!(bench.written(lane).is_empty());
-    bench.say(client, &["SCAN 0"]);
-    bench.written(lane);
-    bench.switch(0);
-    let lane = bench.lane();
-    assert_eq!(bench.written(lane), ["SCAN 0"]);
-    bench.reply(lane, &page(0));
-    assert_eq!((bench.heard(client), bench.multiplexer.in_flight()), (page(0), 0));
-}
-
-#[test]
-fn a_script_is_loaded_before_its_call_and_after_it_was_missed() {
-    const DIGEST: &str = "11f6ad8ec52a2984abaafd7c3b516503785c2072";
-    const MISSED: &str = "-NOSCRIPT No matching script. Please use EVAL.\r\n";
-    let loaded = format!("$40\r\n{DIGEST}\r\n");
-    let call = format!("EVALSHA {DIGEST} 0");
-    let mut bench = Bench::new();
-    let client = bench.client();
-    bench.say(client, &["SCRIPT LOAD x"]);
-    let pin = bench.pin();
-    assert_eq!(bench.written(pin), ["SCRIPT LOAD x"]);
-    bench.reply(pin, &loaded);
-    assert_eq!(bench.heard(client), loaded);
-    bench.say(client, &[&call, &call]);
-    assert_eq!(bench.written(pin), ["SCRIPT LOAD x", &call, &call]);
-    bench.reply(pin, &format!("{loaded}:1\r\n:2\r\n"));
-    assert_eq!(bench.heard(client), ":1\r\n:2\r\n");
-    // Dropped behind our back: loaded and called once more, and only once.
-    bench.say(client, &[&call]);
-    assert_eq!(bench.written(pin), [call.as_str()]);
-    bench.reply(pin, MISSED);
-    assert_eq!((bench.heard(client), bench.multiplexer.in_flight()), (String::new(), 1));
-    assert_eq!(bench.written(pin), ["SCRIPT LOAD x", &call]);
-    bench.reply(pin, &format!("-ERR no memory\r\n{MISSED}"));
-    assert_eq!((bench.heard(client), bench.multiplexer.in_flight()), (MISSED.to_owned(), 0));
-    // Another word of the script's own is no miss, and with more behind it the call would come too late.
-    bench.say(client, &[&call]);
-    bench.written(pin);
-    bench.reply(pin, "-NOSCRIPT of my own\r\n");
-    assert_eq!(bench.heard(client), "-NOSCRIPT of my own\r\n");
-    bench.say(client, &[&call, "EVAL y 0"]);
-    bench.written(pin);
-    bench.reply(pin, MISSED);
-    assert_eq!(bench.heard(client), MISSED);
-    bench.reply(pin, ":5\r\n");
-    // Not sent yet when the connection is lost: on the next one its script stands before it.
-    bench.say(client, &[&call]);
-    bench.switch(1);
-    let pin = bench.pin();
-    assert_eq!(bench.written(pin), ["SCRIPT LOAD x", &call]);
 }
