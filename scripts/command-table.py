@@ -75,6 +75,8 @@ PINNED = {
 SHARED = {"echo", "acl|cat", "acl|genpass", "pubsub", "publish", "spublish", "command"}
 # They block only with an option that classify looks for.
 SHARED_UNLESS_BLOCK = {"xread", "xreadgroup", "ts.read"}
+# Shared, but their replies begin with a cursor, which carries the epoch.
+CURSOR = {"scan", "hscan", "sscan", "zscan"}
 
 
 def by_family(name, rules):
@@ -93,6 +95,8 @@ def class_of(row):
         return "answered:" + by_family(name, ANSWERED)
     if name in SHARED or container in SHARED or name in SHARED_UNLESS_BLOCK:
         return "shared"
+    if name in CURSOR:
+        return "cursor"
     if by_family(name, PINNED):
         return "pinned:" + by_family(name, PINNED)
     if "blocking" in flags:

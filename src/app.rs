@@ -21,7 +21,7 @@ use crate::control::{self, GroupControl, Shared, state};
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
 use crate::logic::identity::{Account, Login, Secret, Users};
-use crate::logic::multiplexer::{CloseReason, Settings};
+use crate::logic::multiplexer::{CloseReason, Commons, Settings};
 use crate::logic::settings::LimitSettings;
 use crate::net::dial::Endpoint;
 use crate::net::listen::Bound;
@@ -168,6 +168,7 @@ impl App {
         let (asking, mut answering): (Vec<Arc<Vec<_>>>, Vec<Vec<_>>) =
             inquiries.into_iter().map(|(senders, receivers)| (Arc::new(senders), receivers)).unzip();
         let (mut threads, mut remaining, mut heartbeats) = (Vec::new(), Vec::new(), Vec::new());
+        let commons: Vec<Arc<Commons>> = config.groups.iter().map(|_| commons(&config)).collect();
         for worker in (0..config.workers).rev() {
             let mut groups = Vec::new();
             let heartbeat = Arc::new(AtomicU64::new(0));
@@ -176,7 +177,7 @@ impl App {
                 let backends = endpoints(&ids[index], &group.backends, &secured.backends[index]);
                 let hub = HubSpec {
                     worker,
-                    settings: multiplexer_settings(&config, group, worker),
+                    settings: multiplexer_settings(&config, group, worker, commons[index].clone()),
                     backends,
                     vitals: vitals[worker].clone(),
                     origin,
@@ -548,6 +549,11 @@ fn users_of(config: &Config, group: &Group) -> Arc<Users> {
     Arc::new(Users::new(config.users.iter().map(account)))
 }
 
+/// What the workers of one group will have in common.
+pub(crate) fn commons(config: &Config) -> Arc<Commons> {
+    Arc::new(Commons::new(config.limits.scripts_max, config.limits.script_bytes_max))
+}
+
 fn policy_of(group: &Group) -> Policy {
     let lists = &group.commands;
     let policy = Policy::new(lists.refuse.as_ref(), &lists.deny, &lists.shared);
@@ -555,7 +561,7 @@ fn policy_of(group: &Group) -> Policy {
 }
 
 /// A multiplexer's settings: this worker's share of the process's limits.
-pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize) -> Settings {
+pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize, commons: Arc<Commons>) -> Settings {
     let workers = config.workers;
     let limits = LimitSettings {
         pins_per_backend_max: (config.limits.pins_per_backend_max / workers).max(1),
@@ -573,6 +579,7 @@ pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize
         client_id_first: worker as u64 + 1,
         client_id_step: workers as u64,
         connects_per_second: CONNECTS_PER_SECOND / workers as f64,
+        commons,
         database: first_database.filter(|_| is_same),
         identity: config.identity.clone(),
         users: users_of(config, group),

@@ -120,13 +120,17 @@ fn a_lane_takes_what_leaves_nothing_behind_and_nothing_else() {
         "slaveof",
         "failover",
     ];
+    let with_cursors: Vec<&str> =
+        table::all().iter().filter(|command| command.class == Class::Cursor).map(|command| command.name).collect();
+    assert_eq!(with_cursors, ["hscan", "scan", "sscan", "zscan"]);
     for command in table::all().iter().filter(|command| command.class != Class::Closed) {
         let family = command.name.split('|').next().unwrap();
         let leaves_state = command.flags.has(STATEFUL) || command.categories.has(AclCategories::CONNECTION);
         let named = NAMED_SHARED.contains(&command.name) || SHARED_FAMILIES.contains(&family);
         let expected =
             named || BLOCK_BY_OPTION.contains(&command.name) || (!leaves_state && !NAMED_ELSEWHERE.contains(&family));
-        assert_eq!(command.class == Class::Shared, expected, "{} is {:?}", command.name, command.class);
+        let is_shared = matches!(command.class, Class::Shared | Class::Cursor);
+        assert_eq!(is_shared, expected, "{} is {:?}", command.name, command.class);
     }
 }
 

@@ -56,6 +56,7 @@ fn defaults() -> GroupSettings {
             attempts: 0,
             delay: SECONDS(1),
             none_healthy: NoneHealthy::LastActive,
+            checks_cursors: true,
         },
     }
 }

@@ -116,6 +116,8 @@ mod tests {
             ("PUBLISH c m", Shared),
             ("SPUBLISH c m", Shared),
             ("SORT k STORE d", Shared),
+            ("SCAN 0", Class::Cursor),
+            ("hscan k 0", Class::Cursor),
             ("XREAD COUNT 1 STREAMS k 0", Shared),
             ("XREAD BLOCK 0 STREAMS k $", P(Pinned::Blocking)),
             ("xread count 1 block 5 streams k $", P(Pinned::Blocking)),

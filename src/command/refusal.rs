@@ -37,6 +37,8 @@ pub enum Refusal {
     ClusterDisabled,
     /// No connection of one's own could be had in time.
     PinLimit,
+    /// A cursor of SCAN or its family that another backend gave, or the same one before a switch.
+    StaleCursor,
     /// Too many lanes: users, databases and protocol versions in use at a time.
     LaneLimit,
     /// The process serves as many clients as it may.
@@ -120,6 +122,9 @@ impl fmt::Display for Refusal {
             Self::ClusterDisabled => formatter.write_str("ERR This instance has cluster support disabled"),
             Self::PinLimit => formatter.write_str(
                 "ERR handover: no connection of its own is free for this client; the command was not applied",
+            ),
+            Self::StaleCursor => formatter.write_str(
+                "ERR handover: cursor is not valid on this backend; the active changed since it was given, begin at 0",
             ),
             Self::LaneLimit => formatter
                 .write_str("ERR handover: too many users and databases in use at a time; the command was not applied"),

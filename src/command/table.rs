@@ -8,6 +8,8 @@ use super::table_data::COMMANDS;
 pub enum Class {
     /// On a lane, with the commands of other clients.
     Shared,
+    /// On a lane too; its reply begins with a cursor, and the cursor carries the epoch.
+    Cursor,
     /// On a connection of the client's own.
     Pinned(Pinned),
     /// Nowhere: Handover replies itself.

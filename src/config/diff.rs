@@ -168,6 +168,8 @@ impl Facts {
             output_bytes_max,
             held_bytes_max,
             value_bytes_max,
+            scripts_max,
+            script_bytes_max,
         } = limits;
         self.put("limits.clients", clients_max);
         self.put("limits.pins_per_backend", pins_per_backend_max);
@@ -176,6 +178,8 @@ impl Facts {
         self.put("limits.output_bytes", format_size(*output_bytes_max));
         self.put("limits.held_bytes", format_size(*held_bytes_max));
         self.put("limits.value_bytes", format_size(*value_bytes_max));
+        self.put("limits.scripts", scripts_max);
+        self.put("limits.script_bytes", format_size(*script_bytes_max));
     }
 
     fn group(&mut self, group: &Group) {
@@ -321,6 +325,7 @@ impl Facts {
             attempts,
             delay,
             none_healthy,
+            checks_cursors,
         } = failover;
         self.put_time("failover.hold", *hold);
         self.put_time("failover.drain", *drain);
@@ -333,6 +338,7 @@ impl Facts {
         self.put("failover.attempts", attempts);
         self.put_time("failover.delay", *delay);
         self.put("failover.none_healthy", name_of(none_healthy));
+        self.put("failover.scan_cursors", if *checks_cursors { "checked" } else { "passed" });
     }
 
     fn retry(&mut self, retry: &RetrySettings) {

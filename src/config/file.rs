@@ -70,6 +70,7 @@ const CEILINGS: &Choices<RetryCeiling> = &[
     ("write-accumulating", Some(RetryCeiling::WriteAccumulating)),
     ("always", Some(RetryCeiling::Always)),
 ];
+const SCAN_CURSORS: &Choices<bool> = &[("checked", Some(true)), ("passed", Some(false))];
 const BLOCKED: &Choices<bool> = &[("rearm", Some(true)), ("uncertain", Some(false))];
 const REPLICATIONS: &Choices<Replication> = &[
     ("none", Some(Replication::None)),
@@ -248,6 +249,7 @@ fn failover(section: &mut Section<'_>, into: &mut FailoverSettings) {
     section.count("attempts", 0, &mut into.attempts);
     section.duration("delay", SHORTEST, &mut into.delay);
     section.choice("none_healthy", NONE_HEALTHY, &mut into.none_healthy);
+    section.choice("scan_cursors", SCAN_CURSORS, &mut into.checks_cursors);
 }
 
 fn state_file(section: &mut Section<'_>, sources: &Sources) -> Option<PathBuf> {
@@ -341,6 +343,8 @@ fn limit_table(section: &mut Section<'_>, into: &mut LimitSettings) {
     section.size("output_bytes", 1, &mut into.output_bytes_max);
     section.size("held_bytes", 1, &mut into.held_bytes_max);
     section.size("value_bytes", 1, &mut into.value_bytes_max);
+    section.count("scripts", 0, &mut into.scripts_max);
+    section.size("script_bytes", 0, &mut into.script_bytes_max);
     if into.value_bytes_max > VALUE_BYTES_SUPPORTED {
         into.value_bytes_max = VALUE_BYTES_SUPPORTED;
         section.notes.warn("limits.value_bytes", "values above 64 MiB are not supported yet; 64 MiB is in force");

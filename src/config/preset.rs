@@ -118,6 +118,8 @@ pub(super) fn limits() -> LimitSettings {
         output_bytes_max: 1 << 20,
         held_bytes_max: 64 << 20,
         value_bytes_max: 64 << 20,
+        scripts_max: 1000,
+        script_bytes_max: 16 << 20,
     }
 }
 
@@ -162,6 +164,7 @@ fn failover() -> FailoverSettings {
         attempts: 0,
         delay: seconds(1),
         none_healthy: NoneHealthy::LastActive,
+        checks_cursors: true,
     }
 }
 

@@ -133,6 +133,7 @@ fn config(backends: Vec<Backend>) -> Group {
             attempts: 0,
             delay: MS(1000),
             none_healthy: NoneHealthy::LastActive,
+            checks_cursors: true,
         },
         retry: RetrySettings {
             ceiling: RetryCeiling::WriteLastWins,

@@ -13,7 +13,7 @@ pub fn explain(frame: &[u8], classified: Classified, ceiling: RetryCeiling) -> V
     let retry = classified.command.map_or(Retry::UNKNOWN, |command| retry::judge(command, Arguments::new(frame)));
     let name = classified.command.map_or("not in the table", |command| command.name);
     let mut lines = vec![format!("command   {name}"), format!("travels   {}", travels(classified.class))];
-    if matches!(classified.class, Class::Shared | Class::Pinned(_)) {
+    if matches!(classified.class, Class::Shared | Class::Cursor | Class::Pinned(_)) {
         lines.push(format!("category  {}", category_name(retry.category)));
         lines.push("not sent  moved to the next active, in order".to_owned());
         lines.push(format!("sent, and its reply lost  {}", fate(classified.class, retry.category, ceiling)));
@@ -27,6 +27,7 @@ pub fn explain(frame: &[u8], classified: Classified, ceiling: RetryCeiling) -> V
 const fn travels(class: Class) -> &'static str {
     match class {
         Class::Shared => "on a shared connection",
+        Class::Cursor => "on a shared connection; its cursor is good for this epoch only, unless they are passed",
         Class::Pinned(Pinned::Admin) => "on a connection of the client's own, which is closed afterwards",
         Class::Pinned(_) => "on a connection of the client's own",
         Class::Answered(_) => "nowhere: Handover answers it",
@@ -79,6 +80,7 @@ mod tests {
             ("GET k", default, &["on a shared connection", "read-only", "lost  repeated"][..]),
             ("GET k", RetryCeiling::Never, &["lost  -UNCERTAIN"]),
             ("SET k v NX", default, &["write-checked", "if the repeat says"]),
+            ("SCAN 0", default, &["on a shared connection; its cursor", "read-only", "lost  repeated"]),
             ("INCR n", default, &["write-accumulating", "lost  -UNCERTAIN"]),
             ("INCR n", RetryCeiling::Always, &["lost  repeated"]),
             ("BLPOP l 0", default, &["connection of the client's own", "armed again"]),

@@ -139,6 +139,8 @@ pub struct FailoverSettings {
     pub delay: Duration,
     /// What happens when no backend is healthy.
     pub none_healthy: NoneHealthy,
+    /// Cursors of SCAN and its family carry the epoch, and those of another are refused.
+    pub checks_cursors: bool,
 }
 
 /// What may be repeated on the next backend when its reply was lost (`[retry]`).
@@ -206,4 +208,8 @@ pub struct LimitSettings {
     pub held_bytes_max: usize,
     /// Bytes of one argument or one bulk reply.
     pub value_bytes_max: usize,
+    /// Bodies of scripts kept for each group, so that they can be loaded where they are missing; 0: none.
+    pub scripts_max: usize,
+    /// Bytes of those bodies.
+    pub script_bytes_max: usize,
 }

@@ -578,7 +578,7 @@ mod tests {
         let config = Config::load(&sources).unwrap().config;
         let spec = HubSpec {
             worker: 0,
-            settings: crate::app::multiplexer_settings(&config, &config.groups[0], 0),
+            settings: crate::app::multiplexer_settings(&config, &config.groups[0], 0, crate::app::commons(&config)),
             backends: Vec::new(),
             vitals: Vec::new(),
             origin: Instant::now(),

@@ -104,6 +104,7 @@ fn settings(worker: u64, seed: u64) -> Settings {
             attempts: 0,
             delay: milliseconds(100),
             none_healthy: NoneHealthy::LastActive,
+            checks_cursors: true,
         },
         retry: RetrySettings {
             ceiling: RetryCeiling::WriteLastWins,
@@ -120,6 +121,8 @@ fn settings(worker: u64, seed: u64) -> Settings {
             output_bytes_max: OUTPUT_BYTES_MAX,
             held_bytes_max: 1 << 20,
             value_bytes_max: 1 << 20,
+            scripts_max: 100,
+            script_bytes_max: 1 << 20,
         },
         detector: DetectorSettings {
             hang_timeout: milliseconds(100),
@@ -133,6 +136,7 @@ fn settings(worker: u64, seed: u64) -> Settings {
         client_id_first: worker + 1,
         client_id_step: 2,
         connects_per_second: 500.0,
+        commons: std::sync::Arc::new(handover::logic::multiplexer::Commons::new(100, 1 << 20)),
         database: Some(0),
         identity: IdentitySettings::default(),
         users: Arc::default(),

@@ -47,6 +47,7 @@ fn settings() -> GroupSettings {
             attempts: 0,
             delay: MS(1000),
             none_healthy: NoneHealthy::LastActive,
+            checks_cursors: true,
         },
     }
 }

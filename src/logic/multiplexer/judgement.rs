@@ -82,6 +82,7 @@ impl Multiplexer {
         let (backend, epoch) = (link.backend, link.epoch);
         self.continuity += u64::from(link.role == Role::Lane);
         let lost = self.judge_link(key, now);
+        self.settings.commons.scripts().doubt();
         // One fault, however much was in flight: a deep pipeline on one killed connection is no reason to switch.
         let record = self.record(backend);
         record.failures += u64::from(lost > 0);
@@ -563,7 +564,7 @@ impl Due {
     fn sent_by_category(&self) -> Option<&Unanswered> {
         match self {
             Self::Request(request) if request.sent => match request.kind {
-                RunKind::Forward | RunKind::Conditional => Some(request),
+                RunKind::Forward | RunKind::Conditional | RunKind::Cursor | RunKind::Script(_) => Some(request),
                 _ => None,
             },
             _ => None,

@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::SessionKey;
 use super::connection_state::StateChange;
+use super::scripts::{Digest, ScriptCall};
 use crate::logic::identity::IdentityId;
 use crate::logic::route::BackendId;
 use crate::resp::encode::Protocol;
@@ -74,6 +75,10 @@ pub struct Run {
 pub enum RunKind {
     /// They go to the client as they came.
     Forward,
+    /// They go to the client; the cursor that they begin with is marked with the epoch.
+    Cursor,
+    /// They go to the client, unless the script is missing and can be loaded.
+    Script(ScriptCall),
     /// A repeated conditional write: "nothing changed" becomes "uncertain".
     Conditional,
     /// They go to the client and change its session's state.
@@ -105,6 +110,8 @@ pub enum RunKind {
     Protocol(SessionKey),
     /// Handover's own request that must be accepted, else the session cannot go on here.
     Setup,
+    /// Handover's own `SCRIPT LOAD`, of the script with this digest.
+    Load(Digest),
     /// Handover's own request, whose reply nobody needs.
     Ignored,
     /// Subscriptions: each confirmation is one reply.
@@ -234,6 +241,8 @@ pub struct Link {
     pub flushing: bool,
     /// The reply in progress is passed on piece by piece.
     pub streaming: bool,
+    /// Scripts that were loaded over it.
+    pub loaded: Vec<Digest>,
     ring: VecDeque<Run>,
     /// Bytes from the front run's first on: written or not, they are kept until answered.
     retained: BytesMut,
@@ -269,6 +278,7 @@ impl Link {
             departed: Vec::new(),
             flushing: false,
             streaming: false,
+            loaded: Vec::new(),
             ring: VecDeque::new(),
             retained: BytesMut::new(),
             written: 0,

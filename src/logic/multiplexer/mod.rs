@@ -10,6 +10,7 @@
 mod answers;
 mod backpressure;
 mod client_command;
+mod commons;
 mod connection_state;
 mod counters;
 mod identity;
@@ -22,6 +23,8 @@ mod pins;
 mod protocol;
 mod replies;
 mod requests;
+mod scan;
+mod scripts;
 mod session;
 mod special;
 mod subscriptions;
@@ -40,6 +43,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 
 pub use client_command::{ClientType, Filter, Finding, Inquiry};
+pub use commons::Commons;
 pub use counters::{Authentication, Counters, LATENCY_BOUNDS_US, ProtocolFault};
 pub use link::{Link, LinkState, Profile, Role};
 pub use pause::Pause;
@@ -85,6 +89,8 @@ pub struct Settings {
     pub client_id_step: u64,
     /// Pins and subscription connections opened per second.
     pub connects_per_second: f64,
+    /// What the workers of the group have in common.
+    pub commons: Arc<Commons>,
     /// The database that every backend's URL names, when it is the same for all.
     pub database: Option<u32>,
     /// How clients prove who they are.

@@ -83,12 +83,7 @@ impl Multiplexer {
         }
         let kept = match reader {
             Some(session) => {
-                if let Some(link) = self.links.get_mut(key) {
-                    link.streaming = true;
-                    let proofs = link.proofs;
-                    self.note_served(session, proofs);
-                }
-                self.append_reply(session, &rest[..scanned]);
+                self.pass_part(key, session, &rest[..scanned]);
                 self.hold_back(key, session, now);
                 (&rest[scanned..], 0)
             }
@@ -96,6 +91,19 @@ impl Multiplexer {
         };
         if let Some(link) = self.links.get_mut(key) {
             link.keep(kept.0, kept.1);
+        }
+    }
+
+    /// Passes a part of a reply on, the first or a later one.
+    fn pass_part(&mut self, key: LinkKey, session: SessionKey, part: &[u8]) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let is_first = !std::mem::replace(&mut link.streaming, true);
+        let (epoch, proofs) = (link.epoch, link.proofs);
+        let has_cursor = is_first && link.front().is_some_and(|run| run.kind == RunKind::Cursor);
+        self.note_served(session, proofs);
+        match if has_cursor { self.mark_reply(part, epoch) } else { None } {
+            Some(marked) => self.append_reply(session, &marked),
+            None => self.append_reply(session, part),
         }
     }
 
@@ -109,7 +117,7 @@ impl Multiplexer {
         };
         match run.kind {
             RunKind::Forward => run.answered >= run.dropped,
-            RunKind::Blocking { .. } => true,
+            RunKind::Cursor | RunKind::Script(_) | RunKind::Blocking { .. } => true,
             RunKind::Inspect(Inspect::Exec) => !run.session.is_some_and(selects),
             _ => false,
         }
@@ -239,6 +247,7 @@ impl Multiplexer {
     /// One reply or push that wants a look.
     fn take_single(&mut self, key: LinkKey, frame: &[u8], kind: ReplyKind, now: Instant) {
         let Some(link) = self.links.get_mut(key) else { return };
+        let (role, is_begun, epoch) = (link.role, link.streaming, link.epoch);
         link.forget_scanned();
         if let Role::Subscription(session) = link.role {
             return self.on_subscription_frame(key, session, frame, kind, now);
@@ -254,6 +263,7 @@ impl Multiplexer {
             // The client has this one from the connection before.
             return self.finish_own(key, now);
         }
+        let session = front.session;
         match front.kind.clone() {
             RunKind::Local(_) => self.on_unasked(key, frame, now),
             RunKind::Echo(expected) => self.on_echo(key, frame == &expected[..], frame, now),
@@ -270,11 +280,27 @@ impl Multiplexer {
                 self.finish_own(key, now);
                 self.on_set_up(key, kind != ReplyKind::Error, now);
             }
+            RunKind::Load(digest) => {
+                self.on_loaded(key, digest, frame);
+                self.finish_own(key, now);
+            }
             RunKind::Wait { refusal } => self.on_waited(key, frame, refusal, now),
-            RunKind::Forward if kind == ReplyKind::Error => self.on_error(key, frame, now),
+            RunKind::Script(call) if !is_begun && self.call_again(key, call, frame, now) => {}
+            RunKind::Forward | RunKind::Cursor | RunKind::Script(_) if kind == ReplyKind::Error => {
+                self.on_error(key, frame, now);
+            }
             RunKind::Forward => self.deliver(key, frame, 1, now),
+            RunKind::Script(call) => {
+                self.on_called(key, call);
+                self.deliver(key, frame, 1, now);
+            }
+            RunKind::Cursor if is_begun => self.deliver(key, frame, 1, now),
+            RunKind::Cursor => match self.mark_reply(frame, epoch) {
+                Some(marked) => self.deliver(key, &marked, 1, now),
+                None => self.deliver(key, frame, 1, now),
+            },
             RunKind::Queued { database } => self.on_queued(key, frame, database, now),
-            RunKind::Replay => match link.role {
+            RunKind::Replay => match role {
                 Role::Pin(Some(session)) => self.on_replayed(key, session, frame, now),
                 _ => self.finish_own(key, now),
             },
@@ -284,7 +310,6 @@ impl Multiplexer {
             RunKind::Conditional => self.deliver(key, frame, 1, now),
             RunKind::Blocking { deadline } => self.on_unblocked(key, frame, deadline, now),
             RunKind::Inspect(inspect) => {
-                let session = front.session;
                 if let Some(session) = session {
                     self.inspect(session, &inspect, frame, kind);
                 }

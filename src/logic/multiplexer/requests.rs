@@ -7,7 +7,7 @@ use bytes::{Buf, BytesMut};
 use super::counters::ProtocolFault;
 use super::link::{Inspect, Run, RunKind};
 use super::session::{CloseReason, Pending, Transaction, Wait};
-use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey};
+use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey, scan};
 use crate::command::classify::Classified;
 use crate::command::refusal::Refusal;
 use crate::command::table::{Class, Pinned};
@@ -138,6 +138,12 @@ impl Multiplexer {
                     let Some(link) = self.own_link(key, now) else { return false };
                     self.send_pending_request(key, link, now);
                 }
+                Some(Pending::Send { frame, kind: RunKind::Cursor, epoch, .. })
+                    if *epoch != self.route.epoch && scan::continues(frame) =>
+                {
+                    session.pending.pop_front();
+                    self.refuse(key, &Refusal::StaleCursor, now);
+                }
                 Some(pending @ Pending::Send { frame, kind, commands, .. }) => {
                     let classified = self.settings.policy.apply(frame, first_argument(frame));
                     if self.pause.is_some_and(|pause| pause.holds_pending(pending, classified)) {
@@ -198,6 +204,7 @@ impl Multiplexer {
         }
         // What follows depends on the state that these replies bring.
         let must_wait = matches!(kind, RunKind::Inspect(_) | RunKind::Blocking { .. });
+        self.prepare_moved(key, link, &kind, now);
         let bytes = frame.len();
         let run = Run { session: Some(key), commands, answered: 0, dropped, bytes, attempts, at: arrived, kind };
         self.send_run(link, key, run, &frame);
@@ -398,7 +405,12 @@ impl Multiplexer {
 impl Request<'_> {
     /// It may travel with the requests of other clients.
     pub(super) fn is_shared(&self) -> bool {
-        self.classified.class == Class::Shared && self.bytes <= LARGE_REQUEST_BYTES
+        self.classified.class == Class::Shared && !self.is_large()
+    }
+
+    /// Nobody shall wait behind it.
+    pub(super) const fn is_large(&self) -> bool {
+        self.bytes > LARGE_REQUEST_BYTES
     }
 }
 
@@ -470,6 +482,8 @@ pub(super) fn whole_transaction(input: &[u8], apply: impl Fn(&[u8], &[u8]) -> Cl
                 return (is_accepted && position <= LARGE_REQUEST_BYTES).then_some(whole);
             }
             Class::Shared => {}
+            // With a mark it must not go as it is.
+            Class::Cursor if !scan::is_marked(&rest[..frame.bytes]) => {}
             _ => return None,
         }
     }

@@ -10,6 +10,7 @@ use super::connection_state::State;
 use super::link::{Profile, RunKind};
 use super::muted::ReplyMode;
 use super::protocol::ProtocolChange;
+use super::scripts::Digest;
 use super::subscriptions::Subscriptions;
 use super::transactions::Queue;
 use super::withheld::Withheld;
@@ -283,6 +284,8 @@ pub struct Session {
     pub queue: Option<Box<Queue>>,
     /// One of the commands queued since MULTI may write.
     pub queues_write: bool,
+    /// Scripts that it called last, the latest at the end.
+    pub scripts: Vec<Digest>,
     /// A connection of its own.
     pub pin: Option<Pin>,
     /// HELLO waits for the session's connections.
@@ -339,6 +342,7 @@ impl Session {
             withheld: None,
             queue: None,
             queues_write: false,
+            scripts: Vec::new(),
             pin: None,
             protocol_change: None,
             state: None,

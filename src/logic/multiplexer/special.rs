@@ -53,13 +53,20 @@ impl Multiplexer {
             Class::Refused | Class::Closed => self.refuse_command(key, request, now),
             Class::Answered(answered) => self.take_answered(key, answered, request, now),
             Class::Pinned(pinned) => self.take_pinned(key, pinned, request, now),
-            Class::Shared if self.sessions.get(key).is_some_and(super::Session::is_plain) && request.is_shared() => {
-                let Some(link) = self.lane_link(key, now) else { return Step::Wait };
-                self.send(link, key, request.frame, 1, RunKind::Forward, now);
-                Step::Done { bytes: request.bytes }
-            }
-            Class::Shared => self.forward_on_pin(key, request, RunKind::Forward, now),
+            Class::Cursor => self.take_cursor(key, request, now),
+            Class::Shared => self.take_shared(key, request, RunKind::Forward, now),
         }
+    }
+
+    /// Puts a request on the lane, or on the session's own connection when it has one or is too large.
+    pub(super) fn take_shared(&mut self, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) -> Step {
+        let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
+        if !is_plain || request.is_large() {
+            return self.forward_on_pin(key, request, kind, now);
+        }
+        let Some(link) = self.lane_link(key, now) else { return Step::Wait };
+        self.send(link, key, request.frame, 1, kind, now);
+        Step::Done { bytes: request.bytes }
     }
 
     /// Says that a command is refused, and by whom.
@@ -135,7 +142,7 @@ impl Multiplexer {
                 self.refuse(key, &Refusal::WithoutMulti(name), now);
                 Step::Done { bytes: request.bytes }
             }
-            Pinned::Script => self.forward_on_pin(key, request, RunKind::Forward, now),
+            Pinned::Script => self.take_script(key, request, now),
             Pinned::Blocking => self.take_blocking(key, request, now),
             Pinned::Wait => self.take_wait(key, request, now),
             Pinned::Tracking | Pinned::FieldSets => self.take_stateful(key, pinned, request, now),
@@ -182,7 +189,7 @@ impl Multiplexer {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.queues_write = false;
             }
-            return self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Multi), now);
+            return self.take_multi_alone(key, request, now);
         };
         if publishes && self.publish_barrier.is_some() {
             self.wait(key, Wait::Lane, now);
@@ -195,6 +202,13 @@ impl Multiplexer {
         }
         self.send(link, key, &request.input[..bytes], commands, RunKind::Forward, now);
         Step::Done { bytes }
+    }
+
+    /// A transaction in pieces: what it may call is loaded before it begins.
+    fn take_multi_alone(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let Some(link) = self.own_link(key, now) else { return Step::Wait };
+        self.prepare_transaction(key, link, &request.input[request.bytes..], now);
+        self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Multi), now)
     }
 
     fn take_blocking(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
@@ -227,6 +241,8 @@ impl Multiplexer {
                     self.refuse_queued(key, request, now)
                 }
                 Class::Pinned(Pinned::Admin | Pinned::FieldSets) => self.queue(key, request, true, None, now),
+                Class::Pinned(Pinned::Script) => self.queue_script(key, request, now),
+                Class::Cursor => self.queue_cursor(key, request, now),
                 _ => self.queue(key, request, false, None, now),
             };
         };
@@ -252,8 +268,16 @@ impl Multiplexer {
         }
     }
 
+    fn queue_script(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let step = self.queue(key, request, false, None, now);
+        if step != Step::Wait {
+            self.note_script(key, request.classified, request.frame);
+        }
+        step
+    }
+
     /// Sends a command to be queued.
-    fn queue(
+    pub(super) fn queue(
         &mut self,
         key: SessionKey,
         request: Request<'_>,
@@ -279,11 +303,21 @@ impl Multiplexer {
         step
     }
 
-    /// Refuses a command in the queue: the transaction cannot succeed any more, so the backend's is dropped now.
     fn refuse_queued(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
-        let Some(link) = self.own_link(key, now) else { return Step::Wait };
         let name = self.command_name(request);
-        self.refuse(key, &Refusal::RefusedInTransaction(name), now);
+        self.refuse_in_queue(key, request, &Refusal::RefusedInTransaction(name), now)
+    }
+
+    /// Refuses a command in the queue: the transaction cannot succeed any more, so the backend's is dropped now.
+    pub(super) fn refuse_in_queue(
+        &mut self,
+        key: SessionKey,
+        request: Request<'_>,
+        refusal: &Refusal,
+        now: Instant,
+    ) -> Step {
+        let Some(link) = self.own_link(key, now) else { return Step::Wait };
+        self.refuse(key, refusal, now);
         self.drop_transaction(link, now);
         if let Some(session) = self.sessions.get_mut(key) {
             session.transaction = Transaction::Broken { queuing: true, end: BrokenEnd::Refused };

@@ -3,6 +3,7 @@
 mod client_commands;
 mod held;
 mod identity;
+mod scans_and_scripts;
 
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,7 @@ fn settings(ceiling: RetryCeiling) -> Settings {
             attempts: 0,
             delay: ms(1000),
             none_healthy: NoneHealthy::LastActive,
+            checks_cursors: true,
         },
         retry: RetrySettings { ceiling, rearm_blocked: true, attempts: 3, budget: 0.1, deadline: ms(2000) },
         limits: LimitSettings {
@@ -57,6 +59,8 @@ fn settings(ceiling: RetryCeiling) -> Settings {
             output_bytes_max: 1000,
             held_bytes_max: 1 << 20,
             value_bytes_max: 1 << 20,
+            scripts_max: 100,
+            script_bytes_max: 1 << 20,
         },
         detector: DetectorSettings {
             hang_timeout: ms(1000),
@@ -70,6 +74,7 @@ fn settings(ceiling: RetryCeiling) -> Settings {
         client_id_first: 7,
         client_id_step: 1,
         connects_per_second: 500.0,
+        commons: std::sync::Arc::new(Commons::new(100, 1 << 20)),
         database: Some(0),
         identity: IdentitySettings::default(),
         users: Arc::default(),

@@ -90,7 +90,9 @@ impl Multiplexer {
     pub(super) fn withhold(&mut self, key: LinkKey, frame: &[u8], now: Instant) -> bool {
         let Some(link) = self.links.get_mut(key) else { return false };
         let request = link.next_frame();
-        let Some(front) = link.front().filter(|run| run.kind == RunKind::Forward) else { return false };
+        let Some(front) = link.front().filter(|run| matches!(run.kind, RunKind::Forward | RunKind::Cursor)) else {
+            return false;
+        };
         let Some(session_key) = front.session else { return false };
         if self.is_withheld(session_key) {
             return self.keep_replies(key, session_key, frame, 1, now);
@@ -282,7 +284,7 @@ impl Multiplexer {
                     continue;
                 }
             };
-            if reply.is_some() && !matches!(request.kind, RunKind::Forward | RunKind::Conditional) {
+            if reply.is_some() && !matches!(request.kind, RunKind::Forward | RunKind::Conditional | RunKind::Cursor) {
                 return None;
             }
             let name = Arguments::new(&request.frame).next().unwrap_or_default();
