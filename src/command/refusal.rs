@@ -55,6 +55,8 @@ pub enum Refusal {
     InvalidAttribute(String),
 }
 
+const DISCARDED: &str = "EXECABORT Transaction discarded because of:";
+
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -91,13 +93,20 @@ impl fmt::Display for Refusal {
                 formatter.write_str("ERR handover: too many databases in use at a time; the command was not applied")
             }
             Self::ClientLimit => formatter.write_str("ERR max number of clients reached"),
+            // EXEC that is refused ends its transaction, and says so.
+            Self::WrongArity(name) if name == "exec" => {
+                write!(formatter, "{DISCARDED} wrong number of arguments for '{name}' command")
+            }
             Self::WrongArity(name) => write!(formatter, "ERR wrong number of arguments for '{name}' command"),
             Self::WithoutMulti(name) => write!(formatter, "ERR {name} without MULTI"),
             Self::Redis(text) => formatter.write_str(text),
-            Self::Subscribed(name) => write!(
-                formatter,
-                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
-            ),
+            Self::Subscribed(name) => {
+                let word = if name == "exec" { DISCARDED } else { "ERR" };
+                write!(
+                    formatter,
+                    "{word} Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+                )
+            }
             Self::Protocol(error) => write_protocol_error(formatter, *error),
             Self::HelloSyntax(option) => write!(formatter, "ERR Syntax error in HELLO option '{option}'"),
             Self::UnknownAttribute(name) => write!(formatter, "ERR Unrecognized option '{name}'"),
@@ -134,4 +143,11 @@ const fn printable(byte: u8) -> char {
 #[must_use]
 pub fn quoted_name(name: &[u8]) -> String {
     name[..name.len().min(128)].escape_ascii().to_string()
+}
+
+/// A word of the client's as Redis repeats it in an error: up to the first NUL, line ends as spaces; at most 128 bytes.
+#[must_use]
+pub fn repeated_word(word: &[u8]) -> String {
+    let shown = word.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(&shown[..shown.len().min(128)]).replace(['\r', '\n'], " ")
 }

@@ -484,6 +484,8 @@ impl Multiplexer {
                 session.transaction = Transaction::Broken { queuing: false, end: BrokenEnd::Refused };
             }
             (Inspect::Unwatch | Inspect::Discard, true) => session.transaction = Transaction::None,
+            // Older servers stay in the transaction when EXEC has a word too many.
+            (Inspect::Exec, _) if frame.starts_with(b"-ERR wrong number") => {}
             (Inspect::Exec, _) => {
                 let selections = std::mem::take(&mut session.selections);
                 let is_accepted = |index| element(frame, index).is_some_and(|element| element.starts_with(b"+OK"));
