@@ -26,7 +26,7 @@ use std::time::Instant;
 use grammar::Author;
 use random::Random;
 use run::{Ending, Servers, Stream, shown, smallest};
-use support::{Handover, RedisServer, Value};
+use support::{Handover, PATIENCE, RedisServer, Value};
 
 /// In each test: 20,000 in all.
 const STREAMS: u64 = 4000;
@@ -100,25 +100,24 @@ impl Bench {
 
     fn run(&self, seed: u64, clients: usize) -> Vec<Stream> {
         let streams = self.batch(seed, clients);
-        if let Some((client, difference)) = self.servers().compare(&streams, seed) {
+        if let Some((client, difference)) = self.servers().compare(&streams, seed, PATIENCE) {
             let stream = &streams[client];
-            let found = match smallest(&self.servers(), stream) {
-                Some((least, difference)) => {
-                    format!(
-                        "alone, and with the fewest commands:\n{}at {}: {}",
-                        shown(&least),
-                        difference.command,
-                        difference.text
-                    )
-                }
-                None => "not alone: only beside the other clients".to_owned(),
-            };
-            panic!(
-                "DIFFERENTIAL_SEED={seed}, client {client}:\n{}at {}: {}\n{found}",
+            // At once: should the shrinking take too long, this is still there.
+            eprintln!(
+                "DIFFERENTIAL_SEED={seed}, client {client}:\n{}at {}: {}",
                 shown(stream),
                 difference.command,
                 difference.text
             );
+            match smallest(&self.servers(), stream) {
+                Some((least, difference)) => panic!(
+                    "alone, and with the fewest commands:\n{}at {}: {}",
+                    shown(&least),
+                    difference.command,
+                    difference.text
+                ),
+                None => panic!("not alone: only beside the other clients"),
+            }
         }
         streams
     }

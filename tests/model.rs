@@ -75,6 +75,7 @@ proptest! {
         cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES),
         failure_persistence: None,
         max_shrink_iters: 20_000,
+        max_shrink_time: 30_000,
         ..ProptestConfig::default()
     })]
 

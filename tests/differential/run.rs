@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use super::frame::Frame;
 use super::grammar::Words;
@@ -60,6 +61,8 @@ enum Replies {
     All,
 }
 
+/// How long a reply that never comes is waited for while a failure shrinks.
+const SHRINKING_PATIENCE: Duration = Duration::from_secs(2);
 const SEPARATOR: &[u8] = b"that-was-all";
 
 /// What is known of a session without asking.
@@ -153,10 +156,10 @@ struct Side {
 }
 
 impl Side {
-    fn connect(address: SocketAddr) -> Self {
+    fn connect(address: SocketAddr, patience: Duration) -> Self {
         let socket = TcpStream::connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
         socket.set_nodelay(true).expect("an open socket");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a positive bound");
+        socket.set_read_timeout(Some(patience)).expect("a positive bound");
         socket.set_write_timeout(Some(PATIENCE)).expect("a positive bound");
         Self { socket, received: Vec::new(), frames: Vec::new(), messages: Vec::new(), ended: false }
     }
@@ -258,7 +261,7 @@ impl Servers {
     /// Both sides as if fresh.
     fn clean(&self) {
         for address in [self.backend, self.direct] {
-            let mut side = Side::connect(address);
+            let mut side = Side::connect(address, PATIENCE);
             let commands = [
                 "FLUSHALL",
                 "SCRIPT FLUSH",
@@ -278,7 +281,7 @@ impl Servers {
     }
 
     /// Streams of several clients side by side: the first difference, and whose it is.
-    pub(crate) fn compare(&self, streams: &[Stream], order: u64) -> Option<(usize, Difference)> {
+    pub(crate) fn compare(&self, streams: &[Stream], order: u64, patience: Duration) -> Option<(usize, Difference)> {
         self.clean();
         let mut order = Random::new(order);
         let mut clients: Vec<Client<'_>> = streams
@@ -288,8 +291,8 @@ impl Servers {
                 random: stream.cut.map(Random::new),
                 sent: Vec::new(),
                 session: Session::default(),
-                proxied: Side::connect(self.handover),
-                direct: Side::connect(self.direct),
+                proxied: Side::connect(self.handover, patience),
+                direct: Side::connect(self.direct, patience),
                 next: 0,
                 pieces: Vec::new(),
             })
@@ -522,7 +525,9 @@ fn shortened(word: &[u8]) -> String {
 
 /// A stream with as few commands as still make a difference.
 pub(crate) fn smallest(servers: &Servers, stream: &Stream) -> Option<(Stream, Difference)> {
-    let differs = |stream: &Stream| servers.compare(std::slice::from_ref(stream), 0).map(|(_, difference)| difference);
+    let differs = |stream: &Stream| {
+        servers.compare(std::slice::from_ref(stream), 0, SHRINKING_PATIENCE).map(|(_, difference)| difference)
+    };
     let plain = Stream { cut: None, ..stream.clone() };
     let (mut smallest, mut difference) = [plain, stream.clone()]
         .into_iter()
