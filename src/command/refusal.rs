@@ -51,6 +51,16 @@ pub enum Refusal {
     HelloSyntax(String),
     /// An attribute that CLIENT SETINFO does not know.
     UnknownAttribute(String),
+    /// A type of clients that there is not.
+    UnknownClientType(String),
+    /// A user that there is not.
+    NoSuchUser(String),
+    /// A number of arguments that a subcommand of CLIENT cannot have.
+    SubcommandArity(String),
+    /// The backend did not carry out CLIENT UNBLOCK, in its words.
+    UnblockFailed(String),
+    /// CLIENT MAINT_NOTIFICATIONS ON: a proxy in between has none to send.
+    NoNotifications,
     /// A value that CLIENT SETINFO does not take.
     InvalidAttribute(String),
 }
@@ -110,6 +120,17 @@ impl fmt::Display for Refusal {
             Self::Protocol(error) => write_protocol_error(formatter, *error),
             Self::HelloSyntax(option) => write!(formatter, "ERR Syntax error in HELLO option '{option}'"),
             Self::UnknownAttribute(name) => write!(formatter, "ERR Unrecognized option '{name}'"),
+            Self::UnknownClientType(name) => write!(formatter, "ERR Unknown client type '{name}'"),
+            Self::NoSuchUser(name) => write!(formatter, "ERR No such user '{name}'"),
+            Self::SubcommandArity(name) => {
+                write!(formatter, "ERR unknown subcommand or wrong number of arguments for '{name}'. Try CLIENT HELP.")
+            }
+            Self::UnblockFailed(cause) => {
+                write!(formatter, "ERR handover: the backend did not carry out CLIENT UNBLOCK: {cause}")
+            }
+            Self::NoNotifications => {
+                formatter.write_str("ERR handover: maintenance notifications are not sent through the proxy")
+            }
             Self::InvalidAttribute(name) => {
                 write!(formatter, "ERR {name} cannot contain spaces, newlines or special characters.")
             }
@@ -145,9 +166,10 @@ pub fn quoted_name(name: &[u8]) -> String {
     name[..name.len().min(128)].escape_ascii().to_string()
 }
 
-/// A word of the client's as Redis repeats it in an error: up to the first NUL, line ends as spaces; at most 128 bytes.
+/// A client's word for an error text of Redis, which has it as it came up to the first NUL, line ends as spaces;
+/// at most 128 bytes of it.
 #[must_use]
-pub fn repeated_word(word: &[u8]) -> String {
+pub fn printed(word: &[u8]) -> String {
     let shown = word.split(|&byte| byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(&shown[..shown.len().min(128)]).replace(['\r', '\n'], " ")
 }

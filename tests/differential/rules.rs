@@ -112,7 +112,7 @@ const RULES: &[(Rule, &str, &[&str])] = &[
     (
         Rule::Own,
         "answered by Handover itself, also in the name of servers that do not know it",
-        &["client|setinfo", "client|help"],
+        &["client|setinfo", "client|help", "client|maint_notifications"],
     ),
 ];
 
@@ -135,16 +135,11 @@ const REFUSED: &[&str] = &[
     "client|tracking",
     "client|caching",
     "client|no-touch",
-    "client|reply",
-    "client|kill",
-    "client|pause",
-    "client|unpause",
-    "client|unblock",
-    "client|maint_notifications",
 ];
 
 /// Refused by name inside a transaction (contract, section 3).
 const REFUSED_IN_TRANSACTION: &[&str] = &[
+    "client|unpause",
     "subscribe",
     "psubscribe",
     "ssubscribe",
@@ -173,7 +168,6 @@ pub(crate) fn is_refused(words: &Words, in_transaction: bool) -> bool {
     let container = name.split('|').next().unwrap_or_default();
     REFUSED.contains(&name.as_str())
         || container == "module"
-        || (name == "client|list" && words.len() > 2)
         || (in_transaction && REFUSED_IN_TRANSACTION.contains(&name.as_str()))
 }
 
@@ -189,12 +183,11 @@ pub(crate) fn is_said_otherwise(words: &Words, is_subscriber: bool, got: &Frame,
     is_answered && (is_unknown || is_newer) && got.is_error() && !got.line.starts_with(b"-ERR handover")
 }
 
-/// Sent to nobody: in a transaction it would reach the server, whose clients are Handover's own connections.
+/// Sent to nobody.
 pub(crate) fn is_left_out(words: &Words, in_transaction: bool) -> bool {
     let name = name_of(words);
-    let is_of_server = name.starts_with("client|") && is_refused(words, false);
     // Redis 7.0 puts a message to the one who publishes it into the middle of EXEC's array.
-    in_transaction && (is_of_server || name.ends_with("publish"))
+    in_transaction && name.ends_with("publish")
 }
 
 /// A reply with what may rightly differ taken out.

@@ -357,7 +357,10 @@ impl Bench {
                 }
                 Output::CloseLink { link, .. } => self.links.retain(|upstream| upstream.link != link),
                 Output::CloseSession { session, .. } => self.sessions.retain(|known| *known != session),
-                Output::ListClients(session) => self.multiplexer.on_client_list(session, "list\n", self.now),
+                Output::Inquire { session, inquiry } => {
+                    let finding = self.multiplexer.on_inquiry(&inquiry, self.now);
+                    self.multiplexer.on_findings(session, &inquiry, finding, self.now);
+                }
                 Output::Resume(_) | Output::ResumeLink(_) | Output::Report(_) | Output::Unblock { .. } => {}
             }
         }

@@ -411,7 +411,10 @@ impl World {
                 }
                 Output::ResumeLink(_) => {}
                 Output::Report(report) => self.supervisor.inbox.push_back((self.now, 0, report)),
-                Output::ListClients(session) => self.multiplexer.on_client_list(session, "", self.now),
+                Output::Inquire { session, inquiry } => {
+                    let finding = self.multiplexer.on_inquiry(&inquiry, self.now);
+                    self.multiplexer.on_findings(session, &inquiry, finding, self.now);
+                }
                 Output::Unblock { backend, client_id } => {
                     self.unblocks.push((usize::from(backend.0), client_id as u64));
                 }

@@ -79,7 +79,8 @@ impl Multiplexer {
             self.on_subscription_lost(session, key, &mut link, now);
             return 0;
         }
-        let cut = link.streaming.then(|| link.front().and_then(|run| run.session)).flatten();
+        let is_read = |key: &SessionKey| self.sessions.get(*key).is_some_and(|session| !session.reply_mode.is_muted());
+        let cut = link.streaming.then(|| link.front().and_then(|run| run.session)).flatten().filter(is_read);
         let epoch = link.epoch;
         let owner = if let Role::Pin(owner) = link.role { owner } else { None };
         let is_shared = matches!(link.role, Role::Lane | Role::Standby);
@@ -232,7 +233,7 @@ impl Multiplexer {
         let is_one = sent.len() == 1 && sent[0].commands == 1 && !sent[0].begun;
         (is_one || all(|item| item.retry.category <= Category::ReadOnly) || all(|item| item.retry.blind))
             && all(|item| !item.begun)
-            && sent.iter().all(|item| is_permitted(ceiling, item.retry.category))
+            && sent.iter().all(|item| ceiling.permits(item.retry.category))
     }
 
     /// What becomes of one thing that was due.
@@ -490,19 +491,6 @@ fn judge_frame(classified: Classified, frame: &[u8]) -> Retry {
 /// Two requests as one: as unsafe as the worse of them.
 fn join(first: Retry, second: Retry) -> Retry {
     Retry { category: first.category.max(second.category), blind: first.blind && second.blind }
-}
-
-/// Whether the ceiling allows a repeat of this category.
-const fn is_permitted(ceiling: RetryCeiling, category: Category) -> bool {
-    let highest = match ceiling {
-        RetryCeiling::Never => return false,
-        RetryCeiling::ReadOnly => Category::ReadOnly,
-        RetryCeiling::WriteChecked => Category::WriteChecked,
-        RetryCeiling::WriteLastWins => Category::WriteLastWins,
-        RetryCeiling::WriteAccumulating => Category::WriteAccumulating,
-        RetryCeiling::Always => Category::Never,
-    };
-    category as u8 <= highest as u8
 }
 
 fn answer(write: impl FnOnce(&mut BytesMut)) -> Pending {
