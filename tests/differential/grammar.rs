@@ -793,8 +793,8 @@ impl Author<'_> {
             let word = match self.random.below(10) {
                 _ if is_pubsub => self.placeholder('c'),
                 0..4 => self.placeholder('k'),
-                4 => self.placeholder('v'),
-                5 => self.placeholder('f'),
+                4 if !is_timed => self.placeholder('v'),
+                4 | 5 => self.placeholder('f'),
                 6 if !is_timed => self.base.to_string().into_bytes(),
                 6 | 7 => EDGES[self.random.below(EDGES.len())].to_vec(),
                 _ => self.random.one(OPTIONS).as_bytes().to_vec(),
