@@ -924,12 +924,14 @@ impl Author<'_> {
     }
 }
 
-/// Commands after which two servers rightly hold different things: what they take out is random.
+/// Commands after which two servers rightly hold different things, or that show what is each one's own.
 fn parts_ways(command: &Words) -> bool {
     let has = |option: &str| command.iter().any(|word| word.eq_ignore_ascii_case(option.as_bytes()));
     match command[0].to_ascii_lowercase().as_slice() {
         b"spop" => command.len() == 2 || (command.len() == 3 && command[1] != b"none" && command[2] != b"1000"),
         b"sort" => has("BY") && has("STORE"),
+        // Ports and folders.
+        b"config" => has("*"),
         _ => false,
     }
 }
