@@ -233,13 +233,21 @@ impl Terminal {
         Self { child, input, output }
     }
 
-    /// Types a line, and waits for what must be shown after what was shown already.
+    /// Waits until something is shown that was not `before`.
+    #[track_caller]
+    fn wait_for(&self, shown: &str, before: usize) {
+        let is_shown = || self.screen().get(before..).is_some_and(|new| new.contains(shown));
+        assert!(holds_within(PATIENCE, is_shown), "no {shown:?}: {:?}", self.screen());
+    }
+
+    /// Types a command at the prompt; what must be shown then.
     #[track_caller]
     fn expect(&mut self, typed: &str, shown: &str) {
+        // What is typed before there is a prompt is not taken as it is typed at one.
+        wait_until(PATIENCE, || self.screen().ends_with("> "));
         let before = self.screen().len();
-        self.input.write_all(typed.as_bytes()).expect("redis-cli reads its terminal");
-        let is_shown = || self.screen().get(before..).is_some_and(|new| new.contains(shown));
-        assert!(holds_within(PATIENCE, is_shown), "no {shown:?} after {typed:?}: {:?}", self.screen());
+        self.input.write_all(format!("{typed}\r").as_bytes()).expect("redis-cli reads its terminal");
+        self.wait_for(shown, before);
     }
 
     fn screen(&self) -> String {
@@ -258,22 +266,22 @@ impl Drop for Terminal {
 fn redis_cli_on_a_terminal_works_on() {
     let mut pair = Pair::builder().returning().start();
     let mut terminal = Terminal::start(&pair, "");
-    terminal.expect("", "> ");
-    terminal.expect("SET k east\r", "OK");
-    terminal.expect("SELECT 3\r", "[3]> ");
-    terminal.expect("MULTI\r", "(TX)> ");
-    terminal.expect("INCR n\r", "QUEUED");
-    terminal.expect("EXEC\r", "1) (integer) 1");
+    terminal.expect("SET k east", "OK");
+    terminal.expect("SELECT 3", "[3]> ");
+    terminal.expect("MULTI", "(TX)> ");
+    terminal.expect("INCR n", "QUEUED");
+    terminal.expect("EXEC", "1) (integer) 1");
     pair.fail_over();
-    terminal.expect("INCR n\r", "(integer) 1");
-    terminal.expect("CLIENT SETNAME teller\r", "OK");
+    terminal.expect("INCR n", "(integer) 1");
+    terminal.expect("CLIENT SETNAME teller", "OK");
     pair.fail_back();
-    terminal.expect("INCR n\r", "(integer) 2");
-    terminal.expect("CLIENT GETNAME\r", "\"teller\"");
-    terminal.expect("SUBSCRIBE news\r", "\"news\"");
+    terminal.expect("INCR n", "(integer) 2");
+    terminal.expect("CLIENT GETNAME", "\"teller\"");
+    terminal.expect("HELLO 3", "proto");
+    terminal.expect("SUBSCRIBE news", "\"news\"");
     wait_for_subscription(&pair);
     pair.east.command(&["PUBLISH", "news", "from east"]);
-    terminal.expect("", "\"from east\"");
+    terminal.wait_for("\"from east\"", 0);
 }
 
 #[test]
