@@ -10,8 +10,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::admin::console::{self, Console, ConsoleGroup};
 use crate::admin::http::{self, Admin};
-use crate::channels::{BackendId, GroupStatus, Vitals};
+use crate::channels::{BackendId, GroupStatus, Order, Vitals};
 use crate::cli::Exit;
 use crate::command::policy::Policy;
 use crate::config::diff::{Effect, diff};
@@ -61,7 +62,7 @@ struct App {
     lifecycle: Lifecycle,
     /// Cancelled when no new clients are taken.
     draining: CancellationToken,
-    commands: Vec<mpsc::Sender<Command>>,
+    orders: Vec<mpsc::Sender<Order>>,
     statuses: Vec<watch::Receiver<GroupStatus>>,
     ids: Vec<Vec<BackendId>>,
     remaining: Vec<watch::Receiver<usize>>,
@@ -104,6 +105,7 @@ impl App {
     async fn start(config: Config, logging: &Logging) -> Result<Self, Exit> {
         let bound = bind_all(&config).await?;
         let admin = bind_admin(&config).await?;
+        let console = bind_console(&config).await?;
         let lifecycle = Lifecycle::new();
         let draining = CancellationToken::new();
         let (saved, keeper) = open_state(&config, &lifecycle);
@@ -113,19 +115,19 @@ impl App {
             config.groups.iter().map(|_| (0..config.workers).map(|_| Arc::default()).collect()).collect();
 
         let mut parts = Vec::new();
-        let (mut commands, mut statuses) = (Vec::new(), Vec::new());
+        let (mut orders, mut statuses) = (Vec::new(), Vec::new());
         for (group, ids) in config.groups.iter().zip(&ids) {
             let vitals: Vec<Vec<Arc<Vitals>>> =
                 (0..config.workers).map(|_| ids.iter().map(|_| Arc::default()).collect()).collect();
             let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin };
             let control = control::group(group, shared, saved.get(&group.name), keeper.clone());
-            let GroupControl { supervisor, probers, reports, commands: operator, route, status } = control;
+            let GroupControl { supervisor, probers, reports, orders: operator, route, status } = control;
             lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
             for prober in probers {
                 lifecycle.start("control prober", prober.run(lifecycle.stopping()));
             }
             lifecycle.start("announce", announce(status.clone(), lifecycle.stopping()));
-            commands.push(operator);
+            orders.push(operator);
             statuses.push(status);
             parts.push((vitals, reports, route));
         }
@@ -143,6 +145,8 @@ impl App {
             };
             start_admin(&lifecycle, listener, view);
         }
+
+        start_console(&lifecycle, console, console_of(&config, &statuses, &orders, &draining));
 
         let (arrivals, mut receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| mpsc::channel(ARRIVALS_MAX)).unzip();
@@ -189,7 +193,7 @@ impl App {
         start_acceptors(&config, bound, &arrivals, &lifecycle, &draining);
         let alive = is_alive(statuses.clone(), heartbeats, origin);
         lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
-        Ok(Self { config, lifecycle, draining, commands, statuses, ids, remaining, threads, reloads })
+        Ok(Self { config, lifecycle, draining, orders, statuses, ids, remaining, threads, reloads })
     }
 
     /// SIGHUP: weights and the log level at once; the rest is named.
@@ -227,7 +231,8 @@ impl App {
                 if (wanted.weight - backend.weight).abs() > f64::EPSILON {
                     backend.weight = wanted.weight;
                     let command = Command::SetWeight { backend: *id, weight: wanted.weight };
-                    if self.commands[index].send(command).await.is_err() {
+                    let order = Order { command, by: "reload".to_owned(), outcome: None };
+                    if self.orders[index].send(order).await.is_err() {
                         error!(group = group.name, "the supervisor has ended");
                     }
                 }
@@ -329,6 +334,40 @@ fn start_admin(lifecycle: &Lifecycle, listener: AdminSocket, view: Admin) {
     }
 }
 
+async fn bind_console(config: &Config) -> Result<Vec<Bound>, Exit> {
+    let Some(address) = &config.admin.console else { return Ok(Vec::new()) };
+    let listener = Listener { bind: address.clone(), mode: 0o660, sessions: SessionMode::Multiplexed };
+    let bound =
+        Bound::bind(&listener).await.map_err(|error| fail(Exit::CannotBind, "cannot bind the console", &error))?;
+    for socket in &bound {
+        info!(address = socket.address(), "console listening");
+    }
+    Ok(bound)
+}
+
+fn console_of(
+    config: &Config,
+    statuses: &[watch::Receiver<GroupStatus>],
+    orders: &[mpsc::Sender<Order>],
+    draining: &CancellationToken,
+) -> Console {
+    let groups = config.groups.iter().zip(statuses.iter().zip(orders)).map(|(group, (status, orders))| ConsoleGroup {
+        status: status.clone(),
+        orders: orders.clone(),
+        policy: policy_of(group),
+        ceiling: group.retry.ceiling,
+    });
+    Console { groups: groups.collect(), started: SystemTime::now(), draining: draining.clone() }
+}
+
+fn start_console(lifecycle: &Lifecycle, bound: Vec<Bound>, console: Console) {
+    let console = Arc::new(console);
+    for socket in bound {
+        let serving = console::serve(socket, console.clone(), lifecycle.clone(), lifecycle.stopping());
+        lifecycle.start("console", serving);
+    }
+}
+
 type SavedGroups = std::collections::BTreeMap<String, crate::logic::failover::Saved>;
 
 fn open_state(config: &Config, lifecycle: &Lifecycle) -> (SavedGroups, Option<state::Keeper>) {
@@ -406,6 +445,12 @@ fn affordable_clients(wanted: usize) -> usize {
     wanted.min(affordable)
 }
 
+fn policy_of(group: &Group) -> Policy {
+    let lists = &group.commands;
+    let policy = Policy::new(lists.refuse.as_ref(), &lists.deny, &lists.shared);
+    policy.expect("the configuration has checked the lists")
+}
+
 /// A multiplexer's settings: this worker's share of the process's limits.
 pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize) -> Settings {
     let workers = config.workers;
@@ -414,8 +459,6 @@ pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize
         held_bytes_max: config.limits.held_bytes_max / workers,
         ..config.limits.clone()
     };
-    let lists = &group.commands;
-    let policy = Policy::new(lists.refuse.as_ref(), &lists.deny, &lists.shared);
     let first_database = group.backends.first().map(|backend| backend.database);
     let is_same = group.backends.iter().all(|backend| Some(backend.database) == first_database);
     Settings {
@@ -423,7 +466,7 @@ pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize
         retry: group.retry.clone(),
         limits,
         detector: group.detector.clone(),
-        policy: policy.expect("the configuration has checked the lists"),
+        policy: policy_of(group),
         client_id_first: worker as u64 + 1,
         client_id_step: workers as u64,
         connects_per_second: CONNECTS_PER_SECOND / workers as f64,

@@ -11,14 +11,18 @@
 //! | prober → supervisor: [`ProbeReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the prober waits |
 //! | supervisor → prober: immediate re-probe | `Notify`, one a backend | 1 | already asked for |
 //! | supervisor → admin: [`GroupStatus`] | `watch`, one a group | 1, the latest | replaced |
-//! | application → supervisor: operator's `Command` (`logic/failover/event.rs`) | `mpsc`, one a group | `COMMANDS_MAX` in `control/mod.rs` | the one who asks waits |
+//! | console, application → supervisor: [`Order`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
 //! | supervisor → state file: `GroupState` of every group (`control/state.rs`) | `watch` | 1, the latest | replaced: only the latest state is worth keeping |
 //! | acceptor → worker: `Arrival` (`proxy/worker.rs`) | `mpsc`, one a worker | `ARRIVALS_MAX` in `app.rs` | the acceptor waits |
 //! | worker → worker: `Inquiry` for CLIENT LIST (`proxy/hub.rs`) | `mpsc`, one a worker and group | `INQUIRIES_MAX` in `app.rs` | the one who asks waits |
 //! | worker → application: clients that remain at a drain | `watch`, one a worker | 1, the latest | replaced |
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
 
 pub use crate::logic::route::{Availability, BackendId, Phase, Route};
 
@@ -26,6 +30,22 @@ pub use crate::logic::route::{Availability, BackendId, Phase, Route};
 pub const REPORTS_MAX: usize = 1024;
 
 pub use crate::logic::report::{ProbeReport, WorkerId, WorkerReport};
+
+/// Capacity of an operator's orders: they are rare, and the operator waits.
+pub const ORDERS_MAX: usize = 16;
+
+/// An operator's command, and where its outcome goes.
+#[derive(Debug)]
+pub struct Order {
+    /// What is to be done.
+    pub command: Command,
+    /// Who wants it, for the log.
+    pub by: String,
+    /// Told once it is done, in words, or why it is not. A switch is done when it has taken place.
+    pub outcome: Option<oneshot::Sender<Result<String, String>>>,
+}
+
+pub use crate::logic::failover::{Command, Manner};
 
 pub use crate::logic::judged::Judged;
 
@@ -67,6 +87,34 @@ pub struct GroupStatus {
     pub failback_blocked: Option<String>,
     /// Time spent so far without an active that serves.
     pub without_active: Duration,
+    /// When the active became active.
+    pub active_since: Option<SystemTime>,
+    /// Where an operator holds the active, and until when.
+    pub stay: Option<(BackendId, SystemTime)>,
+    /// The latest changes, oldest first.
+    pub events: Arc<VecDeque<EventLine>>,
+}
+
+/// A change of a group's state, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventLine {
+    /// When.
+    pub at: SystemTime,
+    /// What kind: `switched`, `backend_down` …
+    pub kind: &'static str,
+    /// What happened.
+    pub text: String,
+}
+
+/// A health check that was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeLine {
+    /// When it ended.
+    pub at: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// What it found, in words.
+    pub verdict: String,
 }
 
 /// What the admin plane shows of a backend.
@@ -90,4 +138,14 @@ pub struct BackendStatus {
     pub probes: (u64, u64),
     /// The last round's duration.
     pub probe_duration: Duration,
+    /// The latest rounds, oldest first.
+    pub history: VecDeque<ProbeLine>,
+    /// Why it cannot serve, with what was seen.
+    pub fault: Option<String>,
+    /// When its open breaker lets probes decide.
+    pub circuit_until: Option<SystemTime>,
+    /// Since when each probe has been clean.
+    pub clean_since: Option<SystemTime>,
+    /// An operator banned it until then.
+    pub banned_until: Option<SystemTime>,
 }

@@ -165,7 +165,11 @@ fn wrong_lines_and_what_is_said_of_them() {
             "pubsub.publish = 'twice'",
             r#"pubsub.publish = "twice": another way to publish is not supported yet; only "at-most-once" is"#,
         ),
-        ("admin.console = 'unix:///c'", r#"admin.console = "unix:///c": the console is not supported yet; only "" is"#),
+        (
+            "admin.console = '0.0.0.0:9401'",
+            r#"admin.console = "0.0.0.0:9401": has no password: it must be unix:///path or on loopback"#,
+        ),
+        ("admin.console = '127.0.0.1:9400'", r#"admin.console = "127.0.0.1:9400": is taken by admin.http already"#),
         ("identity.mode = 'users'", "identity: identities of clients are not supported yet"),
         ("user = [{ name = 'x' }]", "user: users of Handover's own are not supported yet"),
         ("events.webhook = 'x'", "events: webhooks and commands on events are not supported yet"),
@@ -641,15 +645,15 @@ fn a_failback_by_hand_is_warned_of() {
         let warnings = loaded(&sources(&format!("{lines}\n{MINIMAL}"))).warnings;
         warnings.into_iter().filter(|warning| warning.contains("failback")).collect::<Vec<_>>()
     };
-    let warning =
-        |path: &str| format!("{path}: there is no console yet for an operator to say so, so it acts as \"never\"");
+    let warning = |path: &str| format!("{path}: without admin.console nobody can order it, so it acts as \"never\"");
     assert_eq!(failback_warnings("failover.failback = 'manual'"), [warning("failover.failback")]);
     // Once where it is written, not again for each group that takes it over.
     let both = "failover.failback = 'manual'\ngroup.default.failover.hold = '2s'";
     assert_eq!(failback_warnings(both), [warning("failover.failback")]);
     let own = "group.default.failover.failback = 'manual'";
     assert_eq!(failback_warnings(own), [warning("group.default.failover.failback")]);
-    for other in ["", "failover.failback = 'auto'", "failover.failback = 'never'"] {
+    let by_console = "failover.failback = 'manual'\nadmin.console = '127.0.0.1:9401'";
+    for other in ["", "failover.failback = 'auto'", "failover.failback = 'never'", by_console] {
         assert_eq!(failback_warnings(other), [""; 0], "{other}");
     }
 }

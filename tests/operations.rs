@@ -187,7 +187,7 @@ fn sighup_takes_weights_and_the_log_level() {
     handover.signal(Signal::HUP);
     handover.wait_for_log(|line| line.message() == "configuration reloaded", PATIENCE);
     wait_until(PATIENCE, || handover.metric("handover_backend_active", &[("backend", "west")]) == 1.0);
-    assert_eq!(handover.metric("handover_backend_weight", &[("backend", "east")]), 0.5);
+    handover.expect_metric("handover_backend_weight", &[("backend", "east")], 0.5);
     assert_eq!(client.command(&["INCR", "n"]), Value::Integer(1));
 
     let text = std::fs::read_to_string(&path).unwrap();
@@ -218,7 +218,7 @@ fn http_tells_the_truth_before_and_after_a_switch() {
     wait_until(PATIENCE, || is_up("east") && is_up("west"));
     let status = || -> serde_json::Value { serde_json::from_str(&handover.http_get("/status").body).expect("JSON") };
     assert_eq!(handover.http_get("/healthz").status, 200);
-    assert_eq!(handover.http_get("/readyz").status, 200);
+    handover.expect_ready();
     assert_eq!(handover.http_get("/nothing").status, 404);
     assert_eq!(status()["groups"][0]["active"], "east");
     let mut clients: Vec<RawClient> = (0..5).map(|_| handover.client()).collect();
@@ -245,15 +245,15 @@ fn http_tells_the_truth_before_and_after_a_switch() {
     assert_eq!(group["switches"].as_array().map(Vec::len), Some(2), "{group}");
     assert_eq!(group["backends"][0]["healthy"], false);
     assert_eq!(group["backends"][1]["active"], true);
-    assert_eq!(handover.metric("handover_epoch", &[]), 2.0);
-    assert_eq!(handover.metric("handover_switches_total", &[("from", "east"), ("to", "west")]), 1.0);
+    handover.expect_metric("handover_epoch", &[], 2.0);
+    handover.expect_metric("handover_switches_total", &[("from", "east"), ("to", "west")], 1.0);
     wait_until(PATIENCE, || handover.metric("handover_backend_connections", &[("backend", "east")]) == 0.0);
     assert!(handover.metric("handover_backend_connections", &[("backend", "west")]) >= 1.0);
-    assert_eq!(handover.http_get("/readyz").status, 200);
+    handover.expect_ready();
     clients.clear();
     wait_until(PATIENCE, || handover.metric("handover_clients", &[]) == 0.0);
     wait_until(PATIENCE, || handover.metric("handover_clients_closed_total", &[]) == 5.0);
-    assert_eq!(handover.metric("handover_clients_accepted_total", &[]), 5.0);
+    handover.expect_metric("handover_clients_accepted_total", &[], 5.0);
     wait_until(PATIENCE, || handover.metric("handover_inflight", &[]) == 0.0);
 }
 
@@ -285,7 +285,7 @@ fn the_line_of_a_switch_adds_up() {
     let fates = ["moved", "repeated", "rearmed", "uncertain", "not_applied", "aborted", "gone"];
     assert_eq!(count("in_flight"), fates.into_iter().map(count).sum::<u64>(), "{}", line.text);
     assert_eq!(count("uncertain"), uncertain, "{}", line.text);
-    assert_eq!(handover.metric("handover_uncertain_total", &[]), uncertain as f64);
+    handover.expect_metric("handover_uncertain_total", &[], uncertain as f64);
     assert!(uncertain > 0, "{replies:?}");
     for name in ["group", "to", "reason", "cause"] {
         assert!(!line.field(name).is_empty(), "{name} in {}", line.text);

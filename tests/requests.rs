@@ -355,7 +355,7 @@ fn headers_without_end_are_closed_at_the_second() {
         answer.escape_ascii()
     );
     assert_eq!(pair.handover.client().command(&["PING"]), Value::Simple("PONG".into()));
-    assert_eq!(closed(&pair.handover, "protocol_error"), 1.0);
+    expect_closed(&pair.handover, "protocol_error", 1.0);
 }
 
 /// Row 13: a name of 64 KiB is an unknown command, and its error is no longer than Redis's.
@@ -388,8 +388,8 @@ fn http_is_closed_before_anything_is_forwarded() {
         assert!(answer.is_empty() || is_get && answer.starts_with(b"-ERR"), "{request:?}: {}", answer.escape_ascii());
     }
     assert_eq!(pair.backend.command(&["EXISTS", "http"]).integer(), 0);
-    assert_eq!(closed(&pair.handover, "foreign_protocol"), 5.0);
-    assert_eq!(pair.handover.metric("handover_protocol_errors_total", &[("class", "client_foreign")]), 5.0);
+    expect_closed(&pair.handover, "foreign_protocol", 5.0);
+    pair.handover.expect_metric("handover_protocol_errors_total", &[("class", "client_foreign")], 5.0);
     pair.handover.wait_for_log(|line| line.text.contains("HTTP or TLS"), PATIENCE);
     let warnings = pair.handover.log().iter().filter(|line| line.text.contains("HTTP or TLS")).count();
     assert_eq!(warnings, 1, "one warning a second");
@@ -605,10 +605,9 @@ fn the_protocol_version_changes_exactly_there() {
     }
 }
 
-fn closed(handover: &Handover, reason: &str) -> f64 {
-    let count = || handover.metric("handover_clients_closed_total", &[("reason", reason)]);
-    wait_until(PATIENCE, || count() > 0.0);
-    count()
+#[track_caller]
+fn expect_closed(handover: &Handover, reason: &str, count: f64) {
+    handover.expect_metric("handover_clients_closed_total", &[("reason", reason)], count);
 }
 
 fn resident_bytes(handover: &Handover) -> u64 {

@@ -394,8 +394,7 @@ fn without_any_backend_commands_are_held_and_then_refused() {
     assert_eq!(world.handover.http_get("/readyz").status, 503);
     world.west.restart();
     wait_until(PATIENCE, || client.command(&["INCR", "n"]) == Value::Integer(1));
-    // Commands may be answered a moment before the control plane has said so.
-    wait_until(PATIENCE, || world.handover.http_get("/readyz").status == 200);
+    world.handover.expect_ready();
 }
 
 /// A burst of which something was applied must not say LOADING: clients would repeat all of it.

@@ -1,7 +1,7 @@
 //! What operators see, from outside: metrics, health and status over HTTP, the log, signals, systemd's socket.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
@@ -34,6 +34,11 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         last_verdict: if healthy { "good" } else { "connection refused\nby \"it\"" }.to_owned(),
         probes: (10, 3),
         probe_duration: Duration::from_micros(1_500),
+        history: VecDeque::new(),
+        fault: None,
+        circuit_until: None,
+        clean_since: None,
+        banned_until: None,
     }
 }
 
@@ -48,6 +53,9 @@ fn group(name: &str, backends: Vec<BackendStatus>) -> GroupStatus {
         last_switch: Some((Duration::from_millis(250), Duration::from_millis(5))),
         failback_blocked: Some("flap guard: 3 switches in 10m".to_owned()),
         without_active: Duration::from_millis(1_250),
+        active_since: None,
+        stay: None,
+        events: Arc::default(),
     }
 }
 

@@ -1,5 +1,6 @@
-//! The admin plane: metrics, health and status over HTTP. It owns nothing: it asks and shows.
+//! The admin plane: metrics, health and status over HTTP, and the operator's console. It owns nothing: it asks and shows.
 
 mod connections;
+pub mod console;
 pub mod http;
 pub mod status;

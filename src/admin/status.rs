@@ -84,7 +84,21 @@ impl<'a> Status<'a> {
         page
     }
 
+    /// The page without its last lines, which are about HTTP.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut summary = String::new();
+        self.write_summary(&mut summary).expect("a string takes everything");
+        summary
+    }
+
     fn write_page(&self, page: &mut String) -> std::fmt::Result {
+        self.write_summary(page)?;
+        writeln!(page, "\n/healthz  the process lives\n/readyz   every group has an active backend that serves")?;
+        writeln!(page, "/status   this page as JSON\n/metrics  for Prometheus")
+    }
+
+    fn write_summary(&self, page: &mut String) -> std::fmt::Result {
         let state = match (self.draining, self.ready) {
             (true, _) => "draining",
             (false, true) => "ready",
@@ -94,8 +108,7 @@ impl<'a> Status<'a> {
         for group in &self.groups {
             group.write_page(page)?;
         }
-        writeln!(page, "\n/healthz  the process lives\n/readyz   every group has an active backend that serves")?;
-        writeln!(page, "/status   this page as JSON\n/metrics  for Prometheus")
+        Ok(())
     }
 }
 
@@ -198,7 +211,7 @@ fn name_of(group: &GroupStatus, id: BackendId) -> Option<&str> {
 }
 
 /// Backends speak in verdicts and roles: nothing of theirs may move the cursor of a terminal.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 

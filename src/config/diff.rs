@@ -102,10 +102,12 @@ struct Facts {
 
 impl Facts {
     fn of(config: &Config) -> Self {
-        let Config { workers, groups, limits, admin: Admin { http }, log: Log { level, format }, state_file } = config;
+        let Config { workers, groups, limits, admin: Admin { http, console }, log: Log { level, format }, state_file } =
+            config;
         let mut facts = Self::default();
         facts.put("runtime.workers", workers);
         facts.put("admin.http", optional(http.as_ref()));
+        facts.put("admin.console", optional(console.as_ref()));
         facts.put("log.level", level.to_string().to_lowercase());
         facts.put("log.format", name_of(format));
         facts.put("failover.state_file", optional(state_file.as_ref().map(|path| path.display())));

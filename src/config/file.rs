@@ -12,7 +12,7 @@ use super::address::{BackendUrl, clash, is_local, parse_backend_url, parse_bind,
 use super::preset::{self, GroupSettings, PRESETS, Preset};
 use super::problem::Problems;
 use super::section::{Choices, Notes, Section, closest};
-use super::sources::Sources;
+use super::sources::{RUNTIME_DIRECTORY, STATE_DIRECTORY, Sources};
 use super::values::format_duration;
 use super::{
     Address, Admin, Backend, BackendOverrides, CommandLists, Config, Credential, Group, Listener, Loaded, Log,
@@ -142,7 +142,7 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
     });
     let mut limits = preset::limits();
     root.child("limits", |section| limit_table(section, &mut limits));
-    let admin = root.child("admin", admin);
+    let admin = root.child("admin", |section| admin(section, sources));
     let log = root.child("log", log);
     let mut groups = Groups::new(base);
     root.named("group", |name, section| groups.read_own(name, section));
@@ -150,7 +150,7 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
     root.each("backend", |index, section| groups.read_backend(index, section));
     reserved(&mut root);
     root.finish();
-    groups.check(admin.http.as_ref(), notes);
+    groups.check(&admin, notes);
     Config { workers, groups: groups.into_groups(), limits, admin, log, state_file }
 }
 
@@ -228,11 +228,7 @@ fn breaker(section: &mut Section<'_>, into: &mut BreakerSettings) {
 fn failover(section: &mut Section<'_>, into: &mut FailoverSettings) {
     section.duration("hold", Duration::ZERO, &mut into.hold);
     section.duration("drain", SHORTEST, &mut into.drain);
-    if section.choice("failback", FAILBACKS, &mut into.failback) && into.failback == Failback::Manual {
-        let message = "there is no console yet for an operator to say so, so it acts as \"never\"";
-        let path = section.path_of("failback");
-        section.notes.warn(&path, message);
-    }
+    section.choice("failback", FAILBACKS, &mut into.failback);
     section.duration("failback_hold", Duration::ZERO, &mut into.failback_hold);
     section.share("failback_jitter", JITTER_MAX, &mut into.failback_jitter);
     section.count("switches_max", 1, &mut into.switches_max);
@@ -250,7 +246,7 @@ fn state_file(section: &mut Section<'_>, sources: &Sources) -> Option<PathBuf> {
         return Some(path);
     }
     // systemd separates several directories by colons; the first is the unit's own.
-    let directory = sources.variable("STATE_DIRECTORY").and_then(|list| list.split(':').next());
+    let directory = sources.variable(STATE_DIRECTORY).and_then(|list| list.split(':').next());
     if directory.is_none() {
         let message = "neither it nor $STATE_DIRECTORY is set, so nothing survives a restart: \
             neither the last active nor epochs and breakers";
@@ -341,14 +337,28 @@ fn limit_table(section: &mut Section<'_>, into: &mut LimitSettings) {
     }
 }
 
-fn admin(section: &mut Section<'_>) -> Admin {
+/// The console's socket in the runtime directory.
+const CONSOLE_SOCKET: &str = "console.sock";
+
+fn admin(section: &mut Section<'_>, sources: &Sources) -> Admin {
     let http = section.text("http", |text| if text.is_empty() { Ok(None) } else { parse_http(text).map(Some) });
     let http = http.unwrap_or_else(|| Some(Address::Tcp("127.0.0.1".to_owned(), 9400)));
     if http.as_ref().is_some_and(|address| !is_local(address)) {
         section.notes.warn("admin.http", "is beyond loopback, where everybody who reaches it can read the metrics");
     }
-    section.only("console", "", "the console");
-    Admin { http }
+    let console =
+        section.text("console", |text| if text.is_empty() { Ok(None) } else { parse_console(text).map(Some) });
+    let folder = sources.variable(RUNTIME_DIRECTORY).and_then(|list| list.split(':').next());
+    let console = console.unwrap_or_else(|| folder.map(|folder| Address::Unix(Path::new(folder).join(CONSOLE_SOCKET))));
+    Admin { http, console }
+}
+
+/// The console has no password: whoever reaches it decides which backend serves.
+fn parse_console(text: &str) -> Result<Address, String> {
+    match parse_bind(text)? {
+        address if is_local(&address) => Ok(address),
+        _ => Err("has no password: it must be unix:///path or on loopback".to_owned()),
+    }
 }
 
 fn parse_http(text: &str) -> Result<Address, String> {
@@ -481,10 +491,13 @@ impl Groups {
     }
 
     /// The checks that span several tables.
-    fn check(&mut self, http: Option<&Address>, notes: &mut Notes) {
+    fn check(&mut self, admin: &Admin, notes: &mut Notes) {
         self.check_members(notes);
         self.check_names(notes);
-        self.check_binds(http, notes);
+        self.check_binds(admin, notes);
+        if admin.console.is_none() {
+            self.warn_of_failbacks_by_hand(notes);
+        }
         if self.names.iter().any(|name| !self.own.contains_key(name)) || self.names.is_empty() {
             check_settings("", &mut self.base, notes);
         }
@@ -499,6 +512,18 @@ impl Groups {
                 let message = format!("is too long for a hold of {}: {}", format_duration(hold), hold_rule(health));
                 notes.problem(&format!("{}.health.timeout", read.path), quoted(health.timeout), message);
             }
+        }
+    }
+
+    /// Nobody can say so without a console.
+    fn warn_of_failbacks_by_hand(&self, notes: &mut Notes) {
+        let is_manual = |settings: &GroupSettings| settings.failover.failback == Failback::Manual;
+        let message = "without admin.console nobody can order it, so it acts as \"never\"";
+        if is_manual(&self.base) {
+            return notes.warn("failover.failback", message);
+        }
+        for (name, _) in self.own.iter().filter(|(_, (settings, _))| is_manual(settings)) {
+            notes.warn(&format!("group.{name}.failover.failback"), message);
         }
     }
 
@@ -549,8 +574,14 @@ impl Groups {
         }
     }
 
-    fn check_binds(&self, http: Option<&Address>, notes: &mut Notes) {
-        let mut earlier: Vec<(&str, &Address)> = http.map(|address| ("admin.http", address)).into_iter().collect();
+    fn check_binds(&self, admin: &Admin, notes: &mut Notes) {
+        let mut earlier: Vec<(&str, &Address)> = admin.http.iter().map(|address| ("admin.http", address)).collect();
+        if let Some(console) = &admin.console {
+            if earlier.iter().any(|(_, address)| clash(address, console)) {
+                notes.problem("admin.console", Some(format!("\"{console}\"")), "is taken by admin.http already");
+            }
+            earlier.push(("admin.console", console));
+        }
         for read in &self.listeners {
             let Some(listener) = &read.listener else { continue };
             if let Some((path, _)) = earlier.iter().find(|(_, address)| clash(address, &listener.bind)) {

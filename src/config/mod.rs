@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use problem::{Problem, Problems};
 pub use sources::Sources;
-pub use values::{format_duration, format_size};
+pub use values::{format_duration, format_size, parse_duration};
 
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
@@ -215,6 +215,8 @@ impl fmt::Debug for Credential {
 pub struct Admin {
     /// Metrics, `/healthz`, `/readyz`; `None`: off.
     pub http: Option<Address>,
+    /// The operator's console; `None`: off. It has no password, so it is a Unix socket or on loopback.
+    pub console: Option<Address>,
 }
 
 /// Logging (`[log]`).

@@ -11,7 +11,9 @@ use super::section::Notes;
 /// Variables that begin so are settings: `HANDOVER__HEALTH__INTERVAL=250ms`.
 const VARIABLE_PREFIX: &str = "HANDOVER__";
 /// The variable of systemd that `failover.state_file` falls back to.
-const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+pub(super) const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+/// The variable of systemd below which the console's socket is.
+pub(super) const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
 /// Where the file is looked for when none is named.
 const SEARCH: [&str; 2] = ["./handover.toml", "/etc/handover/handover.toml"];
 
@@ -43,7 +45,8 @@ impl Sources {
     /// This is the only place that reads them.
     #[must_use]
     pub fn of_process() -> Self {
-        let wanted = |name: &str| name.starts_with(VARIABLE_PREFIX) || name == STATE_DIRECTORY;
+        let wanted =
+            |name: &str| name.starts_with(VARIABLE_PREFIX) || [STATE_DIRECTORY, RUNTIME_DIRECTORY].contains(&name);
         let variables = std::env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok().filter(|name| wanted(name))?;
             Some((name, value.to_string_lossy().into_owned()))

@@ -16,7 +16,10 @@ const SIZE_UNITS: [(&str, usize); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("Gi
 const FRACTION_DIGITS_MAX: usize = 9;
 
 /// Reads `500ms`, `1.5s`, `2m`, `1h`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// Says what a duration looks like.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let hint = || DURATION_HINT.to_owned();
     let split = text.find(|c: char| c.is_ascii_alphabetic());
     let Some(split) = split else {

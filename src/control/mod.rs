@@ -3,6 +3,8 @@
 //! [`group`] builds what one group needs; the caller starts [`Supervisor::run`] and each [`Prober::run`].
 
 pub mod checks;
+mod chronicle;
+mod observed;
 pub mod prober;
 pub mod state;
 pub mod supervisor;
@@ -16,15 +18,12 @@ use tokio::sync::{Notify, mpsc, watch};
 
 pub use self::prober::Prober;
 pub use self::supervisor::Supervisor;
-use crate::channels::{BackendId, GroupStatus, REPORTS_MAX, Route, Vitals, WorkerReport};
+use crate::channels::{BackendId, GroupStatus, ORDERS_MAX, Order, REPORTS_MAX, Route, Vitals, WorkerReport};
 use crate::config::Group;
 use crate::control::checks::Checker;
 use crate::control::state::Keeper;
-use crate::logic::failover::{Command, Saved};
+use crate::logic::failover::Saved;
 use crate::logic::health::Cadence;
-
-/// Capacity of an operator's commands: they are rare, and the operator waits.
-const COMMANDS_MAX: usize = 16;
 
 /// The tasks of one group, and the ends of its channels that others hold.
 pub struct GroupControl {
@@ -35,7 +34,7 @@ pub struct GroupControl {
     /// For the workers.
     pub reports: mpsc::Sender<WorkerReport>,
     /// For operators.
-    pub commands: mpsc::Sender<Command>,
+    pub orders: mpsc::Sender<Order>,
     /// For the workers.
     pub route: watch::Receiver<Route>,
     /// For the admin plane.
@@ -57,7 +56,7 @@ pub struct Shared {
 pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Option<Keeper>) -> GroupControl {
     let (reports, worker_reports) = mpsc::channel(REPORTS_MAX);
     let (probe_reports, probes) = mpsc::channel(REPORTS_MAX);
-    let (commands, operator) = mpsc::channel(COMMANDS_MAX);
+    let (orders, operator) = mpsc::channel(ORDERS_MAX);
     let (route_sender, route) = watch::channel(Route::unknown());
     let asks: Vec<Arc<Notify>> = group.backends.iter().map(|_| Arc::new(Notify::new())).collect();
     let probers = group
@@ -79,7 +78,7 @@ pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Optio
         .collect();
     let ends = supervisor::Ends { reports: worker_reports, probes, operator, route: route_sender, asks, keeper };
     let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
-    GroupControl { supervisor, probers, reports, commands, route, status }
+    GroupControl { supervisor, probers, reports, orders, route, status }
 }
 
 /// The time, by the runtime's clock, which tests may stop.

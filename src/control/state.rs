@@ -29,6 +29,17 @@ struct GroupState {
     saved_at_unix_ms: u64,
     #[serde(default)]
     breakers: Vec<BreakerState>,
+    #[serde(default)]
+    stay: Option<Term>,
+    #[serde(default)]
+    bans: Vec<Term>,
+}
+
+/// What an operator asked for, for a time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Term {
+    backend: String,
+    left_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -181,6 +192,8 @@ impl GroupState {
             epoch: saved.epoch,
             saved_at_unix_ms,
             breakers: saved.breakers.iter().map(breaker).collect(),
+            stay: saved.stay.as_ref().map(Term::of),
+            bans: saved.bans.iter().map(Term::of).collect(),
         }
     }
 
@@ -192,7 +205,23 @@ impl GroupState {
             grace: Duration::from_millis(breaker.grace_ms),
             left: Duration::from_millis(breaker.left_ms.saturating_sub(passed)),
         };
-        Saved { active: self.active.clone(), epoch: self.epoch, breakers: self.breakers.iter().map(breaker).collect() }
+        Saved {
+            active: self.active.clone(),
+            epoch: self.epoch,
+            breakers: self.breakers.iter().map(breaker).collect(),
+            stay: self.stay.as_ref().map(|term| term.saved(passed)),
+            bans: self.bans.iter().map(|term| term.saved(passed)).collect(),
+        }
+    }
+}
+
+impl Term {
+    fn of((backend, left): &(String, Duration)) -> Self {
+        Self { backend: backend.clone(), left_ms: millis(*left) }
+    }
+
+    fn saved(&self, passed_ms: u64) -> (String, Duration) {
+        (self.backend.clone(), Duration::from_millis(self.left_ms.saturating_sub(passed_ms)))
     }
 }
 
@@ -204,7 +233,8 @@ mod tests {
 
     fn saved(active: &str) -> Saved {
         let breaker = SavedBreaker { backend: "east".into(), grace: SECOND * 60, left: SECOND * 30 };
-        Saved { active: Some(active.into()), epoch: 7, breakers: vec![breaker] }
+        let (stay, bans) = (Some((active.into(), SECOND * 30)), vec![("east".into(), SECOND * 20)]);
+        Saved { active: Some(active.into()), epoch: 7, breakers: vec![breaker], stay, bans }
     }
 
     #[tokio::test]
@@ -230,6 +260,8 @@ mod tests {
         let state = GroupState::of(&saved("west"), 100_000);
         assert_eq!(state.saved(110_000).breakers[0].left, SECOND * 20);
         assert_eq!(state.saved(900_000).breakers[0].left, Duration::ZERO);
+        assert_eq!(state.saved(110_000).stay, Some(("west".into(), SECOND * 20)));
+        assert_eq!(state.saved(900_000).bans, [("east".into(), Duration::ZERO)]);
         assert_eq!(state.saved(50_000).breakers[0].left, SECOND * 30, "the clock went back");
     }
 

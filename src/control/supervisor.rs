@@ -1,23 +1,20 @@
 //! The sole owner of a group's decision: feeds the machine, and carries out what it says.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::{
-    Availability, BackendId, BackendStatus, GroupStatus, ProbeReport, ProbeVerdict, Route, Vitals, WorkerReport,
-};
+use crate::channels::{Availability, BackendId, GroupStatus, Order, ProbeReport, Route, Vitals, WorkerReport};
 use crate::config::Group;
+use crate::control::chronicle::Chronicle;
+use crate::control::observed::{Clock, Observed};
 use crate::control::state::Keeper;
 use crate::control::{Shared, now};
 use crate::logic::detector::{Reading, Sample};
-use crate::logic::failover::{
-    BackendSpec, Command, Event, Failover, GroupSettings, MemberView, Output, Reason, Saved, Switched,
-};
+use crate::logic::failover::{BackendSpec, Command, Event, Failover, GroupSettings, Output, Reason, Saved};
 
 /// The vitals are read so often in one hang timeout, within these bounds.
 const LOOKS_PER_HANG: u32 = 20;
@@ -26,11 +23,14 @@ const TICK_MAX: Duration = Duration::from_millis(50);
 /// While nobody serves, the status is renewed so often.
 const STATUS_MAX_AGE: Duration = Duration::from_secs(1);
 
+/// Where the outcome of an operator's order goes.
+type Outcome = oneshot::Sender<Result<String, String>>;
+
 /// The supervisor's ends of the channels.
 pub(super) struct Ends {
     pub(super) reports: mpsc::Receiver<WorkerReport>,
     pub(super) probes: mpsc::Receiver<ProbeReport>,
-    pub(super) operator: mpsc::Receiver<Command>,
+    pub(super) operator: mpsc::Receiver<Order>,
     pub(super) route: watch::Sender<Route>,
     pub(super) asks: Vec<Arc<Notify>>,
     pub(super) keeper: Option<Keeper>,
@@ -46,18 +46,10 @@ pub struct Supervisor {
     tick: Duration,
     next_tick: Instant,
     observed: Vec<Observed>,
-    switches: BTreeMap<(String, String, String), u64>,
-    last_switch: Option<(Duration, Duration)>,
+    chronicle: Chronicle,
+    /// Who waits for a planned switch to end, and its target.
+    switching: Option<(BackendId, Outcome)>,
     status_at: Instant,
-}
-
-/// What probes showed of a backend, for the status.
-struct Observed {
-    name: String,
-    role: String,
-    last_verdict: String,
-    probes: (u64, u64),
-    probe_duration: Duration,
 }
 
 /// Why the supervisor woke.
@@ -65,7 +57,7 @@ enum Wake {
     Stop,
     Report(WorkerReport),
     Probe(ProbeReport),
-    Operator(Command),
+    Operator(Order),
     Time,
 }
 
@@ -92,7 +84,9 @@ impl Supervisor {
         };
         let machine = Failover::new(start, settings, specs.collect(), shared.vitals.len(), saved);
         let observed: Vec<Observed> = group.backends.iter().map(|backend| Observed::new(&backend.name)).collect();
-        let first = status_of(&group.name, &machine, &observed, start);
+        let names = shared.ids.iter().copied().zip(group.backends.iter().map(|backend| backend.name.clone()));
+        let chronicle = Chronicle::new(&group.name, names.collect());
+        let first = status_of(&chronicle, &machine, &observed, start);
         let (status, receiver) = watch::channel(first);
         let supervisor = Self {
             name: group.name.clone(),
@@ -103,8 +97,8 @@ impl Supervisor {
             tick: (group.detector.hang_timeout / LOOKS_PER_HANG).clamp(TICK_MIN, TICK_MAX),
             next_tick: start,
             observed,
-            switches: BTreeMap::new(),
-            last_switch: None,
+            chronicle,
+            switching: None,
             status_at: start,
         };
         (supervisor, receiver)
@@ -130,7 +124,7 @@ impl Supervisor {
             () = stop.cancelled() => Wake::Stop,
             Some(report) = self.ends.reports.recv() => Wake::Report(report),
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
-            Some(command) = self.ends.operator.recv() => Wake::Operator(command),
+            Some(order) = self.ends.operator.recv() => Wake::Operator(order),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
         }
     }
@@ -156,8 +150,8 @@ impl Supervisor {
                 self.machine.on_probe(now, &report);
                 true
             }
-            Wake::Operator(command) => {
-                self.machine.on_operator(now, command);
+            Wake::Operator(order) => {
+                self.obey(now, order);
                 true
             }
             Wake::Time => {
@@ -165,6 +159,41 @@ impl Supervisor {
                 false
             }
         }
+    }
+
+    /// Carries out an operator's order, and leaves a trace of who gave it.
+    fn obey(&mut self, now: Instant, Order { command, by, outcome }: Order) {
+        let what = self.chronicle.describe(&command);
+        let result = self.machine.on_operator(now, command);
+        let group = self.name.as_str();
+        match &result {
+            Ok(()) => tracing::info!(group, by, order = what, "operator"),
+            Err(why) => tracing::warn!(group, by, order = what, %why, "operator's order refused"),
+        }
+        let Some(outcome) = outcome else { return };
+        let target = match command {
+            Command::Switch { to, .. } => Some(to),
+            Command::Stay { backend, .. } => Some(backend).filter(|_| !self.machine.is_settled()),
+            _ => None,
+        };
+        match (result, target) {
+            (Ok(()), Some(to)) => self.switching = Some((to, outcome)),
+            // Who asked may have gone: the order stands.
+            (result, _) => drop(outcome.send(result.map(|()| what).map_err(|why| why.to_string()))),
+        }
+    }
+
+    /// Tells who waits for a switch how it ended.
+    fn tell(&mut self, event: &Event) {
+        let ended = match event {
+            Event::Switched(switched) if switched.reason != Reason::Start => Some((switched.to, true)),
+            Event::SwitchCalledOff { to, .. } => Some((*to, false)),
+            _ => None,
+        };
+        let Some((to, has_switched)) = ended else { return };
+        let Some((_, outcome)) = self.switching.take_if(|(target, _)| *target == to || has_switched) else { return };
+        let text = self.chronicle.last_text();
+        let _ = outcome.send(if has_switched { Ok(text) } else { Err(text) });
     }
 
     /// Reads the vitals of all workers.
@@ -192,7 +221,10 @@ impl Supervisor {
                         self.ends.asks[index].notify_one();
                     }
                 }
-                Output::Log(event) => self.log(&event),
+                Output::Log(event) => {
+                    self.chronicle.tell(&event);
+                    self.tell(&event);
+                }
                 Output::Persist(saved) => {
                     if let Some(keeper) = &self.ends.keeper {
                         keeper.keep(&self.name, &saved);
@@ -209,11 +241,7 @@ impl Supervisor {
 
     fn publish_status(&mut self, now: Instant) {
         self.status_at = now;
-        let switches = self.switches.iter();
-        let switches =
-            switches.map(|((from, to, reason), count)| (from.clone(), to.clone(), reason.clone(), *count)).collect();
-        let status = status_of(&self.name, &self.machine, &self.observed, now);
-        self.status.send_replace(GroupStatus { switches, last_switch: self.last_switch, ..status });
+        self.status.send_replace(status_of(&self.chronicle, &self.machine, &self.observed, now));
     }
 
     fn observe(&mut self, report: &ProbeReport) {
@@ -225,174 +253,27 @@ impl Supervisor {
     fn index(&self, backend: BackendId) -> Option<usize> {
         self.shared.ids.iter().position(|id| *id == backend)
     }
-
-    fn name_of(&self, backend: BackendId) -> &str {
-        self.index(backend).map_or("?", |index| &self.observed[index].name)
-    }
-
-    /// One line for each change of state.
-    fn log(&mut self, event: &Event) {
-        let group = self.name.as_str();
-        match event {
-            Event::Switched(switched) => self.log_switch(switched),
-            Event::SwitchCalledOff { to, why, retry_in } => {
-                let to = self.name_of(*to);
-                tracing::warn!(group, to, %why, ?retry_in, "planned switch called off");
-            }
-            Event::BackendUp { backend } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, "backend is healthy");
-            }
-            Event::BackendDown { backend, fault } => {
-                let backend = self.name_of(*backend);
-                tracing::warn!(group, backend, reason = %fault.reason, cause = fault.cause, "backend is unhealthy");
-            }
-            Event::BreakerOpened { backend, grace } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, ?grace, "breaker opened");
-            }
-            Event::BreakerHalfOpen { backend } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, "breaker is half-open: probes decide");
-            }
-            Event::BreakerClosed { backend } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, "breaker closed");
-            }
-            Event::ProbeWarning { backend, warning: Some(warning) } => {
-                let backend = self.name_of(*backend);
-                tracing::warn!(group, backend, warning, "the health check tells less than it should");
-            }
-            Event::ProbeWarning { backend, warning: None } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, "the health check tells all again");
-            }
-            Event::NoneHealthy => tracing::error!(group, "no backend is healthy: staying on the last active"),
-            Event::Refusing => tracing::error!(group, "no backend is healthy: commands are refused at once"),
-            Event::Recovered { backend, after } => {
-                let backend = self.name_of(*backend);
-                tracing::warn!(group, backend, ?after, "a backend can serve again");
-            }
-            Event::FailbackBlocked { reason: Some(reason) } => {
-                tracing::info!(group, %reason, "a heavier backend is healthy but not returned to");
-            }
-            Event::FailbackBlocked { reason: None } => tracing::debug!(group, "failback is no longer blocked"),
-            Event::WorkersLate { missing } => {
-                tracing::error!(group, missing, "workers did not acknowledge a switch in time");
-            }
-            Event::WeightChanged { backend, weight } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, weight, "weight changed");
-            }
-            Event::CommandRefused { command, why } => tracing::warn!(group, ?command, %why, "command refused"),
-        }
-    }
-
-    fn log_switch(&mut self, switched: &Switched) {
-        let from = switched.from.map_or("none", |from| self.name_of(from)).to_owned();
-        let to = self.name_of(switched.to).to_owned();
-        let reason = switched.reason.to_string();
-        let judged = switched.judged;
-        // The first choice is how things should be; any other switch is worth a look.
-        let is_start = switched.reason == Reason::Start;
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(
-                    group = self.name,
-                    from,
-                    to,
-                    reason,
-                    cause = switched.cause,
-                    epoch = switched.epoch,
-                    detect_us = micros(switched.detect),
-                    switch_us = micros(switched.switch),
-                    in_flight = judged.total(),
-                    moved = judged.moved,
-                    repeated = judged.repeated,
-                    rearmed = judged.rearmed,
-                    uncertain = judged.uncertain,
-                    not_applied = judged.not_applied,
-                    aborted = judged.aborted,
-                    gone = judged.gone,
-                    "switched"
-                )
-            };
-        }
-        if is_start {
-            line!(info)
-        } else {
-            line!(warn)
-        }
-        self.last_switch = Some((switched.detect, switched.switch));
-        *self.switches.entry((from, to, reason)).or_default() += 1;
-    }
 }
 
-impl Observed {
-    fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            role: "unknown".to_owned(),
-            last_verdict: "not probed yet".to_owned(),
-            probes: (0, 0),
-            probe_duration: Duration::ZERO,
-        }
-    }
-
-    fn on_probe(&mut self, report: &ProbeReport) {
-        self.probe_duration = report.ended_at.saturating_duration_since(report.started_at);
-        self.last_verdict = describe(&report.verdict);
-        match &report.verdict {
-            ProbeVerdict::Good { role, .. } => {
-                self.probes.0 += 1;
-                self.role = role.clone().unwrap_or_else(|| "unknown".to_owned());
-            }
-            ProbeVerdict::CannotServe { .. } | ProbeVerdict::Busy { .. } | ProbeVerdict::Failed { .. } => {
-                self.probes.1 += 1;
-            }
-            ProbeVerdict::Void => {}
-        }
-    }
-}
-
-fn describe(verdict: &ProbeVerdict) -> String {
-    match verdict {
-        ProbeVerdict::Good { warning: None, .. } => "good".to_owned(),
-        ProbeVerdict::Good { warning: Some(warning), .. } => format!("good, but {warning}"),
-        ProbeVerdict::CannotServe { reply } => format!("cannot serve: {reply}"),
-        ProbeVerdict::Busy { reply } => format!("busy: {reply}"),
-        ProbeVerdict::Failed { cause, .. } => format!("failed: {cause}"),
-        ProbeVerdict::Void => "void: Handover was late itself".to_owned(),
-    }
-}
-
-/// The status without what the supervisor counts itself.
-fn status_of(name: &str, machine: &Failover, observed: &[Observed], now: Instant) -> GroupStatus {
-    let backend = |(member, observed): (MemberView, &Observed)| BackendStatus {
-        id: member.id,
-        name: observed.name.clone(),
-        weight: member.weight,
-        healthy: member.is_healthy,
-        circuit: member.breaker.label(),
-        role: observed.role.clone(),
-        last_verdict: observed.last_verdict.clone(),
-        probes: observed.probes,
-        probe_duration: observed.probe_duration,
-    };
+fn status_of(chronicle: &Chronicle, machine: &Failover, observed: &[Observed], now: Instant) -> GroupStatus {
+    let clock = Clock { now, wall: SystemTime::now() };
     let route = machine.route().clone();
     let reason = match route.active {
         None => "no backend has been found healthy yet".to_owned(),
         Some(_) => machine.reason().to_string(),
     };
     GroupStatus {
-        name: name.to_owned(),
+        name: chronicle.group().to_owned(),
         route,
         reason,
-        backends: machine.members().zip(observed).map(backend).collect(),
-        switches: Vec::new(),
-        last_switch: None,
+        backends: machine.members().zip(observed).map(|(member, observed)| observed.status(&member, clock)).collect(),
+        switches: chronicle.switches(),
+        last_switch: chronicle.last_switch(),
         failback_blocked: machine.blocked().map(|blocked| blocked.to_string()),
         without_active: machine.without_active(now),
+        active_since: chronicle.active_since(),
+        stay: machine.stay().map(|stay| (stay.backend, clock.at(stay.until))),
+        events: chronicle.events(),
     }
 }
 
@@ -405,8 +286,4 @@ fn read(vitals: &Vitals, origin: Instant) -> Reading {
         successes: vitals.successes.load(Ordering::Relaxed),
         failures: vitals.failures.load(Ordering::Relaxed),
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -8,6 +8,7 @@ use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::channels::Phase;
 use crate::config::{Address, Backend, BackendOverrides, CommandLists, Replication};
-use crate::logic::failover::Manner;
+use crate::logic::failover::{Command, Manner};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, NoneHealthy,
     ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
@@ -147,7 +148,7 @@ fn config(backends: Vec<Backend>) -> Group {
 struct Plane {
     servers: Vec<Option<Server>>,
     reports: mpsc::Sender<WorkerReport>,
-    commands: mpsc::Sender<Command>,
+    orders: mpsc::Sender<Order>,
     route: watch::Receiver<Route>,
     status: watch::Receiver<GroupStatus>,
     vitals: Vec<Arc<Vitals>>,
@@ -164,15 +165,14 @@ impl Plane {
         let vitals: Vec<Arc<Vitals>> = (0..2).map(|_| Arc::default()).collect();
         let origin = Instant::now();
         let shared = Shared { ids: vec![HEAVY, LIGHT], vitals: vec![vitals.clone()], origin };
-        let GroupControl { supervisor, probers, reports, commands, route, status } =
-            group(&config, shared, None, keeper);
+        let GroupControl { supervisor, probers, reports, orders, route, status } = group(&config, shared, None, keeper);
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(supervisor.run(stop.clone()));
         for prober in probers {
             tasks.spawn(prober.run(stop.clone()));
         }
         let servers = servers.into_iter().map(Some).collect();
-        let mut plane = Self { servers, reports, commands, route, status, vitals, origin, tasks, stop };
+        let mut plane = Self { servers, reports, orders, route, status, vitals, origin, tasks, stop };
         let first = plane.until(|route| route.standby == Some(LIGHT)).await;
         assert_eq!((first.epoch, first.active, first.phase), (1, Some(HEAVY), Phase::Serve));
         plane
@@ -275,8 +275,21 @@ async fn an_operator_switches_and_the_state_file_knows() {
     let path = directory.path().join("state.json");
     let (_, keeper, writer) = state::open(&path);
     let mut plane = Plane::start(Some(keeper)).await;
-    plane.commands.send(Command::Switch { to: LIGHT, manner: Manner::Planned }).await.unwrap();
+    let order = |to| {
+        let (outcome, told) = oneshot::channel();
+        let command = Command::Switch { to, manner: Manner::Planned };
+        (Order { command, by: "test".to_owned(), outcome: Some(outcome) }, told)
+    };
+    let (switch, told) = order(LIGHT);
+    plane.orders.send(switch).await.unwrap();
     assert_eq!(plane.follow().await.active, Some(LIGHT));
+    let judged = crate::channels::Judged::default();
+    plane.say(WorkerReport::Activated { worker: 0, epoch: 2, judged }).await;
+    let told_text = timeout(AT_MOST, told).await.expect("an outcome").unwrap().unwrap();
+    assert!(told_text.starts_with("switched from heavy to light in "), "{told_text}");
+    let (again, told) = order(LIGHT);
+    plane.orders.send(again).await.unwrap();
+    assert_eq!(timeout(AT_MOST, told).await.expect("an outcome").unwrap(), Err("it is the active already".to_owned()));
     plane.end().await;
     timeout(AT_MOST, writer.run(CancellationToken::new())).await.expect("ends with its keepers");
     let (saved, _, _) = state::open(&path);

@@ -5,6 +5,7 @@
 
 mod event;
 mod member;
+mod operator;
 mod switching;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use self::event::{
-    Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Saved, SavedBreaker, Switched,
+    Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Saved, SavedBreaker, StayEnd, Switched,
 };
 use self::member::{Inquiry, Member, Sign};
 use self::switching::{Reporting, Stage};
@@ -59,7 +60,7 @@ pub struct BackendSpec {
 
 /// What is to be known of a backend from outside.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MemberView {
+pub struct MemberView<'a> {
     /// Its number.
     pub id: BackendId,
     /// Its preference now.
@@ -68,6 +69,21 @@ pub struct MemberView {
     pub is_healthy: bool,
     /// Its breaker.
     pub breaker: BreakerState,
+    /// Since when each probe has been clean.
+    pub clean_since: Option<Instant>,
+    /// An operator's ban lasts until then.
+    pub banned_until: Option<Instant>,
+    /// Why it cannot serve.
+    pub fault: Option<&'a Fault>,
+}
+
+/// An operator holds the active on a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stay {
+    /// Where.
+    pub backend: BackendId,
+    /// Until then.
+    pub until: Instant,
 }
 
 /// The time in which no backend can serve.
@@ -115,6 +131,7 @@ pub struct Failover {
     failback_after: Option<Instant>,
     /// An operator chose the active then: `failback_hold` starts anew.
     chosen_at: Option<Instant>,
+    stay: Option<Stay>,
     blocked: Option<Blocked>,
     reporting: Option<Reporting>,
     published: Route,
@@ -134,11 +151,15 @@ impl Failover {
         saved: Option<&Saved>,
     ) -> Self {
         let mut members: Vec<Member> = backends.into_iter().map(|spec| Member::new(spec, &settings)).collect();
-        let mut restored = None;
+        let (mut restored, mut stay) = (None, None);
         if let Some(saved) = saved {
             restore_breakers(&mut members, saved, now);
+            restore_bans(&mut members, saved, now);
             let last = members.iter().find(|member| Some(&member.name) == saved.active.as_ref());
             restored = last.map(|member| (member.id, saved.epoch));
+            let held =
+                saved.stay.as_ref().filter(|(name, left)| Some(name) == saved.active.as_ref() && !left.is_zero());
+            stay = held.zip(last).map(|((_, left), last)| Stay { backend: last.id, until: now + *left });
         }
         Self {
             workers,
@@ -158,6 +179,7 @@ impl Failover {
             failback_backoff: Backoff::new(CALLED_OFF_WAIT.0, CALLED_OFF_WAIT.1),
             failback_after: None,
             chosen_at: None,
+            stay,
             blocked: None,
             reporting: None,
             published: Route::unknown(),
@@ -242,18 +264,6 @@ impl Failover {
         self.settle(now);
     }
 
-    /// An operator's command.
-    pub fn on_operator(&mut self, now: Instant, command: Command) {
-        let outcome = match command {
-            Command::Switch { to, manner } => self.switch_by_operator(now, to, manner),
-            Command::SetWeight { backend, weight } => self.set_weight(backend, weight),
-        };
-        if let Err(why) = outcome {
-            self.outputs.push_back(Output::Log(Event::CommandRefused { command, why }));
-        }
-        self.settle(now);
-    }
-
     /// The next thing to do, if any.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -264,7 +274,8 @@ impl Failover {
     pub fn next_deadline(&self) -> Option<Instant> {
         let members = self.members.iter().filter_map(Member::deadline);
         let own = [self.stage_deadline(), self.refusing_at(), self.reporting.as_ref().map(|report| report.until)];
-        members.chain(own.into_iter().flatten()).chain(self.failback_deadline()).min()
+        let stay = self.stay.map(|stay| stay.until);
+        members.chain(own.into_iter().flatten()).chain(self.failback_deadline()).chain(stay).min()
     }
 
     /// The route in force.
@@ -277,6 +288,18 @@ impl Failover {
     #[must_use]
     pub const fn reason(&self) -> &Reason {
         &self.reason
+    }
+
+    /// Whether no switch is under way.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.stage.is_serving()
+    }
+
+    /// Where an operator holds the active.
+    #[must_use]
+    pub const fn stay(&self) -> Option<Stay> {
+        self.stay
     }
 
     /// Why a heavier healthy backend is not returned to.
@@ -292,12 +315,15 @@ impl Failover {
     }
 
     /// Every backend, in the order given at the start.
-    pub fn members(&self) -> impl Iterator<Item = MemberView> {
+    pub fn members(&self) -> impl Iterator<Item = MemberView<'_>> {
         self.members.iter().map(|member| MemberView {
             id: member.id,
             weight: member.weight,
             is_healthy: member.health.is_healthy(),
             breaker: member.breaker.state(),
+            clean_since: member.clean_since,
+            banned_until: member.banned_until,
+            fault: member.fault.as_ref(),
         })
     }
 
@@ -310,6 +336,15 @@ impl Failover {
             active: active.map(|index| self.members[index].name.clone()),
             epoch: if self.active.is_some() { self.epoch } else { self.restored_epoch },
             breakers: self.members.iter().filter_map(|member| member.saved_breaker(now)).collect(),
+            stay: self.stay.and_then(|stay| {
+                let index = self.index(stay.backend)?;
+                Some((self.members[index].name.clone(), stay.until.saturating_duration_since(now)))
+            }),
+            bans: self
+                .members
+                .iter()
+                .filter_map(|member| Some((member.name.clone(), member.banned_until?.saturating_duration_since(now))))
+                .collect(),
         }
     }
 
@@ -412,18 +447,7 @@ impl Failover {
         let mut events = Vec::new();
         self.members[index].bring_down(now, fault, &mut events);
         self.log(events);
-    }
-
-    fn set_weight(&mut self, backend: BackendId, weight: f64) -> Result<(), Refused> {
-        let index = self.index(backend).ok_or(Refused::UnknownBackend)?;
-        if !(weight.is_finite() && weight > 0.0) {
-            return Err(Refused::BadWeight);
-        }
-        if self.members[index].weight != weight {
-            self.members[index].weight = weight;
-            self.log([Event::WeightChanged { backend, weight }]);
-        }
-        Ok(())
+        self.end_stay_on(self.members[index].id, StayEnd::BackendDown);
     }
 
     /// Lets time and all that came take effect.
@@ -436,6 +460,7 @@ impl Failover {
             }
         }
         self.log(events);
+        self.end_stay_in_time(now);
         while self.step(now) {}
         self.judge_availability(now);
         self.publish();
@@ -528,9 +553,23 @@ impl Failover {
         for event in events {
             self.must_persist |= matches!(
                 event,
-                Event::BreakerOpened { .. } | Event::BreakerClosed { .. } | Event::BreakerHalfOpen { .. }
+                Event::BreakerOpened { .. }
+                    | Event::BreakerClosed { .. }
+                    | Event::BreakerHalfOpen { .. }
+                    | Event::StayBegan { .. }
+                    | Event::StayEnded { .. }
+                    | Event::Banned { .. }
+                    | Event::BanEnded { .. }
             );
             self.outputs.push_back(Output::Log(event));
+        }
+    }
+}
+
+fn restore_bans(members: &mut [Member], saved: &Saved, now: Instant) {
+    for (name, left) in saved.bans.iter().filter(|(_, left)| !left.is_zero()) {
+        if let Some(member) = members.iter_mut().find(|member| member.name == *name) {
+            member.banned_until = Some(now + *left);
         }
     }
 }

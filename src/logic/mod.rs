@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod breaker;
 pub mod budget;
 pub mod detector;
+pub mod explain;
 pub mod failover;
 pub mod health;
 pub mod judged;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::command::retry::Category;
+
 /// What one health check asks of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProbeMode {
@@ -169,6 +171,22 @@ pub enum RetryCeiling {
     WriteAccumulating,
     /// Everything, whole transactions included, as redis-py does.
     Always,
+}
+
+impl RetryCeiling {
+    /// Whether it allows a repeat of this category.
+    #[must_use]
+    pub const fn permits(self, category: Category) -> bool {
+        let highest = match self {
+            Self::Never => return false,
+            Self::ReadOnly => Category::ReadOnly,
+            Self::WriteChecked => Category::WriteChecked,
+            Self::WriteLastWins => Category::WriteLastWins,
+            Self::WriteAccumulating => Category::WriteAccumulating,
+            Self::Always => Category::Never,
+        };
+        category as u8 <= highest as u8
+    }
 }
 
 /// Bounds of one process (`[limits]`), all > 0.

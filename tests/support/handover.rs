@@ -179,6 +179,20 @@ impl Handover {
         samples.lines().filter_map(|line| sample(line, name, &labels)).sum()
     }
 
+    /// Waits until the sum of the samples is `expected`: metrics follow the data path a moment later.
+    #[track_caller]
+    pub fn expect_metric(&self, name: &str, labels: &[(&str, &str)], expected: f64) {
+        let is_expected = super::holds_within(PATIENCE, || self.metric(name, labels) == expected);
+        assert!(is_expected, "{name} {labels:?} is {}, not {expected}", self.metric(name, labels));
+    }
+
+    /// Waits until the process is ready: commands may be answered a moment before the control plane says so.
+    #[track_caller]
+    pub fn expect_ready(&self) {
+        let is_ready = super::holds_within(PATIENCE, || self.http_get("/readyz").status == 200);
+        assert!(is_ready, "not ready: {}", self.http_get("/readyz").body);
+    }
+
     /// As [`Handover::http_get`], for moments at which nobody may be listening.
     pub fn try_http_get(&self, path: &str) -> std::io::Result<Response> {
         let mut stream = TcpStream::connect(self.http.address())?;

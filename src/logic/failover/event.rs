@@ -23,6 +23,27 @@ pub enum Command {
         /// The new one, > 0 and finite.
         weight: f64,
     },
+    /// Keep a backend active, whatever is heavier, for so long: a planned switch to it if it is not.
+    Stay {
+        /// Which.
+        backend: BackendId,
+        /// From now on.
+        length: Duration,
+    },
+    /// End a stay before its time.
+    EndStay,
+    /// Never make this backend the active, for so long.
+    Ban {
+        /// Which; not the active.
+        backend: BackendId,
+        /// From now on.
+        length: Duration,
+    },
+    /// End a ban before its time.
+    EndBan {
+        /// Of which.
+        backend: BackendId,
+    },
 }
 
 /// How a switch treats what is in flight.
@@ -87,6 +108,8 @@ pub struct Fault {
 /// Why a heavier healthy backend is not returned to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
+    /// An operator holds the active where it is.
+    Stay,
     /// Configured: an operator decides.
     Manual,
     /// Configured: not while the active works.
@@ -104,6 +127,7 @@ pub enum Blocked {
 impl fmt::Display for Blocked {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Stay => "an operator holds the active where it is",
             Self::Manual => "failback is manual",
             Self::Never => "failback is never",
             Self::Breaker => "its breaker is not closed",
@@ -146,6 +170,14 @@ pub enum Refused {
     SwitchUnderWay,
     /// A planned switch needs a healthy target.
     TargetUnhealthy,
+    /// An operator banned it.
+    TargetBanned,
+    /// The active cannot be banned.
+    IsActive,
+    /// Nothing holds the active.
+    NoStay,
+    /// It is not banned.
+    NotBanned,
     /// The weight is not a number above zero.
     BadWeight,
 }
@@ -157,7 +189,35 @@ impl fmt::Display for Refused {
             Self::AlreadyActive => "it is the active already",
             Self::SwitchUnderWay => "another switch is under way",
             Self::TargetUnhealthy => "the target is not healthy",
+            Self::TargetBanned => "the target is banned",
+            Self::IsActive => "it is the active: switch to another first",
+            Self::NoStay => "nothing holds the active",
+            Self::NotBanned => "it is not banned",
             Self::BadWeight => "a weight is a number above zero",
+        })
+    }
+}
+
+/// Why the active is no longer held where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StayEnd {
+    /// Its time is over.
+    Expired,
+    /// An operator ended it, or asked for something else.
+    Lifted,
+    /// The backend cannot serve.
+    BackendDown,
+    /// The switch to it did not take place.
+    CalledOff,
+}
+
+impl fmt::Display for StayEnd {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Expired => "its time is over",
+            Self::Lifted => "lifted by an operator",
+            Self::BackendDown => "the backend cannot serve",
+            Self::CalledOff => "the switch to it was called off",
         })
     }
 }
@@ -261,12 +321,31 @@ pub enum Event {
         /// The new one.
         weight: f64,
     },
-    /// An operator's command was not carried out.
-    CommandRefused {
-        /// Which.
-        command: Command,
+    /// An operator holds the active here.
+    StayBegan {
+        /// Where.
+        backend: BackendId,
+        /// For how long.
+        length: Duration,
+    },
+    /// The active is no longer held.
+    StayEnded {
+        /// Where it was held.
+        backend: BackendId,
         /// Why.
-        why: Refused,
+        why: StayEnd,
+    },
+    /// An operator banned a backend.
+    Banned {
+        /// Which.
+        backend: BackendId,
+        /// For how long.
+        length: Duration,
+    },
+    /// A ban ended.
+    BanEnded {
+        /// Whose.
+        backend: BackendId,
     },
 }
 
@@ -292,6 +371,10 @@ pub struct Saved {
     pub epoch: u64,
     /// Breakers that are not closed.
     pub breakers: Vec<SavedBreaker>,
+    /// Where an operator holds the active, and for how long still.
+    pub stay: Option<(String, Duration)>,
+    /// Banned backends, and for how long still.
+    pub bans: Vec<(String, Duration)>,
 }
 
 /// A breaker that was not closed.

@@ -61,6 +61,8 @@ pub(super) struct Member {
     pub(super) clean_since: Option<Instant>,
     /// Share of `failback_hold` that is waited, drawn when `clean_since` was set.
     pub(super) hold_factor: f64,
+    /// An operator's ban.
+    pub(super) banned_until: Option<Instant>,
     pub(super) inquiry: Option<Inquiry>,
     asked_at: Option<Instant>,
     warning: Option<String>,
@@ -82,6 +84,7 @@ impl Member {
             fault: None,
             clean_since: None,
             hold_factor: 1.0,
+            banned_until: None,
             inquiry: None,
             asked_at: None,
             warning: None,
@@ -89,7 +92,11 @@ impl Member {
     }
 
     pub(super) fn is_selectable(&self) -> bool {
-        self.health.is_healthy() && self.breaker.is_closed()
+        self.health.is_healthy() && self.breaker.is_closed() && !self.is_banned()
+    }
+
+    pub(super) const fn is_banned(&self) -> bool {
+        self.banned_until.is_some()
     }
 
     pub(super) const fn candidate(&self, is_eligible: bool) -> Candidate {
@@ -184,7 +191,7 @@ impl Member {
             InquiryStage::Due(due) => Some(due),
             InquiryStage::Asked(_) => None,
         });
-        [due, self.breaker.deadline()].into_iter().flatten().min()
+        [due, self.breaker.deadline(), self.banned_until].into_iter().flatten().min()
     }
 
     /// A round ended. `events` receives what changed, except the fall itself, which is returned.
@@ -254,6 +261,9 @@ impl Member {
         self.with_breaker(now, events, |breaker| {
             breaker.on_time(now);
         });
+        if self.banned_until.take_if(|until| now >= *until).is_some() {
+            events.push(Event::BanEnded { backend: self.id });
+        }
     }
 
     /// A warning, or the end of one; told once per change.

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::logic::failover::Failover;
-use crate::logic::failover::event::{Blocked, CallOff, Event, Manner, Output, Reason, Refused, Switched};
+use crate::logic::failover::event::{Blocked, CallOff, Event, Manner, Output, Reason, Refused, StayEnd, Switched};
 use crate::logic::failover::member::{Member, Sign};
 use crate::logic::health::ProbeVerdict;
 use crate::logic::judged::Judged;
@@ -40,7 +40,7 @@ pub(super) enum Stage {
 /// A switch that was decided.
 #[derive(Clone, Debug)]
 pub(super) struct Switch {
-    to: BackendId,
+    pub(super) to: BackendId,
     reason: Reason,
     cause: String,
     /// When its cause was first seen.
@@ -150,8 +150,8 @@ impl Failover {
             InitialPolicy::All => self.members.len(),
         };
         let last = self.restored.map(|(id, _)| id);
-        let preferred =
-            last.or_else(|| selection::best(self.members.iter().map(|member| member.candidate(true)), None));
+        let preferred = last
+            .or_else(|| selection::best(self.members.iter().map(|member| member.candidate(!member.is_banned())), None));
         let is_good = |id| self.index(id).is_some_and(|index| self.members[index].health.is_latest_good());
         let is_settled = preferred.is_some_and(is_good)
             || self.members.iter().all(|member| member.health.is_probed())
@@ -184,7 +184,7 @@ impl Failover {
         let best = |is_eligible: fn(&Member) -> bool| {
             selection::best(others().map(|member| member.candidate(is_eligible(member))), None)
         };
-        best(Member::is_selectable).or_else(|| best(|member| member.health.is_latest_good()))
+        best(Member::is_selectable).or_else(|| best(|member| member.health.is_latest_good() && !member.is_banned()))
     }
 
     fn fail_back(&mut self, now: Instant) -> bool {
@@ -209,13 +209,16 @@ impl Failover {
     fn heavier(&self) -> Vec<&Member> {
         let Some(active) = self.active.and_then(|id| self.index(id)) else { return Vec::new() };
         let weight = self.members[active].weight;
-        let is_heavier = |member: &&Member| member.weight > weight && member.health.is_healthy();
+        let is_heavier = |member: &&Member| member.weight > weight && member.health.is_healthy() && !member.is_banned();
         let mut heavier: Vec<&Member> = self.members.iter().filter(is_heavier).collect();
         heavier.sort_by(|one, other| other.weight.partial_cmp(&one.weight).unwrap_or(Ordering::Equal));
         heavier
     }
 
     fn failback_block(&self, now: Instant, member: &Member) -> Option<Blocked> {
+        if self.stay.is_some() {
+            return Some(Blocked::Stay);
+        }
         match self.settings.failover.failback {
             Failback::Manual => return Some(Blocked::Manual),
             Failback::Never => return Some(Blocked::Never),
@@ -273,6 +276,9 @@ impl Failover {
         let index = self.index(to).ok_or(Refused::UnknownBackend)?;
         if self.active == Some(to) {
             return Err(Refused::AlreadyActive);
+        }
+        if self.members[index].is_banned() {
+            return Err(Refused::TargetBanned);
         }
         if matches!(self.stage, Stage::Starting { .. } | Stage::Cutting { .. }) {
             return Err(Refused::SwitchUnderWay);
@@ -337,8 +343,10 @@ impl Failover {
     fn overtake(&mut self) {
         if let Stage::Proving { switch, .. } | Stage::Holding { switch, .. } = &self.stage {
             let event = Event::SwitchCalledOff { to: switch.to, why: CallOff::Overtaken, retry_in: None };
+            let to = switch.to;
             self.stage = Stage::Serving;
             self.log([event]);
+            self.end_stay_on(to, StayEnd::CalledOff);
         }
     }
 
@@ -350,6 +358,7 @@ impl Failover {
         self.failback_after = retry_in.map(|wait| now + wait).or(self.failback_after);
         self.stage = Stage::Serving;
         self.log([Event::SwitchCalledOff { to, why, retry_in }]);
+        self.end_stay_on(to, StayEnd::CalledOff);
         true
     }
 

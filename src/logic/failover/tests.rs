@@ -169,6 +169,11 @@ impl Group {
         self.re_probe(backend, refused());
     }
 
+    fn order(&mut self, command: Command) {
+        assert_eq!(self.machine.on_operator(self.now, command), Ok(()));
+        self.drain();
+    }
+
     fn attempt(&self) -> u64 {
         match self.machine.route().phase {
             Phase::Hold { attempt, .. } | Phase::Cut { attempt, .. } => attempt,
@@ -334,7 +339,7 @@ fn a_script_that_keeps_the_server_busy_is_no_fault_for_five_seconds() {
 
 #[test]
 fn faults_before_the_first_choice_do_not_forget_the_last_active() {
-    let saved = Saved { active: Some("light".into()), epoch: 9, breakers: Vec::new() };
+    let saved = Saved { active: Some("light".into()), epoch: 9, ..Saved::default() };
     let mut group = Group::new(settings(), Some(&saved));
     for _ in 0..3 {
         group.probe(HEAVY, refused());
@@ -533,7 +538,7 @@ fn manual_failback_waits_for_an_operator() {
     let mut group = Group::failed_over(settings);
     group.probe_for(HEAVY, 100);
     assert_eq!((group.state().0, group.machine.blocked()), (2, Some(Blocked::Manual)));
-    group.machine.on_operator(group.now, Command::Switch { to: HEAVY, manner: Manner::Planned });
+    group.order(Command::Switch { to: HEAVY, manner: Manner::Planned });
     group.drain();
     group.re_probe(HEAVY, good());
     group.acknowledge();
@@ -592,8 +597,7 @@ fn none_healthy_can_refuse_at_once() {
 fn an_operator_switches_by_force_and_is_left_alone_for_the_hold_time() {
     let mut group = Group::serving(settings());
     group.probe_for(HEAVY, 60);
-    group.machine.on_operator(group.now, Command::Switch { to: LIGHT, manner: Manner::Forced });
-    group.drain();
+    group.order(Command::Switch { to: LIGHT, manner: Manner::Forced });
     group.acknowledge();
     assert_eq!(group.state(), (2, Some(LIGHT), Phase::Serve));
     group.pass(MS(19_000));
@@ -612,11 +616,14 @@ fn commands_that_make_no_sense_are_refused() {
         (planned(BackendId(9)), Refused::UnknownBackend),
         (weigh(0.0), Refused::BadWeight),
         (weigh(f64::NAN), Refused::BadWeight),
+        (Command::EndStay, Refused::NoStay),
+        (Command::Ban { backend: HEAVY, length: MS(1000) }, Refused::IsActive),
+        (Command::EndBan { backend: LIGHT }, Refused::NotBanned),
     ] {
         group.forget();
-        group.machine.on_operator(group.now, command);
+        assert_eq!(group.machine.on_operator(group.now, command), Err(why));
         group.drain();
-        assert!(matches!(&group.events[..], [Event::CommandRefused { why: told, .. }] if *told == why));
+        assert_eq!(group.events, [], "nothing has changed");
     }
 }
 
@@ -624,15 +631,80 @@ fn commands_that_make_no_sense_are_refused() {
 fn a_new_weight_moves_the_traffic() {
     let mut group = Group::serving(settings());
     group.probe_for(LIGHT, 30);
-    group.machine.on_operator(group.now, Command::SetWeight { backend: LIGHT, weight: 3.0 });
-    group.drain();
+    group.order(Command::SetWeight { backend: LIGHT, weight: 3.0 });
     assert_eq!(group.asked, [LIGHT]);
 }
 
 #[test]
 fn equal_weights_stay() {
     let mut group = Group::failed_over(settings());
-    group.machine.on_operator(group.now, Command::SetWeight { backend: LIGHT, weight: 2.0 });
+    group.order(Command::SetWeight { backend: LIGHT, weight: 2.0 });
     group.probe_for(HEAVY, 100);
     assert_eq!((group.state().0, group.machine.blocked(), group.machine.standby()), (2, None, Some(HEAVY)));
+}
+
+/// A stay outlives what would end it without one, and ends with its time or with the backend.
+#[test]
+fn an_operator_holds_the_active_for_a_time() {
+    let mut group = Group::failed_over(settings());
+    group.order(Command::Stay { backend: LIGHT, length: MS(600_000) });
+    group.probe_for(HEAVY, 300);
+    assert_eq!((group.state().0, group.machine.blocked()), (2, Some(Blocked::Stay)));
+    let saved = group.machine.saved(group.now);
+    assert_eq!(saved.stay, Some(("light".into(), MS(300_000))));
+    group.probe_for(HEAVY, 301);
+    assert_eq!(group.asked.last(), Some(&HEAVY), "its time is over");
+
+    let mut group = Group::failed_over(settings());
+    group.order(Command::Stay { backend: LIGHT, length: MS(600_000) });
+    group.probe_for(HEAVY, 100);
+    group.forget();
+    group.lose(LIGHT);
+    group.acknowledge();
+    assert_eq!(group.state(), (3, Some(HEAVY), Phase::Serve));
+    assert_eq!(group.machine.stay(), None);
+}
+
+#[test]
+fn a_stay_elsewhere_is_a_planned_switch_and_ends_with_it() {
+    let mut group = Group::serving(settings());
+    group.probe_for(LIGHT, 5);
+    group.order(Command::Stay { backend: LIGHT, length: MS(600_000) });
+    assert_eq!(group.asked.last(), Some(&LIGHT));
+    group.re_probe(LIGHT, good());
+    group.acknowledge();
+    assert_eq!((group.state().1, group.machine.stay().map(|stay| stay.backend)), (Some(LIGHT), Some(LIGHT)));
+    group.order(Command::EndStay);
+    assert_eq!(group.machine.stay(), None);
+
+    let mut group = Group::serving(settings());
+    group.probe_for(LIGHT, 5);
+    group.order(Command::Stay { backend: LIGHT, length: MS(600_000) });
+    group.re_probe(LIGHT, refused());
+    assert_eq!((group.state().1, group.machine.stay()), (Some(HEAVY), None));
+}
+
+#[test]
+fn a_banned_backend_is_never_chosen() {
+    let mut group = Group::failed_over(settings());
+    group.order(Command::Ban { backend: HEAVY, length: MS(300_000) });
+    assert_eq!(group.machine.standby(), None);
+    group.probe_for(HEAVY, 200);
+    assert_eq!((group.state().0, group.machine.blocked()), (2, None));
+    let switch = Command::Switch { to: HEAVY, manner: Manner::Forced };
+    assert_eq!(group.machine.on_operator(group.now, switch), Err(Refused::TargetBanned));
+    group.forget();
+    group.lose(LIGHT);
+    assert_eq!(group.state().1, Some(LIGHT), "nobody else may serve");
+    group.probe(LIGHT, good());
+    let saved = group.machine.saved(group.now);
+    assert_eq!(saved.bans.len(), 1);
+    group.probe_for(HEAVY, 300);
+    assert_eq!(group.asked.last(), Some(&HEAVY), "the ban is over");
+
+    let mut group = Group::new(settings(), Some(&saved));
+    group.probe(HEAVY, good());
+    assert_eq!(group.state().1, None, "a ban survives a restart");
+    group.probe(LIGHT, good());
+    assert_eq!(group.state().1, Some(LIGHT));
 }

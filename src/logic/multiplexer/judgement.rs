@@ -232,7 +232,7 @@ impl Multiplexer {
         let is_one = sent.len() == 1 && sent[0].commands == 1 && !sent[0].begun;
         (is_one || all(|item| item.retry.category <= Category::ReadOnly) || all(|item| item.retry.blind))
             && all(|item| !item.begun)
-            && sent.iter().all(|item| is_permitted(ceiling, item.retry.category))
+            && sent.iter().all(|item| ceiling.permits(item.retry.category))
     }
 
     /// What becomes of one thing that was due.
@@ -490,19 +490,6 @@ fn judge_frame(classified: Classified, frame: &[u8]) -> Retry {
 /// Two requests as one: as unsafe as the worse of them.
 fn join(first: Retry, second: Retry) -> Retry {
     Retry { category: first.category.max(second.category), blind: first.blind && second.blind }
-}
-
-/// Whether the ceiling allows a repeat of this category.
-const fn is_permitted(ceiling: RetryCeiling, category: Category) -> bool {
-    let highest = match ceiling {
-        RetryCeiling::Never => return false,
-        RetryCeiling::ReadOnly => Category::ReadOnly,
-        RetryCeiling::WriteChecked => Category::WriteChecked,
-        RetryCeiling::WriteLastWins => Category::WriteLastWins,
-        RetryCeiling::WriteAccumulating => Category::WriteAccumulating,
-        RetryCeiling::Always => Category::Never,
-    };
-    category as u8 <= highest as u8
 }
 
 fn answer(write: impl FnOnce(&mut BytesMut)) -> Pending {

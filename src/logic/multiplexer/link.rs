@@ -182,6 +182,10 @@ pub struct Link {
     pub proven: bool,
     /// The last sentinel was refused for a reason that says nothing of the order of replies.
     pub undecided: bool,
+    /// How many sentinels came back exactly.
+    pub proofs: u32,
+    /// Clients that were answered here since the last of them, and went on elsewhere.
+    pub departed: Vec<SessionKey>,
     /// Already on the list of connections with something to write.
     pub flushing: bool,
     /// The reply in progress is passed on piece by piece.
@@ -213,6 +217,8 @@ impl Link {
             unblocked: false,
             proven: false,
             undecided: false,
+            proofs: 0,
+            departed: Vec::new(),
             flushing: false,
             streaming: false,
             ring: VecDeque::new(),
@@ -462,6 +468,12 @@ impl Link {
     pub fn pop_local(&mut self) -> Option<Run> {
         let is_local = matches!(self.ring.front()?.kind, RunKind::Local(_));
         if is_local { self.ring.pop_front() } else { None }
+    }
+
+    /// The sentinel came back exactly: every reply until now was its client's own.
+    pub fn prove(&mut self) {
+        self.proofs = self.proofs.wrapping_add(1);
+        self.departed.clear();
     }
 
     /// A pushed frame or a reply that was dealt with without a run.

@@ -611,7 +611,7 @@ impl Multiplexer {
     fn send_run(&mut self, link_key: LinkKey, key: SessionKey, run: Run, request: &[u8]) {
         let (Some(link), Some(session)) = (self.links.get_mut(link_key), self.sessions.get_mut(key)) else { return };
         session.due += run.commands;
-        session.link = Some(link_key);
+        let former = session.link.replace(link_key).filter(|former| *former != link_key);
         self.in_flight += run.commands as usize;
         link.sentinel.1 = link.sentinel.1.saturating_add(run.commands);
         let is_owing_proof = link.role == Role::Lane && link.sentinel.1 >= SENTINEL_REQUESTS;
@@ -620,6 +620,20 @@ impl Multiplexer {
         self.mark_link_to_write(link_key);
         if is_owing_proof {
             self.send_echo(link_key, at);
+        }
+        if let Some(former) = former {
+            self.depart(key, former);
+        }
+    }
+
+    /// A session goes on elsewhere: the connection that it leaves remembers it until its replies are proven.
+    fn depart(&mut self, key: SessionKey, former: LinkKey) {
+        let served = self.sessions.get_mut(key).and_then(|session| session.served.take());
+        if let Some(link) = self.links.get_mut(former)
+            && link.role == Role::Lane
+            && served == Some(link.proofs)
+        {
+            link.departed.push(key);
         }
     }
 

@@ -79,6 +79,8 @@ impl Multiplexer {
             Some(session) => {
                 if let Some(link) = self.links.get_mut(key) {
                     link.streaming = true;
+                    let proofs = link.proofs;
+                    self.note_served(session, proofs);
                 }
                 self.append_output(session, &rest[..scanned]);
                 self.hold_back(key, session, now);
@@ -133,7 +135,7 @@ impl Multiplexer {
         let Some(front) = link.front() else { return };
         let (session_key, started_at) = (front.session, front.at);
         let finished = link.answer(count);
-        let (backend, is_pin) = (link.backend, matches!(link.role, Role::Pin(_)));
+        let (backend, is_pin, proofs) = (link.backend, matches!(link.role, Role::Pin(_)), link.proofs);
         match is_pin {
             true => self.counters.replies_pinned += u64::from(count),
             false => self.counters.replies_shared += u64::from(count),
@@ -142,6 +144,7 @@ impl Multiplexer {
         self.budget.pay(f64::from(count) * self.settings.retry.budget);
         if let Some(session_key) = session_key {
             self.settle_due(session_key, count);
+            self.note_served(session_key, proofs);
             self.append_output(session_key, replies);
             self.deliver_deferred(session_key);
             self.hold_back(key, session_key, now);
@@ -161,6 +164,13 @@ impl Multiplexer {
             self.settled.push(key);
         } else if session.paused {
             self.update_reading(key);
+        }
+    }
+
+    /// Who reads replies of a connection that turns out to be out of step may have read somebody else's.
+    fn note_served(&mut self, key: SessionKey, proofs: u32) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.served = Some(proofs);
         }
     }
 
@@ -278,7 +288,12 @@ impl Multiplexer {
         let Some(role) = self.links.get(key).map(|link| link.role) else { return };
         match (role, is_exact) {
             (Role::Pin(None), true) => self.pool_pin(key, now),
-            (_, true) => self.set_undecided(key, false),
+            (_, true) => {
+                if let Some(link) = self.links.get_mut(key) {
+                    link.prove();
+                }
+                self.set_undecided(key, false);
+            }
             (Role::Lane, false) if is_undecided(frame) && !self.is_undecided_lane(key) => self.set_undecided(key, true),
             (Role::Lane | Role::Standby, false) if is_undecided(frame) => {
                 self.lose_link(key, "the sentinel was refused", now)
@@ -307,11 +322,13 @@ impl Multiplexer {
         }
     }
 
-    /// The replies of a lane went out of step: who was served on it may have read somebody else's.
-    fn end_served(&mut self, link: LinkKey) {
-        let is_served = |session: &super::Session| session.link == Some(link);
-        let served: Vec<SessionKey> =
-            self.sessions.iter().filter(|(_, session)| is_served(session)).map(|(key, _)| key).collect();
+    /// The replies of a lane went out of step: who was served on it since it was last proven may have read somebody
+    /// else's.
+    fn end_served(&mut self, link_key: LinkKey) {
+        let Some(link) = self.links.get_mut(link_key) else { return };
+        let (proofs, mut served) = (link.proofs, std::mem::take(&mut link.departed));
+        let is_served = |session: &super::Session| session.link == Some(link_key) && session.served == Some(proofs);
+        served.extend(self.sessions.iter().filter(|(_, session)| is_served(session)).map(|(key, _)| key));
         for key in served {
             self.remove_session(key, CloseReason::OutOfStep);
         }

@@ -207,6 +207,8 @@ pub struct Session {
     pub due: u32,
     /// Where they are due.
     pub link: Option<LinkKey>,
+    /// `Link::proofs` of `link` when its last reply came from there; `None` before the first.
+    pub served: Option<u32>,
     /// Requests that were judged at a fault.
     pub pending: VecDeque<Pending>,
     /// What it waits for, and since when.
@@ -250,6 +252,7 @@ impl Session {
             output: BytesMut::new(),
             due: 0,
             link: None,
+            served: None,
             pending: VecDeque::new(),
             wait: None,
             burst_answered: false,

@@ -595,6 +595,44 @@ fn the_fence_closes_what_is_out_of_step() {
     }
 }
 
+/// The words of the sentinel that was written to a lane, and the reply that proves its order.
+fn exact(sentinel: &str) -> String {
+    let nonce = sentinel.strip_prefix("ECHO ").expect("the sentinel");
+    format!("${}\r\n{nonce}\r\n", nonce.len())
+}
+
+#[test]
+fn a_lane_out_of_step_ends_whoever_it_served_since_it_was_proven() {
+    let mut bench = Bench::new();
+    let [before, since, gone_on, waits, apart] = std::array::from_fn(|_| bench.client());
+    bench.say(before, &["GET a"]);
+    let lane = bench.lane();
+    bench.written(lane);
+    bench.reply(lane, "$1\r\na\r\n");
+    bench.pass(ms(1000));
+    let sentinel = bench.written(lane).pop().expect("a request");
+    bench.reply(lane, &exact(&sentinel));
+    for client in [since, gone_on] {
+        bench.say(client, &["GET b"]);
+        bench.written(lane);
+        bench.reply(lane, "$1\r\nb\r\n");
+    }
+    bench.say(gone_on, &["EVAL x 0"]);
+    bench.say(apart, &["EVAL y 0"]);
+    bench.pass(ms(1000));
+    bench.written(lane);
+    bench.say(waits, &["INCR c"]);
+    bench.written(lane);
+    bench.reply(lane, "$3\r\nINJ\r\n");
+    let mut ended: Vec<SessionKey> = bench.closed.iter().map(|(key, _)| *key).collect();
+    ended.sort_by_key(|key| [before, since, gone_on, waits, apart].iter().position(|known| known == key));
+    assert_eq!(ended, [since, gone_on]);
+    assert!(bench.closed.iter().all(|(_, reason)| *reason == CloseReason::OutOfStep));
+    assert!(!bench.links.iter().any(|(link, _)| *link == lane));
+    // Nobody's reply went to who still waits: the outcome is unknown.
+    assert!(bench.heard(waits).starts_with("-UNCERTAIN "));
+}
+
 #[test]
 fn pins_are_capped_with_a_clear_error() {
     let mut bench = Bench::new();

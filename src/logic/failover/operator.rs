@@ -1,0 +1,105 @@
+//! What an operator asks of the machine: a switch, a weight, a stay, a ban.
+
+use std::time::{Duration, Instant};
+
+use super::event::{Command, Event, Manner, Refused, StayEnd};
+use super::switching::Stage;
+use super::{Failover, Stay};
+use crate::logic::route::BackendId;
+
+impl Failover {
+    /// An operator's command. A planned switch that was begun ends in [`Event::Switched`] or
+    /// [`Event::SwitchCalledOff`].
+    ///
+    /// # Errors
+    /// Says why it is not carried out; then nothing has changed.
+    pub fn on_operator(&mut self, now: Instant, command: Command) -> Result<(), Refused> {
+        let outcome = match command {
+            Command::Switch { to, manner } => self.switch(now, to, manner),
+            Command::SetWeight { backend, weight } => self.set_weight(backend, weight),
+            Command::Stay { backend, length } => self.begin_stay(now, backend, length),
+            Command::EndStay => match self.stay {
+                Some(stay) => {
+                    self.end_stay_on(stay.backend, StayEnd::Lifted);
+                    Ok(())
+                }
+                None => Err(Refused::NoStay),
+            },
+            Command::Ban { backend, length } => self.ban(now, backend, length),
+            Command::EndBan { backend } => self.end_ban(backend),
+        };
+        self.settle(now);
+        outcome
+    }
+
+    /// A switch to elsewhere ends a stay.
+    fn switch(&mut self, now: Instant, to: BackendId, manner: Manner) -> Result<(), Refused> {
+        self.switch_by_operator(now, to, manner)?;
+        if let Some(stay) = self.stay.filter(|stay| stay.backend != to) {
+            self.end_stay_on(stay.backend, StayEnd::Lifted);
+        }
+        Ok(())
+    }
+
+    fn set_weight(&mut self, backend: BackendId, weight: f64) -> Result<(), Refused> {
+        let index = self.index(backend).ok_or(Refused::UnknownBackend)?;
+        if !(weight.is_finite() && weight > 0.0) {
+            return Err(Refused::BadWeight);
+        }
+        if self.members[index].weight != weight {
+            self.members[index].weight = weight;
+            self.log([Event::WeightChanged { backend, weight }]);
+        }
+        Ok(())
+    }
+
+    fn begin_stay(&mut self, now: Instant, backend: BackendId, length: Duration) -> Result<(), Refused> {
+        if self.active != Some(backend) {
+            self.switch_by_operator(now, backend, Manner::Planned)?;
+        } else if !self.stage.is_serving() {
+            // A failback away from it may be under way.
+            return Err(Refused::SwitchUnderWay);
+        }
+        self.stay = Some(Stay { backend, until: now + length });
+        self.log([Event::StayBegan { backend, length }]);
+        Ok(())
+    }
+
+    pub(super) fn end_stay_on(&mut self, backend: BackendId, why: StayEnd) {
+        if self.stay.take_if(|stay| stay.backend == backend).is_some() {
+            self.log([Event::StayEnded { backend, why }]);
+        }
+    }
+
+    pub(super) fn end_stay_in_time(&mut self, now: Instant) {
+        if let Some(stay) = self.stay.filter(|stay| now >= stay.until) {
+            self.end_stay_on(stay.backend, StayEnd::Expired);
+        }
+    }
+
+    fn ban(&mut self, now: Instant, backend: BackendId, length: Duration) -> Result<(), Refused> {
+        let index = self.index(backend).ok_or(Refused::UnknownBackend)?;
+        let is_target = match &self.stage {
+            Stage::Proving { switch, .. } | Stage::Holding { switch, .. } | Stage::Cutting { switch, .. } => {
+                switch.to == backend
+            }
+            Stage::Starting { .. } | Stage::Serving => false,
+        };
+        if is_target {
+            return Err(Refused::SwitchUnderWay);
+        }
+        if self.active == Some(backend) {
+            return Err(Refused::IsActive);
+        }
+        self.members[index].banned_until = Some(now + length);
+        self.log([Event::Banned { backend, length }]);
+        Ok(())
+    }
+
+    fn end_ban(&mut self, backend: BackendId) -> Result<(), Refused> {
+        let index = self.index(backend).ok_or(Refused::UnknownBackend)?;
+        self.members[index].banned_until.take().ok_or(Refused::NotBanned)?;
+        self.log([Event::BanEnded { backend }]);
+        Ok(())
+    }
+}
