@@ -48,14 +48,20 @@ impl Program {
         assert!(self.process.exit_status().is_none(), "it ended:\n{}", self.process.output());
     }
 
-    /// Goes on through a fault and a planned switch back, and ends well; everything it wrote.
+    /// Goes on through a fault and a planned switch back, and ends well.
     #[track_caller]
-    fn live_through_switches(mut self, pair: &mut Pair, more: u64) -> Vec<String> {
+    fn live_through_switches(mut self, pair: &mut Pair, more: u64) {
         self.expect_progress(more);
         pair.fail_over();
         self.expect_progress(more);
         pair.fail_back();
         self.expect_progress(more);
+        self.finish();
+    }
+
+    /// Lets it end, which it must do well; everything it wrote.
+    #[track_caller]
+    fn finish(mut self) -> Vec<String> {
         std::fs::write(&self.stop_file, "").expect("a file in Handover's folder");
         let status = self.process.wait();
         assert!(status.success(), "{}", self.process.output());
@@ -80,21 +86,33 @@ fn redis_py_on_asyncio_works_on() {
 }
 
 /// Jobs are run and their results arrive, before, between and after switches; the worker never needs a restart.
+///
+/// The fault comes while the worker waits for a job: what a queue makes of an honest `UNCERTAIN` is its own affair.
 #[track_caller]
 fn jobs_flow(queue: &str) {
     let mut pair = Pair::builder().returning().start();
     let unused = pair.handover.folder().join("unused");
     let mut worker = start(&pair, &python(), &["tests/python/jobs.py", "worker", queue], &unused);
-    let producer = Program::start(&pair, &python(), &["tests/python/jobs.py", "producer", queue], "result ");
-    let told = producer.live_through_switches(&mut pair, 20);
+    let mut producer = Program::start(&pair, &python(), &["tests/python/jobs.py", "producer", queue], "result ");
+    producer.expect_progress(20);
+    let pause = producer.stop_file.with_extension("pause");
+    std::fs::write(&pause, "").expect("a file in Handover's folder");
+    assert!(producer.process.find_line(PATIENCE, |line| line == "paused").is_some(), "{}", producer.process.output());
+    wait_until(PATIENCE, || pair.sessions("blocked") > 0);
+    pair.fail_over();
+    std::fs::remove_file(&pause).expect("it was there");
+    producer.expect_progress(20);
+    pair.fail_back();
+    producer.expect_progress(20);
+    let told = producer.finish();
     assert!(worker.exit_status().is_none(), "the worker ended:\n{}", worker.output());
     for word in ["Traceback", "ERROR", "Error", "onnection to broker"] {
         assert!(!worker.output().contains(word), "{}", worker.output());
     }
-    // A job that was queued on a backend when it was left waits there; at most one a switch.
+    // A job that was queued on a backend when it was left waits there.
     let working = told.iter().skip_while(|&line| line != "running");
     let given_up = working.filter(|line| line.starts_with("given up")).count();
-    assert!(given_up <= 2, "{told:?}");
+    assert!(given_up <= 1, "{told:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 """Job queues across switches: `jobs.py worker|producer celery|rq HOST PORT STOP_FILE`.
 
 The worker runs jobs for ever. The producer gives it one job at a time and waits for its result; says `running` after
-the first result, `result N` after each, and ends when the file exists. Servers that do not replicate into each other
+the first result, `result N` after each, `paused` while STOP_FILE.pause exists, and ends when STOP_FILE does. Servers that do not replicate into each other
 each keep their own queue, so a job that waits in one at the moment of a switch stays there: such a job is given up
 after a while, and counted.
 """
@@ -76,6 +76,10 @@ def rq_job():
 def produce(run):
     results, given_up = 0, 0
     while not os.path.exists(STOP_FILE):
+        if os.path.exists(f"{STOP_FILE}.pause"):
+            print("paused", flush=True)
+            while os.path.exists(f"{STOP_FILE}.pause"):
+                time.sleep(0.01)
         answer = run(results, 1)
         if answer is None:
             given_up += 1
