@@ -24,7 +24,8 @@ use crate::logic::multiplexer::{CloseReason, Settings};
 use crate::logic::settings::LimitSettings;
 use crate::net::listen::Bound;
 use crate::proxy::acceptor::Acceptor;
-use crate::proxy::hub::{HubSpec, Inquiry};
+use crate::proxy::hub::HubSpec;
+use crate::proxy::inquiry::Question;
 use crate::proxy::worker::{self, Arrival, WorkerGroup, WorkerSpec};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::logging::Logging;
@@ -150,7 +151,7 @@ impl App {
 
         let (arrivals, mut receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| mpsc::channel(ARRIVALS_MAX)).unzip();
-        let inquiries: Vec<(Vec<mpsc::Sender<Inquiry>>, Vec<_>)> =
+        let inquiries: Vec<(Vec<mpsc::Sender<Question>>, Vec<_>)> =
             config.groups.iter().map(|_| (0..config.workers).map(|_| mpsc::channel(INQUIRIES_MAX)).unzip()).collect();
         let (asking, mut answering): (Vec<Arc<Vec<_>>>, Vec<Vec<_>>) =
             inquiries.into_iter().map(|(senders, receivers)| (Arc::new(senders), receivers)).unzip();

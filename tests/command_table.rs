@@ -184,6 +184,41 @@ fn every_blocking_command_blocks_on_a_pin_or_looks_for_its_option() {
     }
 }
 
+/// What came with Redis 7.4 to 8.10 and Valkey 8.0 to 9.1, and what is done with it at a fault. A category that is too
+/// safe costs a repeat; one that is not safe enough, data.
+#[test]
+fn commands_of_newer_servers_are_known_and_judged_on_the_safe_side() {
+    use handover::command::retry::Category;
+    const READS: &str = "httl hpttl hexpiretime hpexpiretime digest vsim vcard vdim vemb vgetattr vinfo vismember \
+        vlinks vrandmember vrange sdiffcard sunioncard arget arlen json.get ft.search ft.aggregate ts.range ts.nrange \
+        bf.exists cf.exists cms.query topk.list tdigest.quantile clusterscan";
+    const CHECKED: &str = "delex delifeq";
+    const LAST_WINS: &str = "hexpire hpexpire hexpireat hpexpireat hpersist hgetex hsetex msetex";
+    const ACCUMULATING: &str = "hgetdel increx xdelex xackdel xnack xcfgset vadd vrem vsetattr json.numincrby \
+        json.arrappend json.set ts.add ts.incrby bf.add bf.insert cf.add cf.del cms.incrby topk.add tdigest.add lmovem \
+        arinsert arset";
+    for (category, names) in [
+        (Category::ReadOnly, READS),
+        (Category::WriteChecked, CHECKED),
+        (Category::WriteLastWins, LAST_WINS),
+        (Category::WriteAccumulating, ACCUMULATING),
+    ] {
+        for name in names.split_whitespace() {
+            let command = table::find_full(name).unwrap_or_else(|| panic!("{name} is not in the table"));
+            assert_eq!(command.retry, category, "{name}");
+            assert_eq!(command.class, Class::Shared, "{name}");
+            assert_eq!(command.flags.has(Flags::WRITE), category != Category::ReadOnly, "{name}");
+            assert!(!command.blind, "{name}");
+        }
+    }
+    let own = "commandlog|get client|capa client|import-source script|show cluster|slot-stats hotkeys|start backup|start \
+               himport|set blmovem";
+    for name in own.split_whitespace() {
+        let command = table::find_full(name).unwrap_or_else(|| panic!("{name} is not in the table"));
+        assert_ne!(command.class, Class::Shared, "{name}");
+    }
+}
+
 #[test]
 fn the_running_server_has_no_command_that_the_table_lacks() {
     let server = Server::start();

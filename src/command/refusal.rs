@@ -51,6 +51,16 @@ pub enum Refusal {
     HelloSyntax(String),
     /// An attribute that CLIENT SETINFO does not know.
     UnknownAttribute(String),
+    /// A type of clients that there is not.
+    UnknownClientType(String),
+    /// A user that there is not.
+    NoSuchUser(String),
+    /// A number of arguments that a subcommand of CLIENT cannot have.
+    SubcommandArity(String),
+    /// The backend did not carry out CLIENT UNBLOCK, in its words.
+    UnblockFailed(String),
+    /// CLIENT MAINT_NOTIFICATIONS ON: a proxy in between has none to send.
+    NoNotifications,
     /// A value that CLIENT SETINFO does not take.
     InvalidAttribute(String),
 }
@@ -101,6 +111,17 @@ impl fmt::Display for Refusal {
             Self::Protocol(error) => write_protocol_error(formatter, *error),
             Self::HelloSyntax(option) => write!(formatter, "ERR Syntax error in HELLO option '{option}'"),
             Self::UnknownAttribute(name) => write!(formatter, "ERR Unrecognized option '{name}'"),
+            Self::UnknownClientType(name) => write!(formatter, "ERR Unknown client type '{name}'"),
+            Self::NoSuchUser(name) => write!(formatter, "ERR No such user '{name}'"),
+            Self::SubcommandArity(name) => {
+                write!(formatter, "ERR unknown subcommand or wrong number of arguments for '{name}'. Try CLIENT HELP.")
+            }
+            Self::UnblockFailed(cause) => {
+                write!(formatter, "ERR handover: the backend did not carry out CLIENT UNBLOCK: {cause}")
+            }
+            Self::NoNotifications => {
+                formatter.write_str("ERR handover: maintenance notifications are not sent through the proxy")
+            }
             Self::InvalidAttribute(name) => {
                 write!(formatter, "ERR {name} cannot contain spaces, newlines or special characters.")
             }
@@ -134,4 +155,10 @@ const fn printable(byte: u8) -> char {
 #[must_use]
 pub fn quoted_name(name: &[u8]) -> String {
     name[..name.len().min(128)].escape_ascii().to_string()
+}
+
+/// A client's word for an error text of Redis, which has it as it came but for line ends; at most 128 bytes of it.
+#[must_use]
+pub fn printed(word: &[u8]) -> String {
+    String::from_utf8_lossy(&word[..word.len().min(128)]).replace(['\r', '\n'], " ")
 }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tracing::{error, warn};
 
+use super::inquiry::{self, Question};
 use super::link::LinkSocket;
 use super::{client, link, publish, unblock};
 use crate::channels::{BackendId, Route, Vitals, WorkerId, WorkerReport};
@@ -51,19 +52,12 @@ pub struct HubSpec {
     pub origin: Instant,
     /// To the supervisor.
     pub reports: mpsc::Sender<WorkerReport>,
-    /// Every worker's hub of this group, for CLIENT LIST.
-    pub inquiries: Arc<Vec<mpsc::Sender<Inquiry>>>,
+    /// Every worker's hub of this group, for what concerns the clients of all.
+    pub inquiries: Arc<Vec<mpsc::Sender<Question>>>,
     /// What the admin plane reads.
     pub counters: Arc<WorkerCounters>,
     /// When this hub last let time pass, in microseconds since `origin`; for the watchdog.
     pub heartbeat: Arc<AtomicU64>,
-}
-
-/// Asks a hub for its lines of CLIENT LIST.
-#[derive(Debug)]
-pub struct Inquiry {
-    /// Where they go.
-    pub reply: oneshot::Sender<String>,
 }
 
 /// A client's socket.
@@ -195,8 +189,8 @@ impl Hub {
                 }
             }
             Output::Report(report) => self.queue_report(report, now),
-            Output::ListClients(session) => {
-                self.lifecycle.start_local("client list", list_clients(self.clone(), session));
+            Output::Inquire { session, inquiry } => {
+                self.lifecycle.start_local("inquiry", inquiry::ask(self.clone(), session, inquiry));
             }
             Output::Unblock { backend, client_id } => self.unblock(backend, client_id),
         }
@@ -491,9 +485,9 @@ impl Hub {
         self.unblocking.borrow_mut().remove(&id);
     }
 
-    /// This worker's lines of CLIENT LIST.
-    pub(super) fn client_list(&self) -> String {
-        self.machine.borrow().client_list(Instant::now())
+    /// Every worker's hub of this group.
+    pub(super) fn inquiries(&self) -> Arc<Vec<mpsc::Sender<Question>>> {
+        self.spec.inquiries.clone()
     }
 
     /// How many clients there are.
@@ -529,20 +523,6 @@ pub(super) fn admit(hub: &Rc<Hub>, stream: crate::net::stream::Stream, dedicated
     hub.lifecycle.start_local("client", client::serve(hub.clone(), stream, dedicated, place));
 }
 
-/// Collects CLIENT LIST over all workers.
-async fn list_clients(hub: Rc<Hub>, session: SessionKey) {
-    let mut list = String::new();
-    for inquiry in hub.spec.inquiries.iter() {
-        let (reply, answer) = oneshot::channel();
-        if inquiry.send(Inquiry { reply }).await.is_ok()
-            && let Ok(lines) = answer.await
-        {
-            list.push_str(&lines);
-        }
-    }
-    hub.turn(|machine, now| machine.on_client_list(session, &list, now));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -576,6 +556,7 @@ mod tests {
         assert_eq!(hub.clients(), 0);
         let new = hub.turn(|machine, now| Some(machine.on_client(Peer::default(), now))).unwrap();
         assert!(!hub.wants_client_bytes(old) && hub.wants_client_bytes(new));
-        assert!(hub.client_list().starts_with("id=2 "), "{}", hub.client_list());
+        let list = hub.turn(|machine, now| machine.client_list(now));
+        assert!(list.starts_with("id=2 "), "{list}");
     }
 }

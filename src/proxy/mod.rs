@@ -6,6 +6,7 @@
 pub mod acceptor;
 pub mod client;
 pub mod hub;
+pub mod inquiry;
 mod link;
 mod publish;
 mod unblock;

@@ -1,13 +1,16 @@
-//! `CLIENT UNBLOCK` for blocked commands at a planned switch, on a connection of the backend's configured identity.
+//! `CLIENT UNBLOCK` at a backend, for blocked commands at a planned switch and for clients that ask for it, on a
+//! connection of the backend's configured identity.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::hub::Hub;
 use crate::channels::BackendId;
+use crate::command::refusal::printed;
 use crate::config::Backend;
 use crate::logic::multiplexer::Profile;
 use crate::net::dial;
@@ -38,4 +41,31 @@ async fn ask(mut stream: Stream, clients: &[i64]) -> std::io::Result<()> {
         dial::read_reply(&mut stream, &mut replies).await?;
     }
     Ok(())
+}
+
+/// Unblocks one connection; whether it was blocked.
+///
+/// # Errors
+/// The backend could not be reached, or refuses the command, in its words.
+pub(super) async fn one(hub: &Hub, id: BackendId, client_id: i64, with_error: bool) -> Result<bool, String> {
+    let backend = hub.backend(id).ok_or("it is not known any more")?;
+    let (Some(mut stream), _) = dial::dial(&backend, Profile::default()).await else {
+        return Err("it cannot be reached".to_owned());
+    };
+    let mut request = BytesMut::new();
+    let reason = if with_error { "ERROR" } else { "TIMEOUT" };
+    encode::request(&mut request, &["CLIENT", "UNBLOCK", &client_id.to_string(), reason]);
+    let exchange = async {
+        dial::write_all(&mut stream, &request).await?;
+        dial::read_reply(&mut stream, &mut BytesMut::new()).await
+    };
+    match timeout(backend.connect_timeout, exchange).await {
+        Ok(Ok((reply, _))) => match reply.as_ref() {
+            b":1\r\n" => Ok(true),
+            b":0\r\n" => Ok(false),
+            other => Err(printed(other.strip_prefix(b"-").unwrap_or(other)).trim_end().to_owned()),
+        },
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {:?}", backend.connect_timeout)),
+    }
 }

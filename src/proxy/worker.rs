@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::client::Place;
-use super::hub::{self, Hub, HubSpec, Inquiry};
+use super::hub::{self, Hub, HubSpec};
+use super::inquiry::{self, Question};
 use crate::channels::Route;
 use crate::lifecycle::Lifecycle;
 use crate::net::stream::Stream;
@@ -69,7 +70,7 @@ pub struct WorkerGroup {
     /// Its route.
     pub route: watch::Receiver<Route>,
     /// Questions of other workers.
-    pub inquiries: mpsc::Receiver<Inquiry>,
+    pub inquiries: mpsc::Receiver<Question>,
     /// Between two regular looks at the clock.
     pub tick: Duration,
 }
@@ -132,7 +133,7 @@ fn start_group(group: WorkerGroup, lifecycle: &Lifecycle) -> Rc<Hub> {
     lifecycle.start_local("flush", flush(hub.clone()));
     lifecycle.start_local("tick", tick(hub.clone(), group.tick));
     lifecycle.start_local("report", report(hub.clone()));
-    lifecycle.start_local("inquiries", answer(hub.clone(), group.inquiries));
+    lifecycle.start_local("inquiries", inquiry::answer(hub.clone(), group.inquiries));
     hub
 }
 
@@ -191,21 +192,6 @@ async fn report(hub: Rc<Hub>) {
             biased;
             () = hub.report.notified() => {}
             () = stopping.cancelled() => return,
-        }
-    }
-}
-
-/// Answers other workers.
-async fn answer(hub: Rc<Hub>, mut inquiries: mpsc::Receiver<Inquiry>) {
-    let stopping = hub.lifecycle.stopping();
-    loop {
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            inquiry = inquiries.recv() => match inquiry {
-                // Who asked may be gone by now.
-                Some(inquiry) => drop(inquiry.reply.send(hub.client_list())),
-                None => return,
-            },
         }
     }
 }

@@ -57,6 +57,8 @@ enum Expect {
     Exec(u64),
     Discard,
     Ok,
+    /// `CLIENT REPLY ON`, which needs no backend.
+    ReplyOn,
     Pop(Instant, Option<Duration>),
     Select(u32),
     Hello(bool),
@@ -151,6 +153,10 @@ impl Client {
                 for _ in 0..commands {
                     self.mixed(random, ledger, now, blockers, subscribers, &mut bytes);
                 }
+                // Some clients at times want no replies: what they did may have been applied, at most once.
+                if self.id % 4 == 1 {
+                    self.muted(ledger, &mut bytes);
+                }
             }
             Kind::Blocker if !is_alone => return None,
             Kind::Blocker => {
@@ -175,6 +181,28 @@ impl Client {
     fn send(&mut self, words: &[&str], expect: Expect, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&request(words));
         self.outstanding.push_back((self.batch, expect));
+    }
+
+    /// CLIENT REPLY, in a batch of its own kind each time.
+    fn muted(&mut self, ledger: &mut Ledger, bytes: &mut Vec<u8>) {
+        let increments = |client: &mut Self, ledger: &mut Ledger, count: u64| -> Vec<u8> {
+            let numbers: Vec<u64> = (0..count).map(|_| client.operation(ledger, "INCR", None)).collect();
+            numbers.iter().flat_map(|number| request(&["INCR", &format!("c{}:op{number}", client.id)])).collect()
+        };
+        match self.batch % 4 {
+            0 => {
+                bytes.extend(request(&["CLIENT", "REPLY", "OFF"]));
+                let count = self.batch % 7;
+                bytes.extend(increments(self, ledger, count));
+                self.send(&["CLIENT", "REPLY", "ON"], Expect::ReplyOn, bytes);
+            }
+            1 => {
+                bytes.extend(request(&["CLIENT", "REPLY", "SKIP"]));
+                bytes.extend(increments(self, ledger, 1));
+                self.send(&["GET", &format!("c{}:string", self.id)], Expect::Get, bytes);
+            }
+            _ => {}
+        }
     }
 
     fn change_connection(&mut self, random: &mut Random, bytes: &mut Vec<u8>) {
@@ -394,6 +422,7 @@ impl Client {
                 }
                 is_error || is_ok(&reply)
             }
+            Expect::ReplyOn => is_ok(&reply),
             _ if is_error => true,
             Expect::Pong => match &reply {
                 Reply::Array(items) => items[0] == Reply::Bulk("pong".to_owned()),

@@ -365,7 +365,11 @@ impl World {
                     let at = at.max(self.now + self.random.micros(50, 3000));
                     self.supervisor.inbox.push_back((at, index, report));
                 }
-                Output::ListClients(session) => self.workers[index].multiplexer.on_client_list(session, "", self.now),
+                Output::Inquire { session, inquiry } => {
+                    let (multiplexer, now) = (&mut self.workers[index].multiplexer, self.now);
+                    let finding = multiplexer.on_inquiry(&inquiry, now);
+                    multiplexer.on_findings(session, &inquiry, finding, now);
+                }
                 Output::Unblock { backend, client_id } => {
                     self.later(100, 3000, Event::Unblock(usize::from(backend.0), client_id as u64));
                 }

@@ -4,12 +4,14 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use super::client_command::help;
 use super::link::{Inspect, Profile, RunKind};
+use super::muted::ReplyMode;
 use super::requests::{Request, Step};
 use super::session::{CloseReason, Session, Transaction, Wait};
 use super::special::parse_database;
 use super::subscriptions::Kind;
-use super::{LANES_MAX, Multiplexer, Output, SessionKey};
+use super::{LANES_MAX, Multiplexer, SessionKey};
 use crate::command::refusal::Refusal;
 use crate::command::table::Answered;
 use crate::resp::arguments::Arguments;
@@ -52,12 +54,17 @@ impl Multiplexer {
                 self.answer(key, |out| encode::simple(out, "OK"), now);
                 self.end(key, CloseReason::Quit);
             }
-            Answered::Reset => self.reset_session(key, now),
+            Answered::Reset => return self.take_reset(key, request, now),
             Answered::Auth => self.answer_auth(key, request, now),
             Answered::Ping => self.answer_ping(key, request, now),
             Answered::AclWhoami => self.answer(key, |out| encode::bulk(out, b"default"), now),
             Answered::Cluster => self.refuse(key, &Refusal::ClusterDisabled, now),
-            Answered::ClientList => return self.take_client_list(key, request, now),
+            Answered::ClientReply => return self.take_client_reply(key, request, now),
+            Answered::ClientList
+            | Answered::ClientKill
+            | Answered::ClientUnblock
+            | Answered::ClientPause
+            | Answered::ClientUnpause => return self.take_inquiry(key, answered, request, now),
             _ => self.answer_client(key, answered, request, now),
         }
         Step::Done { bytes: request.bytes }
@@ -261,6 +268,19 @@ impl Multiplexer {
     }
 
     /// RESET: everything that a connection can hold is forgotten.
+    fn take_reset(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
+        if session.reply_mode == ReplyMode::Off {
+            if session.due > 0 {
+                self.wait(key, Wait::Due, now);
+                return Step::Wait;
+            }
+            session.reply_mode = ReplyMode::On;
+        }
+        self.reset_session(key, now);
+        Step::Done { bytes: request.bytes }
+    }
+
     fn reset_session(&mut self, key: SessionKey, now: Instant) {
         self.drop_subscriptions(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
@@ -276,38 +296,10 @@ impl Multiplexer {
         self.answer(key, |out| encode::simple(out, "RESET"), now);
     }
 
-    fn take_client_list(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
-        let Some(session) = self.sessions.get(key) else { return Step::Wait };
-        if Arguments::new(request.frame).remaining() > 2 {
-            self.refuse(key, &Refusal::Unsupported("CLIENT LIST with a filter".to_owned()), now);
-            return Step::Done { bytes: request.bytes };
-        }
-        if session.due > 0 {
-            self.wait(key, Wait::Due, now);
-            return Step::Wait;
-        }
-        self.outputs.push_back(Output::ListClients(key));
-        self.wait(key, Wait::Answer, now);
-        Step::Done { bytes: request.bytes }
-    }
-
-    /// CLIENT LIST was collected over all workers.
-    pub fn on_client_list(&mut self, key: SessionKey, list: &str, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if !matches!(session.wait, Some((Wait::Answer, _))) {
-            return;
-        }
-        session.wait = None;
-        let protocol = session.profile.protocol;
-        self.answer(key, |out| text(out, protocol, list), now);
-        self.settled.push(key);
-        self.advance_settled(now);
-    }
-
     /// The lines of CLIENT LIST for this worker's clients.
     #[must_use]
     pub fn client_list(&self, now: Instant) -> String {
-        self.sessions.iter().map(|(_, session)| client_line(session, now)).collect()
+        self.sessions.iter().map(|(_, session)| client_line(session, self.is_blocked(session), now)).collect()
     }
 
     /// CLIENT subcommands over Handover's own clients.
@@ -321,7 +313,7 @@ impl Multiplexer {
                 self.answer(key, |out| encode::integer(out, id), now);
             }
             (Answered::ClientInfo, 2) => {
-                let line = client_line(session, now);
+                let line = client_line(session, false, now);
                 self.answer(key, |out| text(out, protocol, &line), now);
             }
             (Answered::ClientGetName, 2) => {
@@ -346,25 +338,14 @@ impl Multiplexer {
                     false => self.refuse(key, &Refusal::Redis("ERR syntax error"), now),
                 }
             }
-            (Answered::ClientHelp, 2) => self.answer(key, client_help, now),
-            (
-                Answered::ClientId
-                | Answered::ClientInfo
-                | Answered::ClientGetName
-                | Answered::ClientSetName
-                | Answered::ClientSetInfo
-                | Answered::ClientGetRedir
-                | Answered::ClientTrackingInfo
-                | Answered::ClientNoEvict
-                | Answered::ClientHelp,
-                _,
-            ) => {
-                let name = request.classified.command.map_or("client", |command| command.name);
-                self.refuse(key, &Refusal::WrongArity(name.to_owned()), now);
+            (Answered::ClientMaintNotifications, 3..) if arguments[2].eq_ignore_ascii_case(b"off") => {
+                self.answer(key, |out| encode::simple(out, "OK"), now);
             }
+            (Answered::ClientMaintNotifications, 3..) => self.refuse(key, &Refusal::NoNotifications, now),
+            (Answered::ClientHelp, 2) => self.answer(key, help, now),
             _ => {
                 let name = request.classified.command.map_or("client", |command| command.name);
-                self.refuse(key, &Refusal::Unsupported(name.replace('|', " ").to_uppercase()), now);
+                self.refuse(key, &Refusal::WrongArity(name.to_owned()), now);
             }
         }
     }
@@ -404,7 +385,7 @@ fn is_integer(word: &[u8]) -> bool {
 }
 
 /// Text for people: a bulk in RESP2, a verbatim string in RESP3, as Redis has it.
-fn text(out: &mut BytesMut, protocol: Protocol, text: &str) {
+pub(super) fn text(out: &mut BytesMut, protocol: Protocol, text: &str) {
     match protocol {
         Protocol::Resp2 => encode::bulk(out, text.as_bytes()),
         Protocol::Resp3 => encode::verbatim(out, text),
@@ -445,16 +426,23 @@ fn hello_syntax(option: &[u8]) -> Refusal {
 }
 
 /// One line of CLIENT LIST, with the fields of Redis that mean something here.
-fn client_line(session: &Session, now: Instant) -> String {
+pub(super) fn client_line(session: &Session, is_blocked: bool, now: Instant) -> String {
     let peer = &session.peer;
     let age = peer.connected_at.map_or(0, |at| now.saturating_duration_since(at).as_secs());
     let idle = peer.active_at.map_or(0, |at| now.saturating_duration_since(at).as_secs());
     let count = |kind| session.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.count_of(kind));
-    let (multi, flags) = match session.transaction {
-        Transaction::Queuing { queued, .. } => (i64::from(queued), "x"),
-        _ if session.is_subscriber() => (-1, "P"),
-        _ => (-1, "N"),
+    let multi = match session.transaction {
+        Transaction::Queuing { queued, .. } => i64::from(queued),
+        _ => -1,
     };
+    let states = [
+        ('O', session.pin.is_some_and(|pin| pin.monitoring)),
+        ('P', session.is_subscriber()),
+        ('x', multi >= 0),
+        ('b', is_blocked),
+    ];
+    let flags: String = states.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag).collect();
+    let flags = if flags.is_empty() { "N" } else { &flags };
     format!(
         "id={} addr={} laddr={} name={} age={age} idle={idle} flags={flags} db={} sub={} psub={} ssub={} multi={multi} \
          qbuf={} obl={} cmd={} user=default lib-name={} lib-ver={} resp={}\n",
@@ -487,13 +475,4 @@ fn tracking_info(out: &mut BytesMut, protocol: Protocol) {
     encode::integer(out, -1);
     encode::bulk(out, b"prefixes");
     encode::array(out, 0);
-}
-
-fn client_help(out: &mut BytesMut) {
-    let lines = [
-        "CLIENT <subcommand> [<arg> ...], answered by handover for its own clients. Subcommands are:",
-        "GETNAME, ID, INFO, LIST, SETINFO <attribute> <value>, SETNAME <name>, TRACKINGINFO, HELP",
-    ];
-    encode::array(out, lines.len());
-    lines.iter().for_each(|line| encode::simple(out, line));
 }

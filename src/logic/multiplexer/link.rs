@@ -178,6 +178,8 @@ pub struct Link {
     pub sentinel: (Instant, u32),
     /// `CLIENT UNBLOCK` was sent for it, and may be carried out at any later time.
     pub unblocked: bool,
+    /// A client asked for its blocked command to be let go.
+    pub is_let_go: bool,
     /// Something came on it.
     pub proven: bool,
     /// The last sentinel was refused for a reason that says nothing of the order of replies.
@@ -215,6 +217,7 @@ impl Link {
             paused: None,
             sentinel: (now, 0),
             unblocked: false,
+            is_let_go: false,
             proven: false,
             undecided: false,
             proofs: 0,

@@ -4,14 +4,17 @@
 //! It takes bytes and events and gives bytes and [`Output`]s; it owns no socket. In the order of a command's way:
 //! `requests` (a client's bytes → frames → a lane), `special` (what needs a pin, or is answered here),
 //! `replies` (a backend's bytes → the client's output), `judgement` (a lost connection), `switch` (the route),
-//! `pins`, `subscriptions`.
+//! `pins`, `subscriptions`; `client_command`, `muted` and `pause` carry out CLIENT.
 
 mod answers;
 mod backpressure;
+mod client_command;
 mod counters;
 mod judgement;
 mod link;
+mod muted;
 mod observe;
+mod pause;
 mod pins;
 mod replies;
 mod requests;
@@ -27,8 +30,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+pub use client_command::{ClientType, Filter, Finding, Inquiry};
 pub use counters::{Counters, LATENCY_BOUNDS_US, ProtocolFault};
 pub use link::{Link, LinkState, Profile, Role};
+pub use pause::Pause;
 pub use session::{CloseReason, Session};
 
 use self::link::{Run, RunKind};
@@ -124,8 +129,13 @@ pub enum Output {
     ResumeLink(LinkKey),
     /// Tell the supervisor.
     Report(Report),
-    /// Collect CLIENT LIST over all workers and answer with [`Multiplexer::on_client_list`].
-    ListClients(SessionKey),
+    /// Ask every worker of the group with [`Multiplexer::on_inquiry`], and answer with [`Multiplexer::on_findings`].
+    Inquire {
+        /// Who asks.
+        session: SessionKey,
+        /// What.
+        inquiry: Inquiry,
+    },
     /// Send `CLIENT UNBLOCK` for a blocked command to a backend, on a control connection.
     Unblock {
         /// To whom.
@@ -262,6 +272,8 @@ pub struct Multiplexer {
     drained: Option<u64>,
     /// Until then, at the latest, nothing is published: subscriptions are being restored after a switch.
     publish_barrier: Option<Instant>,
+    /// CLIENT PAUSE.
+    pause: Option<Pause>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
     /// Bytes of large requests that are arriving.
@@ -325,6 +337,7 @@ impl Multiplexer {
             judged: Judged::default(),
             drained: None,
             publish_barrier: None,
+            pause: None,
             crowded: false,
             upload_bytes: 0,
             starved: Vec::new(),
@@ -343,6 +356,7 @@ impl Multiplexer {
         let mut successor = Self::new(settings, now);
         successor.sessions = self.sessions.successor();
         successor.links = self.links.successor();
+        successor.pause = self.pause;
         successor
     }
 
@@ -558,7 +572,7 @@ impl Multiplexer {
 
     /// A reply of Handover's own, in its turn.
     fn answer(&mut self, key: SessionKey, write: impl FnOnce(&mut BytesMut), now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.reply_mode.is_muted()) else { return };
         match session.link.filter(|_| session.due > 0) {
             None => {
                 borrow_buffer(&mut self.spare, &mut session.output);
@@ -665,7 +679,9 @@ impl Multiplexer {
     fn advance_waiting(&mut self, now: Instant) {
         let waiting = std::mem::take(&mut self.waiting);
         for key in waiting {
-            if let Some(session) = self.sessions.get_mut(key) {
+            if self.is_paused(key) {
+                self.waiting.push(key);
+            } else if let Some(session) = self.sessions.get_mut(key) {
                 session.listed = false;
                 self.advance_session(key, now);
                 self.finish_if_done(key);

@@ -82,7 +82,7 @@ impl Multiplexer {
                     let proofs = link.proofs;
                     self.note_served(session, proofs);
                 }
-                self.append_output(session, &rest[..scanned]);
+                self.append_reply(session, &rest[..scanned]);
                 self.hold_back(key, session, now);
                 (&rest[scanned..], 0)
             }
@@ -129,6 +129,14 @@ impl Multiplexer {
         self.mark_to_write(key);
     }
 
+    /// What a command answered; a client that wants no replies does not get it.
+    pub(super) fn append_reply(&mut self, key: SessionKey, bytes: &[u8]) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.reply_mode.is_muted()) else { return };
+        borrow_buffer(&mut self.spare, &mut session.output);
+        session.output.extend_from_slice(bytes);
+        self.mark_to_write(key);
+    }
+
     /// Passes whole replies on to the client whose requests are at the front.
     fn deliver(&mut self, key: LinkKey, replies: &[u8], count: u32, now: Instant) {
         let Some(link) = self.links.get_mut(key) else { return };
@@ -145,7 +153,7 @@ impl Multiplexer {
         if let Some(session_key) = session_key {
             self.settle_due(session_key, count);
             self.note_served(session_key, proofs);
-            self.append_output(session_key, replies);
+            self.append_reply(session_key, replies);
             self.deliver_deferred(session_key);
             self.hold_back(key, session_key, now);
         }
@@ -267,7 +275,7 @@ impl Multiplexer {
         if let Some(Role::Pin(Some(session_key))) = self.links.get(key).map(|link| link.role)
             && self.sessions.get(session_key).and_then(|session| session.pin).is_some_and(|pin| pin.monitoring)
         {
-            return self.append_output(session_key, frame);
+            return self.append_reply(session_key, frame);
         }
         self.counters.protocol_faults[ProtocolFault::BackendUnsolicited as usize] += 1;
         self.lose_link(key, "a reply that nobody asked for", now);
@@ -453,7 +461,7 @@ impl Multiplexer {
     fn on_unblocked(&mut self, key: LinkKey, frame: &[u8], deadline: Option<Instant>, now: Instant) {
         let is_nil = matches!(frame, b"$-1\r\n" | b"*-1\r\n" | b"_\r\n");
         let time_left = deadline.is_none_or(|deadline| deadline > now);
-        let was_unblocked = self.links.get(key).is_some_and(|link| link.unblocked);
+        let was_unblocked = self.links.get_mut(key).is_some_and(|link| !link.take_let_go() && link.unblocked);
         if is_nil && time_left && was_unblocked && self.rearm_front(key, now) {
             return;
         }

@@ -83,7 +83,7 @@ impl Multiplexer {
         let Some(session) = self.sessions.get_mut(key) else { return };
         // What waits on waits since it began to.
         if let (Some(wait), Some((was_for, since))) = (&mut session.wait, before)
-            && was_for != Wait::Due
+            && !matches!(was_for, Wait::Due | Wait::Pause)
             && held_before == (session.pending.len(), session.input.len())
         {
             wait.1 = since;
@@ -128,8 +128,12 @@ impl Multiplexer {
                         self.answer(key, |out| out.extend_from_slice(&reply), now);
                     }
                 }
-                Some(Pending::Send { frame, kind, commands, .. }) => {
+                Some(pending @ Pending::Send { frame, kind, commands, .. }) => {
                     let classified = self.settings.policy.apply(frame, first_argument(frame));
+                    if self.pause.is_some_and(|pause| pause.holds_pending(pending, classified)) {
+                        self.wait(key, Wait::Pause, now);
+                        return false;
+                    }
                     if publishes(classified) && self.publish_barrier.is_some() {
                         self.wait(key, Wait::Lane, now);
                         return false;
@@ -191,19 +195,22 @@ impl Multiplexer {
     /// Finds the requests in `bytes` and carries them out; returns how many bytes were consumed.
     fn take_requests(&mut self, key: SessionKey, bytes: &[u8], now: Instant) -> usize {
         let (mut position, mut batch_start, mut batch_commands) = (0, 0, 0);
+        if !self.finish_skipped(key, now) {
+            return 0;
+        }
         while let Some(session) = self.sessions.get_mut(key).filter(|session| session.takes_requests()) {
             let input = &bytes[position..];
             if session.due as usize + batch_commands as usize >= self.settings.limits.inflight_max && batch_commands > 0
             {
                 break;
             }
-            let is_plain = session.is_plain();
+            let may_share = session.may_share();
             let step = match session.scanner.scan(input) {
                 Scan::Incomplete => break,
                 Scan::Nothing { bytes } => Step::Done { bytes },
                 Scan::Frame(frame) => {
                     let request = self.request(input, frame);
-                    if is_plain && self.may_batch(&request) {
+                    if may_share && self.may_batch(&request) {
                         if batch_commands == 0 && self.lane_link(key, now).is_none() {
                             return position;
                         }
@@ -230,6 +237,7 @@ impl Multiplexer {
                 self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
                 batch_commands = 0;
             }
+            self.end_skipped(key, step, now);
             match step {
                 Step::Wait => return position,
                 Step::Done { bytes } => position += bytes,
@@ -259,7 +267,7 @@ impl Multiplexer {
 
     /// It goes to the lane with its neighbours, and nothing is to be looked at.
     fn may_batch(&self, request: &Request<'_>) -> bool {
-        request.is_shared() && !(self.publish_barrier.is_some() && request.publishes())
+        request.is_shared() && self.pause.is_none() && !(self.publish_barrier.is_some() && request.publishes())
     }
 
     fn take_inline(&mut self, key: SessionKey, line: &[u8], input: &[u8], bytes: usize, now: Instant) -> Step {
@@ -277,8 +285,8 @@ impl Multiplexer {
         encode::request(&mut frame, &words);
         let classified = self.settings.policy.apply(&frame, name);
         let request = Request { frame: &frame, name, classified, input, bytes };
-        let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
-        if !(is_plain && self.may_batch(&request)) {
+        let may_share = self.sessions.get(key).is_some_and(super::Session::may_share);
+        if !(may_share && self.may_batch(&request)) {
             return self.take_special(key, request, now);
         }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
@@ -384,6 +392,11 @@ impl super::Session {
     /// Its next request may be looked at.
     pub(super) fn takes_requests(&self) -> bool {
         self.ending.is_none() && self.wait.is_none()
+    }
+
+    /// Its next requests may go to the lane together.
+    pub(super) fn may_share(&self) -> bool {
+        self.is_plain() && !self.reply_mode.is_single()
     }
 
     /// Shared commands go to a lane: nothing that the session holds says otherwise.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::link::{Profile, RunKind};
+use super::muted::ReplyMode;
 use super::subscriptions::Subscriptions;
 use super::{LinkKey, Peer};
 use crate::resp::request::RequestScanner;
@@ -35,11 +36,13 @@ pub enum CloseReason {
     Stopping,
     /// A bug of ours, contained.
     Panic,
+    /// `CLIENT KILL`.
+    Killed,
 }
 
 impl CloseReason {
     /// Every reason, in the order of [`CloseReason::index`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::Quit,
@@ -51,6 +54,7 @@ impl CloseReason {
         Self::LimitReached,
         Self::Stopping,
         Self::Panic,
+        Self::Killed,
     ];
 
     /// Its place in [`CloseReason::ALL`].
@@ -74,6 +78,7 @@ impl CloseReason {
             Self::LimitReached => "limit_reached",
             Self::Stopping => "stopping",
             Self::Panic => "panic",
+            Self::Killed => "killed",
         }
     }
 }
@@ -91,8 +96,10 @@ pub enum Wait {
     Pin,
     /// The verdict on a backend that said it cannot serve.
     Verdict,
-    /// An answer that the shell collects (CLIENT LIST).
+    /// An answer that the shell collects from every worker (CLIENT LIST, KILL …).
     Answer,
+    /// The end of a CLIENT PAUSE.
+    Pause,
     /// The confirmations of its subscriptions.
     Confirmation,
 }
@@ -219,6 +226,8 @@ pub struct Session {
     pub transaction: Transaction,
     /// Each SELECT queued since MULTI: its place among the queued commands, and its database.
     pub selections: Vec<(u32, u32)>,
+    /// One of the commands queued since MULTI may write.
+    pub queues_write: bool,
     /// A connection of its own.
     pub pin: Option<Pin>,
     /// Its subscriptions, once it had any.
@@ -227,6 +236,8 @@ pub struct Session {
     pub half_closed: bool,
     /// Ends as soon as what is due was delivered.
     pub ending: Option<CloseReason>,
+    /// Which replies it gets.
+    pub reply_mode: ReplyMode,
     /// Reading is stopped until it is resumed by [`super::Output::Resume`].
     pub paused: bool,
     /// A connection is not read because of what waits in its output.
@@ -258,10 +269,12 @@ impl Session {
             burst_answered: false,
             transaction: Transaction::None,
             selections: Vec::new(),
+            queues_write: false,
             pin: None,
             subscriptions: None,
             half_closed: false,
             ending: None,
+            reply_mode: ReplyMode::On,
             paused: false,
             holds_back: false,
             upload_bytes: 0,

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::link::{Inspect, RunKind};
+use super::pause::may_write;
 use super::requests::{Request, Step, Whole, whole_transaction};
 use super::session::{BrokenEnd, CloseReason, Transaction, Wait};
 use super::{LinkKey, Multiplexer, SessionKey};
@@ -17,7 +18,12 @@ use crate::resp::parse_number;
 impl Multiplexer {
     /// Carries out one request that is not simply shared.
     pub(super) fn take_special(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+        if self.pauses(key, &request) {
+            self.wait(key, Wait::Pause, now);
+            return Step::Wait;
+        }
         let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
+        session.begin_skipped();
         if let Some(command) = request.classified.command {
             session.peer.last_command = command.name;
         }
@@ -160,10 +166,14 @@ impl Multiplexer {
 
     /// A transaction that arrived whole travels on the lane as one contiguous group; one in pieces takes a pin.
     fn take_multi(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
-        let is_plain = self.sessions.get(key).is_some_and(super::Session::is_plain);
+        // Between a reply that is skipped and one that is not, or under a pause for writes, each goes by itself.
+        let may_share = self.pause.is_none() && self.sessions.get(key).is_some_and(super::Session::may_share);
         let whole =
-            is_plain.then(|| whole_transaction(request.input, |frame, name| self.settings.policy.apply(frame, name)));
+            may_share.then(|| whole_transaction(request.input, |frame, name| self.settings.policy.apply(frame, name)));
         let Some(Whole { bytes, commands, publishes }) = whole.flatten() else {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.queues_write = false;
+            }
             return self.forward_and_wait(key, request, RunKind::Inspect(Inspect::Multi), now);
         };
         if publishes && self.publish_barrier.is_some() {
@@ -223,7 +233,12 @@ impl Multiplexer {
             | Answered::PUnsubscribe
             | Answered::SSubscribe
             | Answered::SUnsubscribe
-            | Answered::ClientReply => self.refuse_queued(key, request, now),
+            | Answered::ClientReply
+            // The backend's own clients are Handover's connections, which carry everybody's commands.
+            | Answered::ClientKill
+            | Answered::ClientUnblock
+            | Answered::ClientPause
+            | Answered::ClientUnpause => self.refuse_queued(key, request, now),
             Answered::Ping | Answered::AclWhoami | Answered::Cluster => self.queue(key, request, false, None, now),
             _ => self.queue(key, request, true, None, now),
         }
@@ -244,6 +259,9 @@ impl Multiplexer {
         }
         if taints {
             self.taint(key);
+        }
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.queues_write |= may_write(request.classified);
         }
         if let Some(session) = self.sessions.get_mut(key)
             && let (Transaction::Queuing { queued, selected, .. }, selections) =
@@ -287,6 +305,10 @@ impl Multiplexer {
         let class = request.classified.class;
         match class {
             Class::Answered(answered @ (Answered::Quit | Answered::Reset)) => {
+                self.take_answered(key, answered, request, now)
+            }
+            // It runs nothing, and its client counts on it.
+            Class::Answered(answered @ Answered::ClientReply) if !queuing => {
                 self.take_answered(key, answered, request, now)
             }
             Class::Pinned(Pinned::Discard) if queuing || refused => self.leave_transaction(key, request, now),

@@ -168,7 +168,7 @@ impl Multiplexer {
             return Step::Wait;
         }
         if !subscribe && session.subscriptions.is_none() {
-            self.confirm_nothing(key, kind, &names, now);
+            self.confirm_nothing(key, kind, &names);
             return Step::Done { bytes: request.bytes };
         }
         let Some(link) = self.subscription_link(key, now) else { return Step::Wait };
@@ -177,7 +177,7 @@ impl Multiplexer {
     }
 
     /// Leaving what was never subscribed to is confirmed without a backend.
-    fn confirm_nothing(&mut self, key: SessionKey, kind: Kind, names: &VecDeque<Bytes>, now: Instant) {
+    fn confirm_nothing(&mut self, key: SessionKey, kind: Kind, names: &VecDeque<Bytes>) {
         let protocol = self.sessions.get(key).map(|session| session.profile.protocol).unwrap_or_default();
         let word = kind.command(false).to_lowercase();
         let confirm = |out: &mut BytesMut, name: Option<&Bytes>| {
@@ -189,14 +189,13 @@ impl Multiplexer {
             }
             encode::integer(out, 0);
         };
-        self.answer(
-            key,
-            |out| match names.is_empty() {
-                true => confirm(out, None),
-                false => names.iter().for_each(|name| confirm(out, Some(name))),
-            },
-            now,
-        );
+        let mut confirmations = BytesMut::new();
+        match names.is_empty() {
+            true => confirm(&mut confirmations, None),
+            false => names.iter().for_each(|name| confirm(&mut confirmations, Some(name))),
+        }
+        // Nothing is due, and what is pushed reaches those who want no replies.
+        self.append_output(key, &confirmations);
     }
 
     /// The connection that carries the session's subscriptions; makes it wait while there is none.
@@ -436,7 +435,10 @@ impl Multiplexer {
         if self.is_superseded(key, link_key) {
             return;
         }
-        self.deliver_message(key, frame, now);
+        let is_muted = self.sessions.get(key).is_some_and(|session| session.reply_mode.is_muted());
+        if restoring || !is_muted {
+            self.deliver_message(key, frame, now);
+        }
         if restoring {
             // It cannot have here what it had: what is left is what the backend confirmed.
             return self.end(key, CloseReason::ClientLost);

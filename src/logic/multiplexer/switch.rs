@@ -317,6 +317,7 @@ impl Multiplexer {
         self.unblock(now);
         self.reopen_subscriptions(now);
         self.lift_publish_barrier(now);
+        self.end_pause(now);
         self.advance_waiting(now);
         self.expire_held(now);
         self.feed_starved();
@@ -434,7 +435,7 @@ impl Multiplexer {
         for key in self.waiting.clone() {
             let Some(session) = self.sessions.get(key) else { continue };
             let Some((what, since)) = session.wait else { continue };
-            if matches!(what, Wait::Due | Wait::Answer | Wait::Confirmation) {
+            if matches!(what, Wait::Due | Wait::Answer | Wait::Confirmation | Wait::Pause) {
                 continue;
             }
             let held = now.saturating_duration_since(since);
@@ -478,6 +479,9 @@ impl Multiplexer {
     fn refuse_held(&mut self, key: SessionKey, refusal: Option<Refusal>, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.wait = None;
+        // What was sent is about to be answered "uncertain", and a client may repeat the whole burst after LOADING.
+        let is_uncertain = |pending: &Pending| matches!(pending, Pending::Send { sent: true, read_only: false, .. });
+        session.burst_answered |= session.pending.iter().any(is_uncertain);
         let refusal = refusal.unwrap_or(match session.burst_answered {
             false => Refusal::Loading,
             true => Refusal::Unavailable,
@@ -541,8 +545,14 @@ impl Multiplexer {
                     (frame.bytes, Some(class))
                 }
             };
+            if class == Some(Class::Answered(Answered::ClientReply)) {
+                // It needs no backend, and its client counts on it: it is looked at as ever, with what stands behind it.
+                self.settled.push(key);
+                break;
+            }
             if let Some(class) = class {
                 self.refuse_request(key, class, refusal, now);
+                self.end_refused(key);
             }
             position += bytes;
         }

@@ -1,5 +1,7 @@
 //! One multiplexer, one hand-made backend: what is said to whom, and what becomes of it at a fault.
 
+mod client_commands;
+
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -16,6 +18,8 @@ struct Bench {
     reports: Vec<Report>,
     unblocked: Vec<i64>,
     dials: bool,
+    /// Replies of the commands queued since MULTI, by connection.
+    queued: std::collections::HashMap<LinkKey, Vec<String>>,
 }
 
 fn ms(milliseconds: u64) -> Duration {
@@ -81,6 +85,7 @@ impl Bench {
             reports: vec![],
             unblocked: vec![],
             dials: true,
+            queued: std::collections::HashMap::new(),
         };
         bench.switch(0);
         bench
@@ -119,7 +124,11 @@ impl Bench {
                 Output::CloseSession { session, reason } => self.closed.push((session, reason)),
                 Output::Report(report) => self.reports.push(report),
                 Output::Unblock { client_id, .. } => self.unblocked.push(client_id),
-                Output::ListClients(session) => self.multiplexer.on_client_list(session, "list\n", self.now),
+                Output::Inquire { session, inquiry } => {
+                    let finding = self.multiplexer.on_inquiry(&inquiry, self.now);
+                    self.unblocked.extend(finding.blocked.map(|(_, client_id)| client_id));
+                    self.multiplexer.on_findings(session, &inquiry, finding, self.now);
+                }
                 Output::Resume(_) | Output::ResumeLink(_) => {}
             }
         }
@@ -167,9 +176,50 @@ impl Bench {
         requests
     }
 
+    /// The same, without Handover's own.
+    fn commands(&mut self, link: LinkKey) -> Vec<String> {
+        let mut requests = self.written(link);
+        requests.retain(|request| !request.starts_with("ECHO"));
+        requests
+    }
+
     fn reply(&mut self, link: LinkKey, bytes: &str) {
         self.multiplexer.on_link_bytes(link, bytes.as_bytes(), self.now);
         self.settle();
+    }
+
+    /// Answers everything that is written to any connection, as a server in which every key holds 1; whether there
+    /// was anything.
+    fn serve(&mut self) -> bool {
+        let links: Vec<LinkKey> = self.links.iter().map(|(link, _)| *link).collect();
+        let mut is_busy = false;
+        for link in links {
+            let mut queued = Vec::new();
+            for request in self.written(link) {
+                is_busy = true;
+                let word = request.split(' ').next().unwrap_or_default();
+                let reply = match word {
+                    "GET" => "$1\r\n1\r\n".to_owned(),
+                    "ECHO" => format!("${}\r\n{}\r\n", request.len() - 5, &request[5..]),
+                    _ => "+OK\r\n".to_owned(),
+                };
+                let is_in_transaction = self.queued.contains_key(&link);
+                match word {
+                    "MULTI" => drop(self.queued.insert(link, Vec::new())),
+                    "EXEC" => queued = self.queued.remove(&link).unwrap_or_default(),
+                    _ if is_in_transaction => self.queued.entry(link).or_default().push(reply.clone()),
+                    _ => {}
+                }
+                let reply = match word {
+                    "EXEC" => format!("*{}\r\n{}", queued.len(), queued.concat()),
+                    "MULTI" => reply,
+                    _ if is_in_transaction => "+QUEUED\r\n".to_owned(),
+                    _ => reply,
+                };
+                self.reply(link, &reply);
+            }
+        }
+        is_busy
     }
 
     fn lose(&mut self, link: LinkKey) {
@@ -221,7 +271,7 @@ fn handover_answers_what_is_its_own() {
         ("CLIENT ID", ":7\r\n"),
         ("CLIENT GETNAME", "$-1\r\n"),
         ("CLIENT SETNAME a", "+OK\r\n"),
-        ("CLIENT LIST", "$5\r\nlist\n\r\n"),
+        ("CLIENT LIST ID 8", "$0\r\n\r\n"),
         ("CLIENT GETREDIR", ":-1\r\n"),
         ("RESET", "+RESET\r\n"),
         ("QUIT", "+OK\r\n"),
