@@ -365,7 +365,12 @@ impl Bench {
                     let finding = self.multiplexer.on_inquiry(&inquiry, self.now);
                     self.multiplexer.on_findings(session, &inquiry, finding, self.now);
                 }
-                Output::Resume(_) | Output::ResumeLink(_) | Output::Report(_) | Output::Unblock { .. } => {}
+                Output::Resume(_)
+                | Output::ResumeLink(_)
+                | Output::Report(_)
+                | Output::Unblock { .. }
+                | Output::FailedLogin { .. }
+                | Output::RevokedLogin { .. } => {}
             }
         }
     }
