@@ -230,7 +230,13 @@ impl Multiplexer {
                 self.on_echo_refused(key, backend, role, profile.identity, now);
                 false
             }
-            DialOutcome::Ready { client_id, server, .. } | DialOutcome::Unproven { client_id, server } => {
+            // What ends the script must get through on a pin, which the fence proves before anybody else has it.
+            DialOutcome::Busy { .. } if !matches!(role, Role::Pin(_)) => {
+                self.on_dialled(key, DialOutcome::Failed("the server is busy with a script".to_owned()), now)
+            }
+            DialOutcome::Ready { client_id, server, .. }
+            | DialOutcome::Unproven { client_id, server }
+            | DialOutcome::Busy { client_id, server } => {
                 link.state = LinkState::Ready;
                 link.client_id = client_id;
                 link.takes_groups = takes_groups;
