@@ -1,0 +1,61 @@
+//! Two things at a time: what a session holds, and what happens meanwhile to something else that it holds.
+
+use super::identity::identity_settings;
+use super::*;
+use crate::logic::identity::{IdentityMode, Users};
+
+const READONLY: &str = "-READONLY You can't write against a read only replica.\r\n";
+const FORGET_ALL: &str = ">2\r\n$10\r\ninvalidate\r\n_\r\n";
+
+impl Bench {
+    /// Says it, and has it answered on the client's own connection.
+    fn ask_pin(&mut self, client: SessionKey, line: &str, reply: &str) {
+        self.say(client, &[line]);
+        let pin = self.pin();
+        assert_eq!(self.written(pin).last().map(String::as_str), Some(line));
+        self.reply(pin, reply);
+        assert_eq!(self.heard(client), reply, "{line}");
+    }
+
+    /// A RESP3 client with CLIENT TRACKING.
+    fn tracking(&mut self) -> SessionKey {
+        let client = self.client();
+        self.ask(client, "HELLO 3");
+        self.ask_pin(client, "CLIENT TRACKING ON", "+OK\r\n");
+        client
+    }
+
+    fn profile_of(&self, link: LinkKey) -> Profile {
+        self.links.iter().find(|(open, _)| *open == link).expect("it is open").1.profile
+    }
+}
+
+#[test]
+fn what_is_due_at_reset_is_never_sent_again_as_somebody_else() {
+    // Unsent when the connection is lost, and refused by a backend that cannot serve.
+    for is_refused in [false, true] {
+        let mut bench = Bench::with(identity_settings(IdentityMode::Users));
+        let client = bench.client();
+        assert_eq!(bench.ask(client, "AUTH alice x"), "+OK\r\n");
+        assert_eq!(bench.ask(client, "SELECT 3"), "+OK\r\n");
+        bench.say(client, &["SET a 1", "RESET"]);
+        let lane = bench.lane();
+        let profile = bench.profile_of(lane);
+        assert_eq!(profile.database, Some(3));
+        if is_refused {
+            assert_eq!(bench.written(lane), ["SET a 1"]);
+            bench.reply(lane, READONLY);
+        }
+        assert_eq!(bench.heard(client), "");
+        bench.switch(1);
+        bench.pass(ms(20));
+        let sent: Vec<(LinkKey, Profile)> = bench.links.iter().map(|(link, dial)| (*link, dial.profile)).collect();
+        let mut sent: Vec<_> =
+            sent.into_iter().filter(|(link, _)| bench.commands(*link).contains(&"SET a 1".to_owned())).collect();
+        let (lane, found) = sent.pop().expect("it moves");
+        assert_eq!(found, profile, "refused: {is_refused}");
+        bench.reply(lane, "+OK\r\n");
+        assert_eq!(bench.heard(client), "+OK\r\n+RESET\r\n");
+        assert!(bench.ask(client, "GET a").starts_with("-NOAUTH"));
+    }
+}
