@@ -156,7 +156,7 @@ impl Multiplexer {
             self.wait(key, Wait::Due, now);
             return false;
         }
-        if self.lane(profile, now).is_none() {
+        if !self.is_laneless(profile.identity) && self.lane(profile, now).is_none() {
             self.wait(key, Wait::Lane, now);
             return false;
         }

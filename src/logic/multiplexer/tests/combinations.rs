@@ -59,3 +59,16 @@ fn what_is_due_at_reset_is_never_sent_again_as_somebody_else() {
         assert!(bench.ask(client, "GET a").starts_with("-NOAUTH"));
     }
 }
+
+#[test]
+fn an_identity_without_echo_may_speak_resp3() {
+    let mut bench = Bench::with(identity_settings(IdentityMode::Passthrough));
+    bench.outcome = |_, _| Some(DialOutcome::Unproven { client_id: None, server: None });
+    let client = bench.client();
+    bench.say(client, &["HELLO 3 AUTH mute x", "GET k"]);
+    bench.pass(ms(10));
+    assert!(bench.heard(client).starts_with("%7\r\n"));
+    let pin = bench.pin();
+    assert_eq!(bench.written(pin), ["GET k"]);
+    assert_eq!(bench.profile_of(pin).protocol, crate::resp::encode::Protocol::Resp3);
+}
