@@ -524,6 +524,7 @@ impl Multiplexer {
 
     /// Answers everything that a session has waiting: as not applied, where that is true.
     pub(super) fn refuse_held(&mut self, key: SessionKey, refusal: Option<Refusal>, now: Instant) {
+        self.pass_withheld(key, now);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.wait = None;
         // What was sent is about to be answered "uncertain", and a client may repeat the whole burst after LOADING.

@@ -61,6 +61,25 @@ fn what_is_due_at_reset_is_never_sent_again_as_somebody_else() {
 }
 
 #[test]
+fn a_client_that_is_closed_while_a_reply_is_kept_back_gets_it_first() {
+    let mut bench = Bench::with(identity_settings(IdentityMode::Users));
+    let client = bench.client();
+    assert_eq!(bench.ask(client, "AUTH alice x"), "+OK\r\n");
+    bench.say(client, &["SET a 1"]);
+    let lane = bench.lane();
+    bench.written(lane);
+    bench.reply(lane, READONLY);
+    bench.say(client, &["GET b"]);
+    assert_eq!(bench.heard(client), "");
+    bench.multiplexer.on_users(Arc::new(Users::default()), bench.now);
+    bench.settle();
+    let heard = bench.heard(client);
+    assert!(heard.starts_with(READONLY), "{heard}");
+    assert_eq!(heard.lines().count(), 2, "{heard}");
+    assert_eq!(bench.closed, [(client, CloseReason::AccessRevoked)]);
+}
+
+#[test]
 fn an_identity_without_echo_may_speak_resp3() {
     let mut bench = Bench::with(identity_settings(IdentityMode::Passthrough));
     bench.outcome = |_, _| Some(DialOutcome::Unproven { client_id: None, server: None });
@@ -71,4 +90,17 @@ fn an_identity_without_echo_may_speak_resp3() {
     let pin = bench.pin();
     assert_eq!(bench.written(pin), ["GET k"]);
     assert_eq!(bench.profile_of(pin).protocol, crate::resp::encode::Protocol::Resp3);
+}
+
+#[test]
+fn a_client_that_is_closed_while_workers_are_asked_hears_nothing_in_the_place_of_their_answer() {
+    let mut bench = Bench::with(identity_settings(IdentityMode::Users));
+    let client = bench.client();
+    assert_eq!(bench.ask(client, "AUTH alice x"), "+OK\r\n");
+    bench.multiplexer.on_client_bytes(client, &[frame("CLIENT LIST"), frame("GET a")].concat(), bench.now);
+    assert!(matches!(bench.multiplexer.poll(), Some(Output::Inquire { .. })));
+    bench.multiplexer.on_users(Arc::new(Users::default()), bench.now);
+    assert_eq!(bench.multiplexer.client_output(client), b"");
+    bench.settle();
+    assert_eq!(bench.closed, [(client, CloseReason::AccessRevoked)]);
 }
