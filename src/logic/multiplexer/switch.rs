@@ -537,6 +537,7 @@ impl Multiplexer {
         while let Some(pending) = self.sessions.get_mut(key).and_then(|session| session.pending.pop_front()) {
             self.refuse_pending(key, pending, &refusal, now);
         }
+        self.end_refused_skipped(key);
         self.refuse_input(key, &refusal, now);
         if let Some(session) = self.sessions.get_mut(key) {
             session.drop_idle_pin();

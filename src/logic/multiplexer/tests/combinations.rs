@@ -80,6 +80,18 @@ fn a_client_that_is_closed_while_a_reply_is_kept_back_gets_it_first() {
 }
 
 #[test]
+fn only_the_skipped_command_is_refused_in_silence() {
+    let mut bench = Bench::new();
+    let client = bench.client();
+    bench.say(client, &["CLIENT REPLY SKIP", "SET a 1"]);
+    bench.dials = false;
+    bench.lose(bench.lane());
+    bench.say(client, &["GET b", "GET c"]);
+    bench.pass(ms(1600));
+    assert_eq!(first_words(&bench.heard(client)), ["-LOADING", "-LOADING"]);
+}
+
+#[test]
 fn an_identity_without_echo_may_speak_resp3() {
     let mut bench = Bench::with(identity_settings(IdentityMode::Passthrough));
     bench.outcome = |_, _| Some(DialOutcome::Unproven { client_id: None, server: None });
