@@ -80,6 +80,18 @@ fn a_client_that_is_closed_while_a_reply_is_kept_back_gets_it_first() {
 }
 
 #[test]
+fn a_client_that_leaves_is_not_kept_waiting_for_a_verdict() {
+    let mut bench = Bench::new();
+    let client = bench.client();
+    bench.say(client, &["SET a 1", "QUIT"]);
+    let lane = bench.lane();
+    bench.written(lane);
+    bench.reply(lane, READONLY);
+    assert_eq!(bench.heard(client), format!("{READONLY}+OK\r\n"));
+    assert_eq!(bench.closed, [(client, CloseReason::Quit)]);
+}
+
+#[test]
 fn only_the_skipped_command_is_refused_in_silence() {
     let mut bench = Bench::new();
     let client = bench.client();
