@@ -92,6 +92,44 @@ fn a_client_that_leaves_is_not_kept_waiting_for_a_verdict() {
 }
 
 #[test]
+fn a_pin_that_is_opened_again_takes_no_answer_from_its_client() {
+    let mut bench = Bench::new();
+    let client = bench.tracking();
+    let pin = bench.pin();
+    bench.multiplexer.on_client_bytes(client, &[frame("CLIENT LIST"), frame("PING")].concat(), bench.now);
+    let Some(Output::Inquire { inquiry, .. }) = bench.multiplexer.poll() else { panic!("the workers are asked") };
+    bench.multiplexer.on_link_lost(pin, "reset", bench.now);
+    bench.links.retain(|(link, _)| *link != pin);
+    bench.now += ms(10);
+    bench.multiplexer.on_tick(bench.now);
+    let finding = bench.multiplexer.on_inquiry(&inquiry, bench.now);
+    bench.multiplexer.on_findings(client, &inquiry, finding, bench.now);
+    bench.settle();
+    let heard = bench.heard(client);
+    assert!(heard.starts_with(&format!("{FORGET_ALL}=")), "{heard}");
+    assert!(heard.ends_with("+PONG\r\n"), "{heard}");
+}
+
+#[test]
+fn a_pin_that_is_opened_again_lets_nothing_overtake_a_subscription() {
+    let mut bench = Bench::new();
+    let client = bench.tracking();
+    let pin = bench.pin();
+    bench.say(client, &["SUBSCRIBE c"]);
+    bench.pass(ms(10));
+    bench.say(client, &["GET k"]);
+    let subscription = bench.last(|role| matches!(role, Role::Subscription(_)));
+    assert_eq!(bench.written(subscription), ["SUBSCRIBE c"]);
+    bench.lose(pin);
+    bench.pass(ms(10));
+    bench.pass(ms(10));
+    let pin = bench.pin();
+    assert_eq!(bench.written(pin), ["CLIENT TRACKING ON"]);
+    bench.reply(subscription, ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+    assert_eq!(bench.written(pin), ["GET k"]);
+}
+
+#[test]
 fn only_the_skipped_command_is_refused_in_silence() {
     let mut bench = Bench::new();
     let client = bench.client();
