@@ -124,6 +124,13 @@ impl super::Session {
         }
     }
 
+    /// The request whose reply is skipped is looked at once more.
+    pub(super) fn skip_again(&mut self) {
+        if self.reply_mode == ReplyMode::Skipping {
+            self.reply_mode = ReplyMode::SkipNext;
+        }
+    }
+
     /// A request is looked at: is it the one whose reply is skipped?
     pub(super) fn begin_skipped(&mut self) {
         if self.reply_mode == ReplyMode::SkipNext {

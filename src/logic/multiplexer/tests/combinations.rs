@@ -130,6 +130,20 @@ fn a_pin_that_is_opened_again_lets_nothing_overtake_a_subscription() {
 }
 
 #[test]
+fn tracking_that_is_asked_for_again_stays_skipped() {
+    let mut bench = Bench::new();
+    let client = bench.client();
+    bench.say(client, &["CLIENT REPLY SKIP", "CLIENT TRACKING ON", "GET a"]);
+    bench.switch(1);
+    let pin = bench.pin();
+    assert_eq!(bench.written(pin), ["CLIENT TRACKING ON"]);
+    bench.reply(pin, "+OK\r\n");
+    assert_eq!(bench.written(pin), ["GET a"]);
+    bench.reply(pin, "$-1\r\n");
+    assert_eq!(bench.heard(client), "$-1\r\n");
+}
+
+#[test]
 fn only_the_skipped_command_is_refused_in_silence() {
     let mut bench = Bench::new();
     let client = bench.client();
