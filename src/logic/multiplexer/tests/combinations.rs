@@ -156,6 +156,33 @@ fn only_the_skipped_command_is_refused_in_silence() {
 }
 
 #[test]
+fn what_a_replayed_transaction_calls_is_loaded_before_it() {
+    const DIGEST: &str = "11f6ad8ec52a2984abaafd7c3b516503785c2072";
+    let loaded = format!("$40\r\n{DIGEST}\r\n");
+    let call = format!("EVALSHA {DIGEST} 0");
+    let mut bench = Bench::new();
+    let client = bench.client();
+    bench.ask_pin(client, "SCRIPT LOAD x", &loaded);
+    bench.say(client, &[&call]);
+    let pin = bench.pin();
+    assert_eq!(bench.written(pin), ["SCRIPT LOAD x", &call]);
+    bench.reply(pin, &format!("{loaded}:1\r\n"));
+    assert_eq!(bench.heard(client), ":1\r\n");
+    bench.ask_pin(client, "MULTI", "+OK\r\n");
+    bench.ask_pin(client, &call, "+QUEUED\r\n");
+    bench.switch(1);
+    bench.say(client, &["EXEC"]);
+    let pin = bench.pin();
+    assert_eq!(bench.written(pin), ["SCRIPT LOAD x", "MULTI"]);
+    bench.reply(pin, &format!("{loaded}+OK\r\n"));
+    assert_eq!(bench.written(pin), [call.as_str()]);
+    bench.reply(pin, "+QUEUED\r\n");
+    assert_eq!(bench.written(pin), ["EXEC"]);
+    bench.reply(pin, "*1\r\n:1\r\n");
+    assert_eq!(bench.heard(client), "*1\r\n:1\r\n");
+}
+
+#[test]
 fn an_identity_without_echo_may_speak_resp3() {
     let mut bench = Bench::with(identity_settings(IdentityMode::Passthrough));
     bench.outcome = |_, _| Some(DialOutcome::Unproven { client_id: None, server: None });
