@@ -130,6 +130,23 @@ fn a_pin_that_is_opened_again_lets_nothing_overtake_a_subscription() {
 }
 
 #[test]
+fn tracking_goes_on_under_another_identity() {
+    let mut bench = Bench::with(identity_settings(IdentityMode::Users));
+    let client = bench.client();
+    bench.ask(client, "HELLO 3 AUTH alice x");
+    bench.ask_pin(client, "CLIENT TRACKING ON", "+OK\r\n");
+    let before = bench.pin();
+    let heard = bench.ask(client, "AUTH bob x");
+    assert!(heard.contains("+OK\r\n"), "{heard}");
+    bench.pass(ms(10));
+    let pin = bench.pin();
+    assert_ne!(pin, before);
+    assert_eq!(bench.written(pin), ["CLIENT TRACKING ON"], "without a command of its client's");
+    // What was read before is tracked nowhere any more.
+    assert_eq!(heard + &bench.heard(client), format!("+OK\r\n{FORGET_ALL}"));
+}
+
+#[test]
 fn tracking_that_is_asked_for_again_stays_skipped() {
     let mut bench = Bench::new();
     let client = bench.client();
