@@ -34,6 +34,7 @@ impl Multiplexer {
                 monitoring: false,
                 set_up: None,
                 renew: false,
+                follows: false,
                 idle_since: None,
             });
             self.pinned.push(key);

@@ -350,6 +350,7 @@ impl Multiplexer {
         self.end_leavers(now);
         self.release_idle_pins(now);
         self.reopen_pins(now);
+        self.follow_targets(now);
         self.reopen_lanes(now);
         self.keep_standbys(now);
         self.send_sentinels(now);

@@ -147,6 +147,41 @@ fn tracking_goes_on_under_another_identity() {
 }
 
 #[test]
+fn a_redirect_follows_its_target_when_no_transaction_is_open() {
+    let mut bench = Bench::new();
+    let target = bench.client();
+    let client = bench.client();
+    bench.say(client, &["CLIENT TRACKING ON REDIRECT 7"]);
+    bench.pass(ms(10));
+    let pin = bench.pin();
+    assert_eq!(bench.written(pin).len(), 1);
+    bench.reply(pin, "+OK\r\n");
+    assert_eq!(bench.heard(client), "+OK\r\n");
+    bench.ask_pin(client, "MULTI", "+OK\r\n");
+    bench.say(client, &["SET a 1"]);
+    assert_eq!(bench.written(pin), ["SET a 1"]);
+    let lost = bench.last(|role| role == Role::Subscription(target));
+    bench.lose(lost);
+    bench.pass(ms(10));
+    bench.last(|role| role == Role::Subscription(target));
+    assert_eq!(bench.written(pin), Vec::<String>::new(), "it would be queued, and stand in the reply to EXEC");
+    bench.reply(pin, "+QUEUED\r\n");
+    bench.pass(ms(10));
+    assert_eq!(bench.written(pin), Vec::<String>::new());
+    bench.say(client, &["EXEC"]);
+    assert_eq!(bench.written(pin), ["EXEC"]);
+    bench.reply(pin, "*1\r\n+OK\r\n");
+    assert_eq!(bench.heard(client), "+QUEUED\r\n*1\r\n+OK\r\n");
+    bench.pass(ms(10));
+    let written = bench.written(pin);
+    assert_eq!(written[0], "CLIENT TRACKING OFF", "{written:?}");
+    assert!(written[1].starts_with("CLIENT TRACKING ON REDIRECT "), "{written:?}");
+    bench.reply(pin, "+OK\r\n+OK\r\n");
+    bench.pass(ms(10));
+    assert_eq!(bench.written(pin), Vec::<String>::new(), "once");
+}
+
+#[test]
 fn tracking_that_is_asked_for_again_stays_skipped() {
     let mut bench = Bench::new();
     let client = bench.client();
