@@ -248,6 +248,23 @@ fn an_identity_without_echo_may_speak_resp3() {
 }
 
 #[test]
+fn a_client_that_does_not_read_calls_no_planned_switch_off_for_ever() {
+    let mut bench = Bench::new();
+    let client = bench.client();
+    bench.say(client, &["EVAL x 0"]);
+    let pin = bench.pin();
+    bench.written(pin);
+    bench.reply(pin, &format!("${}\r\n{}", STREAM_BYTES * 4, "x".repeat(STREAM_BYTES * 2)));
+    bench.pass(ms(1100));
+    assert_eq!(bench.closed, [], "nobody waits behind it");
+    let until = bench.now + ms(1000);
+    bench.route(0, Phase::Hold { to: BackendId(1), attempt: 1, until });
+    bench.pass(ms(10));
+    assert_eq!(bench.closed, [(client, CloseReason::SlowReader)]);
+    assert!(bench.reports.contains(&Report::Drained(1)));
+}
+
+#[test]
 fn a_client_that_is_closed_while_workers_are_asked_hears_nothing_in_the_place_of_their_answer() {
     let mut bench = Bench::with(identity_settings(IdentityMode::Users));
     let client = bench.client();
