@@ -265,6 +265,27 @@ fn a_client_that_does_not_read_calls_no_planned_switch_off_for_ever() {
 }
 
 #[test]
+fn who_was_let_go_while_nothing_blocked_is_armed_again_later() {
+    let mut bench = Bench::new();
+    let (client, other) = (bench.client(), bench.client());
+    bench.say(client, &["EVAL x 0"]);
+    let pin = bench.pin();
+    bench.written(pin);
+    bench.say(other, &["CLIENT UNBLOCK 7"]);
+    bench.reply(pin, ":1\r\n");
+    bench.say(client, &["BLPOP k 0"]);
+    assert_eq!(bench.written(pin), ["BLPOP k 0"]);
+    assert_eq!(bench.heard(client), ":1\r\n");
+    let until = bench.now + ms(1000);
+    bench.route(0, Phase::Hold { to: BackendId(1), attempt: 1, until });
+    bench.pass(ms(10));
+    bench.reply(pin, "*-1\r\n");
+    assert_eq!(bench.heard(client), "");
+    bench.switch(1);
+    assert_eq!(bench.written(bench.pin()), ["BLPOP k 0"]);
+}
+
+#[test]
 fn a_client_that_is_closed_while_workers_are_asked_hears_nothing_in_the_place_of_their_answer() {
     let mut bench = Bench::with(identity_settings(IdentityMode::Users));
     let client = bench.client();
