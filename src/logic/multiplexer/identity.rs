@@ -433,7 +433,9 @@ impl Multiplexer {
     fn close_revoked(&mut self, key: SessionKey, now: Instant) {
         self.counters.authentications[Authentication::Revoked as usize] += 1;
         let Some(session) = self.sessions.get(key) else { return };
-        if session.is_subscriber() || self.is_blocked(session) {
+        // What is refused must not stand in the place of an answer that is still to come.
+        let is_asking = matches!(session.wait, Some((Wait::Answer | Wait::Confirmation, _)));
+        if is_asking || session.is_subscriber() || self.is_blocked(session) {
             return self.remove_session(key, CloseReason::AccessRevoked);
         }
         self.refuse_held(key, Some(Refusal::AccessRevoked), now);

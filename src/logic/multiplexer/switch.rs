@@ -356,6 +356,7 @@ impl Multiplexer {
         self.end_leavers(now);
         self.release_idle_pins(now);
         self.reopen_pins(now);
+        self.follow_targets(now);
         self.reopen_lanes(now);
         self.keep_standbys(now);
         self.send_sentinels(now);
@@ -441,7 +442,10 @@ impl Multiplexer {
             let Some(link) = self.links.get(key) else { continue };
             let Some((reader, since)) = link.paused else { continue };
             let is_other = |session: SessionKey| session != reader;
-            let others_wait = link.runs().iter().any(|run| run.session.is_some_and(is_other));
+            // A planned switch waits for what is in flight, and everybody for the switch.
+            let holds_switch =
+                self.is_holding() && !matches!(link.role, Role::Subscription(_)) && link.client_requests() > 0;
+            let others_wait = holds_switch || link.runs().iter().any(|run| run.session.is_some_and(is_other));
             if others_wait && now.saturating_duration_since(since) >= SLOW_READER_MAX {
                 self.remove_session(reader, CloseReason::SlowReader);
                 if let Some(link) = self.links.get_mut(key)
@@ -530,6 +534,7 @@ impl Multiplexer {
 
     /// Answers everything that a session has waiting: as not applied, where that is true.
     pub(super) fn refuse_held(&mut self, key: SessionKey, refusal: Option<Refusal>, now: Instant) {
+        self.pass_withheld(key, now);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.wait = None;
         // What was sent is about to be answered "uncertain", and a client may repeat the whole burst after LOADING.
@@ -542,6 +547,7 @@ impl Multiplexer {
         while let Some(pending) = self.sessions.get_mut(key).and_then(|session| session.pending.pop_front()) {
             self.refuse_pending(key, pending, &refusal, now);
         }
+        self.end_refused_skipped(key);
         self.refuse_input(key, &refusal, now);
         if let Some(session) = self.sessions.get_mut(key) {
             session.drop_idle_pin();

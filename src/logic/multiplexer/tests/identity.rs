@@ -3,7 +3,7 @@
 use super::*;
 use crate::logic::identity::{Account, IdentityMode, Login, PasswordHash, Secret};
 
-fn identity_settings(mode: IdentityMode) -> Settings {
+pub(super) fn identity_settings(mode: IdentityMode) -> Settings {
     let login =
         |user: &'static str| Login { user: Some(Bytes::from_static(user.as_bytes())), password: Secret::new(b"b") };
     let account = |name: &str, login: Option<Login>| Account {
