@@ -89,8 +89,9 @@ const SESSIONS: &Choices<SessionMode> =
     &[("multiplexed", Some(SessionMode::Multiplexed)), ("dedicated", Some(SessionMode::Dedicated))];
 const PROXY_PROTOCOLS: &Choices<bool> = &[("off", Some(false)), ("require", Some(true))];
 /// The categories that Redis and Valkey know (`ACL CAT`), those of the bundled modules included.
-const COMMAND_CATEGORIES: &[&str] = &[
+pub(super) const COMMAND_CATEGORIES: &[&str] = &[
     "@admin",
+    "@array",
     "@bitmap",
     "@blocking",
     "@bloom",

@@ -10,7 +10,6 @@ use super::session::{BrokenEnd, CloseReason, Pending, Transaction, Wait};
 use super::{BackendId, DialOutcome, LANES_MAX, Lane, LinkKey, Multiplexer, Output, Report, SessionKey};
 use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class, Pinned};
-use crate::logic::arena::Arena;
 use crate::logic::judged::Judged;
 use crate::logic::route::{Availability, Phase, Route};
 use crate::resp::arguments::Arguments;
@@ -147,15 +146,18 @@ impl Multiplexer {
         authenticated.map(|(_, session)| session.profile).chain(self.profile_of_newcomers()).collect()
     }
 
+    fn is_unused(&self, lane: &Lane, in_use: &HashSet<Profile>) -> bool {
+        !in_use.contains(&lane.profile)
+            && !self.is_being_asked(lane)
+            && lane.link.and_then(|key| self.links.get(key)).is_none_or(Link::is_idle)
+    }
+
     /// Makes room for another lane: those that nobody uses any more are closed.
     pub(super) fn close_unused_lanes(&mut self) {
         let in_use = self.profiles_in_use();
-        let is_unused = |links: &Arena<Link>, lane: &Lane| {
-            !in_use.contains(&lane.profile) && lane.link.and_then(|key| links.get(key)).is_none_or(Link::is_idle)
-        };
-        let (unused, used) = std::mem::take(&mut self.lanes).into_iter().partition(|lane| is_unused(&self.links, lane));
+        let lanes = std::mem::take(&mut self.lanes);
+        let (unused, used): (Vec<Lane>, _) = lanes.into_iter().partition(|lane| self.is_unused(lane, &in_use));
         self.lanes = used;
-        let unused: Vec<Lane> = unused;
         for link in unused.into_iter().filter_map(|lane| lane.link) {
             self.close_link(link, false);
         }
