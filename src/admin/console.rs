@@ -323,7 +323,10 @@ fn show(backend: &BackendStatus) -> Vec<String> {
     lines.extend(backend.banned_until.iter().map(|until| format!("banned for {} more", left(*until))));
     lines.extend(backend.circuit_until.iter().map(|until| format!("its breaker is open for {} more", left(*until))));
     let checks = backend.history.iter().rev();
-    lines.extend(checks.map(|probe| format!("{}  {:?}  {}", ago(probe.at), probe.took, probe.verdict)));
+    lines.extend(checks.map(|probe| {
+        let took_ms = probe.took.as_secs_f64() * 1e3;
+        format!("{}  {took_ms:.1} ms  {}", ago(probe.at), probe.verdict)
+    }));
     lines
 }
 
