@@ -66,8 +66,9 @@ const LEVELS: &Choices<tracing::Level> = &[
 ];
 const FORMATS: &Choices<LogFormat> = &[("text", Some(LogFormat::Text)), ("json", Some(LogFormat::Json))];
 /// The categories that Redis and Valkey know (`ACL CAT`), those of the bundled modules included.
-const COMMAND_CATEGORIES: &[&str] = &[
+pub(super) const COMMAND_CATEGORIES: &[&str] = &[
     "@admin",
+    "@array",
     "@bitmap",
     "@blocking",
     "@bloom",

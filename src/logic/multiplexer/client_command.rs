@@ -238,7 +238,7 @@ impl Multiplexer {
         let Some(link) = link.filter(|link| link.client_requests() > 0) else { return Finding::default() };
         // Its number must not stand for another client by the time that the backend hears of it.
         session.taint_pin();
-        link.is_let_go = true;
+        link.is_let_go = link.runs().iter().any(|run| matches!(run.kind, RunKind::Blocking { .. }));
         let blocked = link.client_id.map(|client_id| (link.backend, client_id));
         let failure = blocked.is_none().then(|| "it does not tell the numbers of its connections".to_owned());
         Finding { blocked, failure, ..Finding::default() }

@@ -96,6 +96,13 @@ pub enum DialOutcome {
         /// What the server calls itself, where it tells it.
         server: Option<ServerIdentity>,
     },
+    /// It works, but a script keeps the server busy, so that it answers no ECHO now.
+    Busy {
+        /// `CLIENT ID`, where the server tells it.
+        client_id: Option<i64>,
+        /// What the server calls itself, where it tells it.
+        server: Option<ServerIdentity>,
+    },
     /// The server does not accept the identity, in these words.
     RefusedIdentity(Bytes),
     /// The identity may not select a database, in these words.

@@ -561,6 +561,8 @@ impl Multiplexer {
     fn wait(&mut self, key: SessionKey, what: Wait, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         match &mut session.wait {
+            // Only the answer ends it, whatever else is being opened for the session meanwhile.
+            Some((Wait::Answer | Wait::Confirmation, _)) => return,
             Some((waiting_for, _)) => *waiting_for = what,
             None => session.wait = Some((what, now)),
         }
