@@ -319,3 +319,18 @@ fn a_flood_of_logins_is_asked_for_in_turn_and_keeps_nobody_out() {
     let refused = strangers.iter().filter(|&&stranger| bench.heard(stranger) == "-WRONGPASS no\r\n").count();
     assert!((64..100).contains(&refused), "the others wait, since so many have failed: {refused}");
 }
+
+/// The rights of the servers' users are not known here: nobody sees, ends or holds up another user's clients.
+#[test]
+fn with_passthrough_nobody_rules_over_clients_of_others() {
+    let mut bench = Bench::guarded(IdentityMode::Passthrough);
+    let (alice, bob, again) = (bench.authenticated("alice"), bench.authenticated("bob"), bench.authenticated("alice"));
+    let list = bench.ask(alice, "CLIENT LIST");
+    assert!(list.matches("user=alice").count() == 2 && !list.contains("user=bob"), "{list}");
+    for line in ["CLIENT PAUSE 1000", "CLIENT UNPAUSE", "CLIENT UNBLOCK 8", "CLIENT KILL USER bob"] {
+        assert!(bench.ask(alice, line).starts_with("-NOPERM handover: "), "{line}");
+    }
+    assert_eq!(bench.ask(alice, "CLIENT KILL TYPE normal"), ":1\r\n");
+    assert_eq!(bench.closed, [(again, CloseReason::Killed)]);
+    assert!(!bench.ask(bob, "CLIENT ID").starts_with('-'));
+}
