@@ -297,3 +297,23 @@ fn a_client_that_is_closed_while_workers_are_asked_hears_nothing_in_the_place_of
     bench.settle();
     assert_eq!(bench.closed, [(client, CloseReason::AccessRevoked)]);
 }
+
+#[test]
+fn a_target_that_nobody_redirects_to_any_more_is_still_greeted() {
+    let mut bench = Bench::new();
+    let target = bench.client();
+    let client = bench.client();
+    bench.say(client, &["CLIENT TRACKING ON REDIRECT 7"]);
+    bench.pass(ms(10));
+    let pin = bench.pin();
+    assert_eq!(bench.written(pin).len(), 1);
+    bench.reply(pin, "+OK\r\n");
+    bench.say(target, &["HELLO 3", "PING"]);
+    let link = bench.last(|role| role == Role::Subscription(target));
+    assert_eq!(bench.written(link), ["HELLO 3"]);
+    bench.say(client, &["RESET"]);
+    bench.reply(link, "%0\r\n");
+    let heard = bench.heard(target);
+    assert!(heard.starts_with("%7\r\n") && heard.ends_with("+PONG\r\n"), "{heard}");
+    assert!(!bench.links.iter().any(|(_, dial)| dial.role == Role::Subscription(target)));
+}
