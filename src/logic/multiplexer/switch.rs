@@ -101,7 +101,11 @@ impl Multiplexer {
             let Some(link) = self.links.get(key) else { continue };
             let is_kept = match link.role {
                 Role::Standby => Some(link.backend) == self.route.active,
-                Role::Subscription(_) => link.state == LinkState::Ready && old.active == Some(link.backend),
+                // One that does not deliver yet never will: it would stand in the way of the next.
+                Role::Subscription(session) => {
+                    old.active == Some(link.backend)
+                        && self.sessions.get(session).is_some_and(|session| session.subscription_link() == Some(key))
+                }
                 Role::Lane | Role::Pin(_) | Role::Verification => false,
             };
             if !is_kept {

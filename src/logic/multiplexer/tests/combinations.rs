@@ -297,3 +297,46 @@ fn a_client_that_is_closed_while_workers_are_asked_hears_nothing_in_the_place_of
     bench.settle();
     assert_eq!(bench.closed, [(client, CloseReason::AccessRevoked)]);
 }
+
+#[test]
+fn a_target_that_nobody_redirects_to_any_more_is_still_greeted() {
+    let mut bench = Bench::new();
+    let target = bench.client();
+    let client = bench.client();
+    bench.say(client, &["CLIENT TRACKING ON REDIRECT 7"]);
+    bench.pass(ms(10));
+    let pin = bench.pin();
+    assert_eq!(bench.written(pin).len(), 1);
+    bench.reply(pin, "+OK\r\n");
+    bench.say(target, &["HELLO 3", "PING"]);
+    let link = bench.last(|role| role == Role::Subscription(target));
+    assert_eq!(bench.written(link), ["HELLO 3"]);
+    bench.say(client, &["RESET"]);
+    bench.reply(link, "%0\r\n");
+    let heard = bench.heard(target);
+    assert!(heard.starts_with("%7\r\n") && heard.ends_with("+PONG\r\n"), "{heard}");
+    assert!(!bench.links.iter().any(|(_, dial)| dial.role == Role::Subscription(target)));
+}
+
+#[test]
+fn a_switch_while_subscriptions_are_restored_restores_them_elsewhere() {
+    const CONFIRMED: &str = "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
+    let mut bench = Bench::new();
+    let client = bench.client();
+    bench.say(client, &["SUBSCRIBE c"]);
+    bench.pass(ms(10));
+    let link = bench.last(|role| role == Role::Subscription(client));
+    bench.written(link);
+    bench.reply(link, CONFIRMED);
+    assert_eq!(bench.heard(client), CONFIRMED);
+    bench.switch(1);
+    let restoring = bench.last(|role| role == Role::Subscription(client));
+    assert_ne!(restoring, link);
+    bench.switch(0);
+    bench.pass(ms(10));
+    let restoring = bench.last(|role| role == Role::Subscription(client));
+    assert_eq!(bench.written(restoring), ["SUBSCRIBE c"]);
+    bench.reply(restoring, CONFIRMED);
+    bench.reply(restoring, "*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nx\r\n");
+    assert!(bench.heard(client).ends_with("x\r\n"));
+}
