@@ -5,6 +5,7 @@ mod combinations;
 mod held;
 mod identity;
 mod scans_and_scripts;
+mod stuck;
 
 use std::time::{Duration, Instant};
 
