@@ -85,6 +85,8 @@ fn answer_to(
         "SCAN" => "*2\r\n$2\r\n17\r\n*0\r\n".to_owned(),
         "EVALSHA" if dice.roll(3) == 0 => "-NOSCRIPT No matching script. Please use EVAL.\r\n".to_owned(),
         "EVALSHA" | "EVAL" | "INCR" | "WAIT" | "PUBLISH" => ":1\r\n".to_owned(),
+        // Without an end to its time, nil comes only to who was unblocked.
+        "BLPOP" if fair => "*2\r\n$1\r\nk\r\n$1\r\nx\r\n".to_owned(),
         "BLPOP" => "*-1\r\n".to_owned(),
         "SET" if !fair && dice.roll(4) == 0 => "-READONLY You can't write against a read only replica.\r\n".to_owned(),
         _ => "+OK\r\n".to_owned(),
