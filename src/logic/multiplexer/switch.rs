@@ -106,7 +106,7 @@ impl Multiplexer {
                 Role::Lane | Role::Pin(_) | Role::Verification => false,
             };
             if !is_kept {
-                let reset = link.client_requests() > 0;
+                let reset = link.client_requests() > 0 || link.is_uploading();
                 self.outputs.push_back(Output::CloseLink { link: key, reset });
                 self.judge_link(key, now);
             }
@@ -524,6 +524,9 @@ impl Multiplexer {
 
     /// Answers everything that a session has waiting: as not applied, where that is true.
     pub(super) fn refuse_held(&mut self, key: SessionKey, refusal: Option<Refusal>, now: Instant) {
+        if self.refuse_begun_upload(key, now) {
+            return;
+        }
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.wait = None;
         // What was sent is about to be answered "uncertain", and a client may repeat the whole burst after LOADING.
@@ -577,7 +580,10 @@ impl Multiplexer {
         while let Some(session) = self.sessions.get_mut(key).filter(|session| session.ending.is_none()) {
             let rest = &input[position..];
             let (bytes, class) = match session.scanner.scan(rest) {
-                Scan::Incomplete => break,
+                Scan::Incomplete => {
+                    position += self.refuse_waiting_upload(key, rest, refusal);
+                    break;
+                }
                 Scan::Invalid(_) => {
                     // What it is worth saying is said when it is looked at again.
                     session.scanner.reset();
@@ -603,7 +609,9 @@ impl Multiplexer {
         }
         if let Some(session) = self.sessions.get_mut(key).filter(|session| session.ending.is_none()) {
             session.input = BytesMut::from(&input[position..]);
-            session.scanner.reset();
+            if session.upload.is_none() {
+                session.scanner.reset();
+            }
         }
     }
 

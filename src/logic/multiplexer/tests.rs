@@ -4,6 +4,7 @@ mod client_commands;
 mod held;
 mod identity;
 mod scans_and_scripts;
+mod uploads;
 
 use std::time::{Duration, Instant};
 
