@@ -11,6 +11,7 @@ ensure_c_compiler
 ensure_cargo
 ensure_cargo_components
 ensure_redis
+ensure_hiredis
 ensure_python
 
 cargo fmt --check

@@ -121,12 +121,15 @@ ensure_redis() {
   "$REDIS_SERVER" --version | grep -q 'server v=' || die "$REDIS_SERVER is not a Redis server"
 }
 
-# A virtual environment with the pinned redis-py; made anew when the pins change or its Python is gone.
+# The headers of hiredis, the C client, which a test compiles a program with.
+ensure_hiredis() { [ -e /usr/include/hiredis/hiredis.h ] || apt_install libhiredis-dev; }
+
+# A virtual environment with the pinned redis-py, Celery and RQ; made anew when the pins change or its Python is gone.
 ensure_python() {
   local environment="$ROOT/.venv" pins="$ROOT/tests/python/requirements.txt"
-  cmp -s "$pins" "$environment/installed.txt" && "$environment/bin/python" -c 'import redis' 2>/dev/null && return
+  cmp -s "$pins" "$environment/installed.txt" && "$environment/bin/python" -c 'import celery, redis, rq' 2>/dev/null && return
   python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3 python3-venv
-  say "installing redis-py into .venv"
+  say "installing redis-py, Celery and RQ into .venv"
   quietly python3 -m venv --clear "$environment"
   quietly "$environment/bin/python" -m pip --disable-pip-version-check install --quiet --require-hashes \
     --only-binary :all: --requirement "$pins"

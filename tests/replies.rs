@@ -116,8 +116,12 @@ fn a_reply_without_a_request_closes_the_connection() {
 /// Row 41: a script's error text holds line breaks, so that one reply looks like two; its neighbours see nothing of it.
 #[test]
 fn an_injected_reply_stays_with_its_author() {
-    const INJECTION: &str = "#!lua flags=\"a\r\n+INJ\"\nreturn 1";
+    // The server itself makes line breaks of the escapes.
+    const INJECTION: &str = "#!lua flags=\"a\\r\\n+INJ\"\nreturn 1";
     let server = RedisServer::start();
+    let mut direct = server.client();
+    direct.send_command(&["EVAL", INJECTION, "0"]);
+    direct.expect("-ERR Unexpected flag in script shebang: a\r\n+INJ\r\n");
     let url = format!("redis://{}", server.address());
     let handover = Handover::builder(&format!("backend = [{{ name = 'east', url = '{url}' }}]"))
         .expect_warning("nothing to hand over to")
@@ -156,7 +160,7 @@ fn an_injected_reply_within_a_transaction_stays_with_its_author() {
         .start();
     for round in 0..10 {
         let mut attacker = handover.client();
-        for command in [&["MULTI"] as &[&str], &["EVAL", "#!lua flags=\"a\r\n+INJ\"\nreturn 1", "0"], &["EXEC"]] {
+        for command in [&["MULTI"] as &[&str], &["EVAL", "#!lua flags=\"a\\r\\n+INJ\"\nreturn 1", "0"], &["EXEC"]] {
             attacker.send_command(command);
         }
         assert_eq!(attacker.read_reply(), Value::ok());

@@ -336,7 +336,7 @@ fn a_script_that_answers_twice_harms_nobody_else() {
     let mut others: Vec<RawClient> = (0..4).map(|_| pair.client()).collect();
     let mut rogue = pair.client();
     for round in 0..5 {
-        rogue.send(encode(&["EVAL", "#!lua flags=\"a\r\n+INJECTED\"\nreturn 1", "0"]));
+        rogue.send(encode(&["EVAL", "#!lua flags=\"a\\r\\n+INJECTED\"\nreturn 1", "0"]));
         for (number, other) in others.iter_mut().enumerate() {
             let value = format!("{round}:{number}");
             assert_eq!(other.command(&["SET", &value, &value]), Value::ok());

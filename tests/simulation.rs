@@ -3,12 +3,17 @@
 //! Every write carries an operation's number, so that backends can record what they applied, and clients what they
 //! were told. `SIMULATION_SEEDS=<count>` runs more seeds, `SIMULATION_SEED=<seed>` one alone.
 
+#[allow(dead_code, reason = "the model uses more of it")]
 #[path = "simulation/backend.rs"]
 mod backend;
 #[path = "simulation/client.rs"]
 mod client;
+#[path = "simulation/random.rs"]
+mod random;
 #[path = "simulation/reply.rs"]
 mod reply;
+#[path = "simulation/settings.rs"]
+mod settings;
 #[path = "simulation/supervisor.rs"]
 mod supervisor;
 #[path = "simulation/world.rs"]

@@ -81,6 +81,8 @@ pub enum Refusal {
     InvalidAttribute(String),
 }
 
+const DISCARDED: &str = "EXECABORT Transaction discarded because of:";
+
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -129,13 +131,20 @@ impl fmt::Display for Refusal {
             Self::LaneLimit => formatter
                 .write_str("ERR handover: too many users and databases in use at a time; the command was not applied"),
             Self::ClientLimit => formatter.write_str("ERR max number of clients reached"),
+            // EXEC that is refused ends its transaction, and says so.
+            Self::WrongArity(name) if name == "exec" => {
+                write!(formatter, "{DISCARDED} wrong number of arguments for '{name}' command")
+            }
             Self::WrongArity(name) => write!(formatter, "ERR wrong number of arguments for '{name}' command"),
             Self::WithoutMulti(name) => write!(formatter, "ERR {name} without MULTI"),
             Self::Redis(text) => formatter.write_str(text),
-            Self::Subscribed(name) => write!(
-                formatter,
-                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
-            ),
+            Self::Subscribed(name) => {
+                let word = if name == "exec" { DISCARDED } else { "ERR" };
+                write!(
+                    formatter,
+                    "{word} Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+                )
+            }
             Self::Protocol(error) => write_protocol_error(formatter, *error),
             Self::HelloSyntax(option) => write!(formatter, "ERR Syntax error in HELLO option '{option}'"),
             Self::UnknownAttribute(name) => write!(formatter, "ERR Unrecognized option '{name}'"),
@@ -201,8 +210,10 @@ pub fn quoted_name(name: &[u8]) -> String {
     name[..name.len().min(128)].escape_ascii().to_string()
 }
 
-/// A client's word for an error text of Redis, which has it as it came but for line ends; at most 128 bytes of it.
+/// A client's word for an error text of Redis, which has it as it came up to the first NUL, line ends as spaces;
+/// at most 128 bytes of it.
 #[must_use]
 pub fn printed(word: &[u8]) -> String {
-    String::from_utf8_lossy(&word[..word.len().min(128)]).replace(['\r', '\n'], " ")
+    let shown = word.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(&shown[..shown.len().min(128)]).replace(['\r', '\n'], " ")
 }

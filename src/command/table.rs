@@ -220,6 +220,15 @@ pub struct Command {
 }
 
 impl Command {
+    /// Whether a request of so many words, its name included, can be one of it.
+    #[must_use]
+    pub const fn takes(&self, words: usize) -> bool {
+        match self.arity {
+            least @ ..0 => words >= least.unsigned_abs() as usize,
+            exactly => words == exactly as usize,
+        }
+    }
+
     /// Whether it has subcommands.
     #[must_use]
     pub const fn is_container(&self) -> bool {

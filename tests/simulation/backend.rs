@@ -56,6 +56,14 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Everything was answered, and every answer was taken.
+    pub(crate) fn is_idle(&self) -> bool {
+        let nothing_waits = self.to_backend.is_empty() && self.to_proxy.is_empty() && self.input.is_empty();
+        nothing_waits && self.blocked.is_none() && self.multi.is_none() && self.channels.is_empty()
+    }
+}
+
 /// What was applied where: by operation, the database and, inside a transaction, how many went together.
 #[derive(Clone, Copy, Debug, PartialEq, Hash)]
 pub(crate) struct Applied {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use handover::logic::multiplexer::SessionKey;
 
-use super::backend::Pipe;
+use super::backend::{Applied, Backend, Pipe};
+use super::random::Random;
 use super::reply::{Reply, operation, request};
-use super::world::Random;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
@@ -46,6 +46,33 @@ pub(crate) struct Ledger {
     pub(crate) switches: u64,
     /// Transactions that were carried out though a switch came between MULTI and EXEC.
     pub(crate) replayed: u64,
+}
+
+impl Ledger {
+    /// What clients were told is what happened, and nothing happened twice that must not.
+    pub(crate) fn check(&self, backends: &[Backend]) {
+        let mut applied: BTreeMap<u64, Vec<Applied>> = BTreeMap::new();
+        for (number, what) in backends.iter().flat_map(|backend| &backend.applied) {
+            applied.entry(*number).or_default().push(*what);
+        }
+        for (number, operation) in &self.operations {
+            let where_applied = applied.get(number).map_or(&[][..], Vec::as_slice);
+            let context = || format!("operation {number} {operation:?} was applied: {where_applied:?}");
+            assert!(operation.may_repeat || where_applied.len() <= 1, "twice: {}", context());
+            match operation.outcome {
+                Outcome::Applied => assert!(!where_applied.is_empty(), "acknowledged, not applied: {}", context()),
+                Outcome::NotApplied => {
+                    assert!(where_applied.is_empty(), "applied, though said not to be: {}", context())
+                }
+                Outcome::Unknown => {}
+            }
+            let together = operation.transaction.map_or(0, |transaction| self.transactions[&transaction].len());
+            for place in where_applied {
+                assert_eq!(place.database, operation.database, "another database: {}", context());
+                assert_eq!(place.together, together, "not with its transaction: {}", context());
+            }
+        }
+    }
 }
 
 /// What the next reply may be.
@@ -386,6 +413,9 @@ impl Client {
     pub(crate) fn receive(&mut self, bytes: &[u8], ledger: &mut Ledger, now: Instant) {
         self.inbox.extend_from_slice(bytes);
         while let Some((reply, length)) = (!self.inbox.is_empty()).then(|| Reply::parse(&self.inbox)).flatten() {
+            if reply == Reply::Nil {
+                assert_eq!(self.inbox[0] == b'_', self.resp3, "client {} got the nil of the other protocol", self.id);
+            }
             self.inbox.drain(..length);
             self.take(reply, ledger, now);
         }

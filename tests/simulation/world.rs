@@ -2,53 +2,21 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use handover::command::policy::Policy;
-use handover::logic::identity::IdentitySettings;
 use handover::logic::multiplexer::{
-    CloseReason, Dial, DialOutcome, LinkKey, Multiplexer, Output, Peer, Role, SessionKey, Settings,
+    CloseReason, Dial, DialOutcome, LinkKey, Multiplexer, Output, Peer, Role, SessionKey,
 };
 use handover::logic::route::{Phase, Route};
-use handover::logic::settings::{
-    DetectorSettings, Failback, FailoverSettings, InitialPolicy, LimitSettings, NoneHealthy, RetryCeiling,
-    RetrySettings,
-};
 
-use super::backend::{Applied, Backend, Closed, Connection};
-use super::client::{Client, Kind, Ledger, Outcome};
+use super::backend::{Backend, Closed, Connection};
+use super::client::{Client, Kind, Ledger};
+use super::random::Random;
+use super::settings::{DRAIN, OUTPUT_BYTES_MAX, settings};
 use super::supervisor::Supervisor;
 
 const FAULTS: Duration = Duration::from_millis(600);
 const SETTLING: Duration = Duration::from_millis(1500);
-const DRAIN: Duration = Duration::from_millis(100);
-const OUTPUT_BYTES_MAX: usize = 8 * 1024;
-
-/// SplitMix64.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(crate) fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-
-    fn micros(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_micros(from + self.below(to - from))
-    }
-}
 
 struct Upstream {
     backend: usize,
@@ -87,61 +55,6 @@ pub(crate) struct World {
     wish: Option<usize>,
     next_connection: u64,
     closed: BTreeMap<&'static str, u64>,
-}
-
-fn settings(worker: u64, seed: u64) -> Settings {
-    let milliseconds = Duration::from_millis;
-    Settings {
-        failover: FailoverSettings {
-            hold: milliseconds(250),
-            drain: DRAIN,
-            failback: Failback::Manual,
-            failback_hold: milliseconds(1000),
-            failback_jitter: 0.0,
-            switches_max: 3,
-            switches_window: milliseconds(1000),
-            initial: InitialPolicy::One,
-            attempts: 0,
-            delay: milliseconds(100),
-            none_healthy: NoneHealthy::LastActive,
-            checks_cursors: true,
-        },
-        retry: RetrySettings {
-            ceiling: RetryCeiling::WriteLastWins,
-            rearm_blocked: true,
-            attempts: 3,
-            budget: 0.1,
-            deadline: milliseconds(400),
-        },
-        limits: LimitSettings {
-            clients_max: 100,
-            pins_per_backend_max: 6,
-            pin_wait: milliseconds(150),
-            inflight_max: 64,
-            output_bytes_max: OUTPUT_BYTES_MAX,
-            held_bytes_max: 1 << 20,
-            value_bytes_max: 1 << 20,
-            scripts_max: 100,
-            script_bytes_max: 1 << 20,
-        },
-        detector: DetectorSettings {
-            hang_timeout: milliseconds(100),
-            suspect_after: milliseconds(10),
-            slow_timeout: milliseconds(600),
-            window: milliseconds(1000),
-            failures_min: 10,
-            failure_rate: 0.5,
-        },
-        policy: Policy::default(),
-        client_id_first: worker + 1,
-        client_id_step: 2,
-        connects_per_second: 500.0,
-        commons: std::sync::Arc::new(handover::logic::multiplexer::Commons::new(100, 1 << 20)),
-        database: Some(0),
-        identity: IdentitySettings::default(),
-        users: Arc::default(),
-        seed: seed ^ worker,
-    }
 }
 
 impl World {
@@ -210,7 +123,7 @@ impl World {
             }
         }
         self.check_subscribers();
-        self.check_ledger();
+        self.ledger.check(&self.backends);
         self.check_rest();
     }
 
@@ -669,30 +582,6 @@ impl World {
                 .multiplexer
                 .subscription_counts(handover::logic::multiplexer::SubscriptionKind::Channel);
             assert_eq!(kinds, live, "subscriptions that are not live on {active}");
-        }
-    }
-
-    fn check_ledger(&self) {
-        let mut applied: BTreeMap<u64, Vec<Applied>> = BTreeMap::new();
-        for (number, what) in self.backends.iter().flat_map(|backend| &backend.applied) {
-            applied.entry(*number).or_default().push(*what);
-        }
-        for (number, operation) in &self.ledger.operations {
-            let where_applied = applied.get(number).map_or(&[][..], Vec::as_slice);
-            let context = || format!("operation {number} {operation:?} was applied: {where_applied:?}");
-            assert!(operation.may_repeat || where_applied.len() <= 1, "twice: {}", context());
-            match operation.outcome {
-                Outcome::Applied => assert!(!where_applied.is_empty(), "acknowledged, not applied: {}", context()),
-                Outcome::NotApplied => {
-                    assert!(where_applied.is_empty(), "applied, though said not to be: {}", context())
-                }
-                Outcome::Unknown => {}
-            }
-            let together = operation.transaction.map_or(0, |transaction| self.ledger.transactions[&transaction].len());
-            for place in where_applied {
-                assert_eq!(place.database, operation.database, "another database: {}", context());
-                assert_eq!(place.together, together, "not with its transaction: {}", context());
-            }
         }
     }
 

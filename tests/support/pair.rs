@@ -149,6 +149,7 @@ impl PairBuilder {
             [breaker]
             grace = "{pause}"
             [failover]
+            initial = "all"
             hold = "5s"
             drain = "2s"
             failback = "{failback}"

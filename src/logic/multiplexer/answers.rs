@@ -13,12 +13,11 @@ use super::session::{CloseReason, Session, Transaction, Wait};
 use super::special::parse_database;
 use super::subscriptions::Kind;
 use super::{LANES_MAX, Multiplexer, SessionKey};
-use crate::command::refusal::Refusal;
+use crate::command::refusal::{Refusal, printed};
 use crate::command::table::Answered;
 use crate::logic::identity::IdentityId;
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
-use crate::resp::parse_number;
 
 /// A HELLO, parsed.
 #[derive(Debug)]
@@ -45,6 +44,9 @@ impl Multiplexer {
     }
 
     fn take_answered_once(&mut self, key: SessionKey, answered: Answered, request: Request<'_>, now: Instant) -> Step {
+        if request.is_of_wrong_length() {
+            return self.refuse_arity(key, request, now);
+        }
         match answered {
             Answered::Auth => return self.take_auth(key, request, now),
             Answered::Hello => return self.take_hello(key, request, now),
@@ -100,15 +102,9 @@ impl Multiplexer {
     }
 
     fn take_select(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
-        if Arguments::new(request.frame).remaining() != 2 {
-            self.refuse(key, &Refusal::WrongArity("select".to_owned()), now);
-            return Step::Done { bytes: request.bytes };
-        }
         let Some(database) = parse_database(request) else {
-            let is_number = Arguments::new(request.frame).nth(1).is_some_and(is_integer);
-            let text =
-                if is_number { "ERR DB index is out of range" } else { "ERR value is not an integer or out of range" };
-            self.refuse(key, &Refusal::Redis(text), now);
+            let word = Arguments::new(request.frame).nth(1).unwrap_or_default();
+            self.refuse(key, &Refusal::Redis(what_is_wrong_with_database(word)), now);
             return Step::Done { bytes: request.bytes };
         };
         let Some(session) = self.sessions.get(key) else { return Step::Wait };
@@ -391,7 +387,7 @@ impl Multiplexer {
         } else if field.eq_ignore_ascii_case(b"lib-ver") {
             &mut session.peer.library_version
         } else {
-            let refusal = Refusal::UnknownAttribute(crate::command::refusal::quoted_name(field));
+            let refusal = Refusal::UnknownAttribute(printed(field));
             return self.refuse(key, &refusal, now);
         };
         if !value.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
@@ -403,8 +399,19 @@ impl Multiplexer {
     }
 }
 
-fn is_integer(word: &[u8]) -> bool {
-    parse_number(word).is_some()
+/// A number as Redis takes one: without a plus sign, leading zeros or anything around it.
+fn integer(word: &[u8]) -> Option<i64> {
+    let number: i64 = std::str::from_utf8(word).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == word).then_some(number)
+}
+
+/// What Redis says of a database's number that is none.
+fn what_is_wrong_with_database(word: &[u8]) -> &'static str {
+    match integer(word) {
+        Some(number) if i32::try_from(number).is_ok() => "ERR DB index is out of range",
+        Some(_) => "ERR value is out of range, value must between -2147483648 and 2147483647",
+        None => "ERR value is not an integer or out of range",
+    }
 }
 
 /// Text for people: a bulk in RESP2, a verbatim string in RESP3, as Redis has it.
@@ -422,7 +429,7 @@ fn parse_hello(request: Request<'_>, current: Protocol) -> Result<Hello, Refusal
     hello.protocol = match version {
         b"2" => Protocol::Resp2,
         b"3" => Protocol::Resp3,
-        _ if is_integer(version) => return Err(Refusal::Redis("NOPROTO unsupported protocol version")),
+        _ if integer(version).is_some() => return Err(Refusal::Redis("NOPROTO unsupported protocol version")),
         _ => return Err(Refusal::Redis("ERR Protocol version is not an integer or out of range")),
     };
     while let Some(option) = arguments.next() {
@@ -445,7 +452,7 @@ fn parse_hello(request: Request<'_>, current: Protocol) -> Result<Hello, Refusal
 }
 
 fn hello_syntax(option: &[u8]) -> Refusal {
-    Refusal::HelloSyntax(crate::command::refusal::quoted_name(option))
+    Refusal::HelloSyntax(printed(option))
 }
 
 /// One line of CLIENT LIST, with the fields of Redis that mean something here.

@@ -538,10 +538,12 @@ impl Multiplexer {
     }
 
     /// Bytes for a backend connection; nothing while the backend is suspected of having stopped, so that it
-    /// executes as little as possible of what clients will be told was not applied.
+    /// executes as little as possible of what clients will be told was not applied, and nothing to a connection of
+    /// subscriptions that an older epoch left to be read until another takes its place.
     #[must_use]
     pub fn link_output(&self, key: LinkKey, now: Instant) -> &[u8] {
         match self.links.get(key) {
+            Some(link) if matches!(link.role, Role::Subscription(_)) && link.epoch != self.route.epoch => &[],
             Some(link) if link.state == LinkState::Ready && !self.is_suspect(link.backend, now) => link.unwritten(),
             _ => &[],
         }

@@ -529,6 +529,8 @@ impl Multiplexer {
                 session.transaction = Transaction::Broken { queuing: false, end: BrokenEnd::Refused };
             }
             (Inspect::Unwatch | Inspect::Discard, true) => session.leave_transaction(),
+            // Older servers stay in the transaction when EXEC has a word too many.
+            (Inspect::Exec, _) if frame.starts_with(b"-ERR wrong number") => {}
             (Inspect::Exec, _) => {
                 let is_accepted = |index| element(frame, index).is_some_and(|element| element.starts_with(b"+OK"));
                 let selections = session.queue.as_ref().map_or(&[][..], |queue| queue.selections());

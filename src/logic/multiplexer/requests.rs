@@ -413,6 +413,11 @@ impl Multiplexer {
 }
 
 impl Request<'_> {
+    /// Too few words or too many for the command that it is.
+    pub(super) fn is_of_wrong_length(&self) -> bool {
+        self.classified.command.is_some_and(|command| !command.takes(Arguments::new(self.frame).remaining()))
+    }
+
     /// It may travel with the requests of other clients.
     pub(super) fn is_shared(&self) -> bool {
         self.classified.class == Class::Shared && !self.is_large()

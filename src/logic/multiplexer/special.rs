@@ -10,7 +10,7 @@ use super::session::{BrokenEnd, Transaction, Wait};
 use super::{LinkKey, Multiplexer, SessionKey};
 use crate::command::blocking::{self, BlockTimeout};
 use crate::command::refusal::{Refusal, quoted_name};
-use crate::command::table::{Answered, Class, Pinned};
+use crate::command::table::{self, Answered, Class, Pinned};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
 use crate::resp::parse_number;
@@ -72,7 +72,9 @@ impl Multiplexer {
     /// Says that a command is refused, and by whom.
     pub(super) fn refuse_command(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
         let name = self.command_name(request);
-        let is_refused_by_default = request.classified.command.is_some_and(|command| command.class == Class::Refused);
+        // What follows a container such as MODULE may be no subcommand that the table has.
+        let command = request.classified.command.or_else(|| table::find(request.name));
+        let is_refused_by_default = command.is_some_and(|command| command.class == Class::Refused);
         let refusal = match is_refused_by_default {
             true => Refusal::RefusedCommand(name),
             false => Refusal::DeniedCommand(name),
@@ -81,7 +83,7 @@ impl Multiplexer {
         Step::Done { bytes: request.bytes }
     }
 
-    fn command_name(&self, request: Request<'_>) -> String {
+    pub(super) fn command_name(&self, request: Request<'_>) -> String {
         request.classified.command.map_or_else(|| quoted_name(request.name), |command| command.name.to_owned())
     }
 
@@ -165,7 +167,7 @@ impl Multiplexer {
         step
     }
 
-    fn refuse_arity(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
+    pub(super) fn refuse_arity(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
         self.refuse(key, &Refusal::WrongArity(self.command_name(request)), now);
         Step::Done { bytes: request.bytes }
     }
@@ -223,8 +225,11 @@ impl Multiplexer {
 
     /// Between MULTI and EXEC everything goes to the pin, but for what breaks the framing of EXEC's array there.
     fn take_queued(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
-        let ends = matches!(request.classified.class, Class::Pinned(Pinned::Exec | Pinned::Discard));
-        if ends && Arguments::new(request.frame).remaining() != 1 {
+        let stays = matches!(
+            request.classified.class,
+            Class::Pinned(Pinned::Discard) | Class::Answered(Answered::Reset | Answered::Quit)
+        );
+        if stays && request.is_of_wrong_length() {
             // The server refuses it and stays in the transaction.
             return self.queue(key, request, false, None, now);
         }

@@ -10,7 +10,7 @@ use super::requests::{Request, Step};
 use super::session::{CloseReason, Session, Wait};
 use super::wait::is_mark;
 use super::{LinkKey, Multiplexer, SessionKey};
-use crate::command::refusal::{Refusal, quoted_name};
+use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode;
@@ -140,11 +140,9 @@ impl Multiplexer {
                 | Answered::SSubscribe
                 | Answered::SUnsubscribe),
             ) => self.take_answered(key, answered, request, now),
+            _ if request.is_of_wrong_length() => self.refuse_arity(key, request, now),
             _ => {
-                let name = request
-                    .classified
-                    .command
-                    .map_or_else(|| quoted_name(request.name), |command| command.name.to_owned());
+                let name = self.command_name(request);
                 self.refuse(key, &Refusal::Subscribed(name), now);
                 Step::Done { bytes: request.bytes }
             }
@@ -162,10 +160,6 @@ impl Multiplexer {
     ) -> Step {
         let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
         let names: VecDeque<Bytes> = Arguments::new(request.frame).skip(1).map(Bytes::copy_from_slice).collect();
-        if subscribe && names.is_empty() {
-            self.refuse(key, &Refusal::WrongArity(kind.command(true).to_lowercase()), now);
-            return Step::Done { bytes: request.bytes };
-        }
         if session.due > 0 {
             self.wait(key, Wait::Due, now);
             return Step::Wait;

@@ -316,6 +316,18 @@ fn handover_answers_what_is_its_own() {
         ("SHUTDOWN", "-ERR handover: command 'shutdown' is refused by the proxy\r\n"),
         ("UNSUBSCRIBE", "*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n"),
         ("HELLO 4", "-NOPROTO unsupported protocol version\r\n"),
+        ("HELLO 9223372036854775807", "-NOPROTO unsupported protocol version\r\n"),
+        ("HELLO 03", "-ERR Protocol version is not an integer or out of range\r\n"),
+        ("RESET x", "-ERR wrong number of arguments for 'reset' command\r\n"),
+        ("ACL WHOAMI x", "-ERR wrong number of arguments for 'acl|whoami' command\r\n"),
+        ("READONLY x", "-ERR wrong number of arguments for 'readonly' command\r\n"),
+        ("CLUSTER", "-ERR wrong number of arguments for 'cluster' command\r\n"),
+        ("CLUSTER INFO", "-ERR This instance has cluster support disabled\r\n"),
+        ("SUBSCRIBE", "-ERR wrong number of arguments for 'subscribe' command\r\n"),
+        ("EXEC x", "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\r\n"),
+        ("MODULE NOSUCH", "-ERR handover: command 'MODULE' is refused by the proxy\r\n"),
+        ("SELECT 99999999999", "-ERR value is out of range, value must between -2147483648 and 2147483647\r\n"),
+        ("SELECT -1", "-ERR DB index is out of range\r\n"),
     ];
     for (line, expected) in cases {
         let mut bench = Bench::new();
