@@ -4,45 +4,40 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::ops::Range;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use support::{Handover, PATIENCE, Pair, RawClient, RedisServer, Value, wait_until};
 
 const MIB: usize = 1 << 20;
 /// What a worker's own buffers and an upload or a long reply may add to the memory of the process.
 const GROWTH_MAX_BYTES: usize = 16 * MIB;
 
-/// A part of a value, in which every byte's place can be told.
-fn piece(start: usize, length: usize) -> Vec<u8> {
-    (start..start + length).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect()
+/// One MiB of a value: no two are the same, nor the bytes in it.
+fn piece(number: usize) -> Vec<u8> {
+    let mut bytes = (0..=u8::MAX).cycle().take(251).collect::<Vec<u8>>().repeat(MIB / 251 + 1);
+    bytes.truncate(MIB);
+    bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    bytes
 }
 
 fn header(key: &str, length: usize) -> String {
     format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${length}\r\n", key.len())
 }
 
-/// Sends a value in pieces; returns its checksum.
-fn send_value(client: &mut RawClient, length: usize) -> Vec<u8> {
-    let mut digest = Sha256::new();
-    for start in (0..length).step_by(MIB) {
-        let bytes = piece(start, MIB.min(length - start));
-        digest.update(&bytes);
-        client.send(&bytes);
-    }
-    client.send("\r\n");
-    digest.finalize().to_vec()
+/// Sends these pieces of a value.
+fn send_pieces(client: &mut RawClient, numbers: Range<usize>) {
+    numbers.for_each(|number| client.send(piece(number)));
 }
 
-/// Reads a bulk reply in pieces; returns its checksum.
-fn read_value(client: &mut RawClient, length: usize) -> Vec<u8> {
-    client.expect(format!("${length}\r\n"));
-    let mut digest = Sha256::new();
-    for start in (0..length).step_by(MIB) {
-        digest.update(client.read_bytes(MIB.min(length - start)));
+/// Reads a value of so many pieces.
+#[track_caller]
+fn expect_value(client: &mut RawClient, pieces: usize) {
+    client.expect(format!("${}\r\n", pieces * MIB));
+    for number in 0..pieces {
+        assert!(client.read_bytes(MIB) == piece(number), "piece {number} is not what was sent");
     }
     client.expect("\r\n");
-    digest.finalize().to_vec()
 }
 
 /// The most memory that the process had at a time, since [`forget_peak`].
@@ -70,19 +65,20 @@ fn one() -> (RedisServer, Handover) {
 /// Rows 8 and 29.
 #[test]
 fn a_hundred_mebibytes_there_and_back_in_bounded_memory() {
-    const LENGTH: usize = 100 * MIB;
+    const PIECES: usize = 100;
     let (server, handover) = one();
     let mut client = handover.client();
     assert_eq!(client.command(&["PING"]), Value::Simple("PONG".into()));
     forget_peak(handover.pid());
     let before = peak_bytes(handover.pid());
 
-    client.send(header("k", LENGTH));
-    let sent = send_value(&mut client, LENGTH);
+    client.send(header("k", PIECES * MIB));
+    send_pieces(&mut client, 0..PIECES);
+    client.send("\r\n");
     assert_eq!(client.read_reply(), Value::ok());
-    assert_eq!(server.command(&["STRLEN", "k"]).integer(), LENGTH as i64);
+    assert_eq!(server.command(&["STRLEN", "k"]).integer(), (PIECES * MIB) as i64);
     client.send_command(&["GET", "k"]);
-    assert!(read_value(&mut client, LENGTH) == sent, "what came back is not what was sent");
+    expect_value(&mut client, PIECES);
 
     let growth = peak_bytes(handover.pid()) - before;
     assert!(growth <= GROWTH_MAX_BYTES, "{growth} bytes more than before");
@@ -105,42 +101,40 @@ fn more_than_512_mebibytes_are_refused_at_once() {
 /// The backend dies when half of it was written: nothing was applied, and the same client goes on.
 #[test]
 fn a_backend_that_dies_in_the_middle_has_applied_nothing() {
-    const LENGTH: usize = 20 * MIB;
+    const PIECES: usize = 20;
     let mut pair = Pair::builder().configuration("limits.value_bytes = '32MiB'").start();
     let (mut client, mut other) = (pair.client(), pair.client());
-    client.send(header("k", LENGTH));
-    client.send(piece(0, LENGTH / 2));
-    wait_until(PATIENCE, || pair.relay.request_bytes() > LENGTH as u64 / 4);
+    client.send(header("k", PIECES * MIB));
+    send_pieces(&mut client, 0..PIECES / 2);
+    wait_until(PATIENCE, || pair.relay.request_bytes() > (PIECES * MIB / 4) as u64);
     pair.fail_over();
     assert_eq!(other.command(&["SET", "a", "1"]), Value::ok());
-    client.send(piece(LENGTH / 2, LENGTH / 2));
+    send_pieces(&mut client, PIECES / 2..PIECES);
     client.send("\r\n");
-    assert_eq!(
-        client.read_reply(),
-        Value::Error("LOADING handover: no backend can serve; the command was not applied".into())
-    );
+    let not_applied = "LOADING handover: no backend can serve; the command was not applied";
+    assert_eq!(client.read_reply(), Value::Error(not_applied.into()));
     assert_eq!(client.command(&["GET", "k"]), Value::Null);
     assert_eq!(pair.east.command(&["EXISTS", "k"]), Value::Integer(0));
 
-    client.send(header("k", LENGTH));
-    send_value(&mut client, LENGTH);
+    client.send(header("k", PIECES * MIB));
+    send_pieces(&mut client, 0..PIECES);
+    client.send("\r\n");
     assert_eq!(client.read_reply(), Value::ok());
-    assert_eq!(pair.west.command(&["STRLEN", "k"]).integer(), LENGTH as i64);
+    assert_eq!(pair.west.command(&["STRLEN", "k"]).integer(), (PIECES * MIB) as i64);
 }
 
 /// A planned switch in the middle of an upload is not called off by it.
 #[test]
 fn an_upload_does_not_call_a_planned_switch_off() {
-    const LENGTH: usize = 4 * MIB;
     let mut pair = Pair::builder().returning().start();
     pair.fail_over();
     let mut client = pair.client();
-    client.send(header("k", LENGTH));
-    client.send(piece(0, LENGTH / 2));
+    client.send(header("k", 4 * MIB));
+    send_pieces(&mut client, 0..2);
     pair.wait_for_sessions("pinned", 1);
     pair.fail_back();
     assert!(pair.called_off().is_empty());
-    client.send(piece(LENGTH / 2, LENGTH / 2));
+    send_pieces(&mut client, 2..4);
     client.send("\r\n");
     assert!(client.read_reply().is_error("LOADING"));
     assert_eq!(pair.west.command(&["EXISTS", "k"]), Value::Integer(0));
@@ -154,16 +148,18 @@ fn a_crawling_upload_is_in_nobodys_way() {
     let (server, handover) = one();
     let (mut slow, mut other) = (handover.client(), handover.client());
     slow.send(header("k", 2 * MIB));
-    slow.send(piece(0, 2 * MIB - 4));
-    for (sent, byte) in piece(2 * MIB - 4, 4).into_iter().enumerate() {
+    slow.send(piece(0));
+    let second = piece(1);
+    slow.send(&second[..MIB - 4]);
+    for (sent, byte) in second[MIB - 4..].iter().enumerate() {
         std::thread::sleep(Duration::from_secs(1));
-        slow.send([byte]);
+        slow.send([*byte]);
         assert_eq!(other.command(&["INCR", "n"]), Value::Integer(sent as i64 + 1));
     }
     assert_eq!(other.command(&["EXISTS", "k"]), Value::Integer(0));
     slow.send("\r\n");
     assert_eq!(slow.read_reply(), Value::ok());
-    assert_eq!(server.command(&["GET", "k"]).bytes(), piece(0, 2 * MIB));
+    assert_eq!(server.command(&["GET", "k"]).bytes(), [piece(0), piece(1)].concat());
 }
 
 /// Row 19: nothing of it was applied, and others go on.
@@ -174,7 +170,7 @@ fn a_client_that_resets_in_the_middle_leaves_nothing_behind() {
     for key in ["a", "b", "c"] {
         let mut client = handover.client();
         client.send(header(key, 100 * MIB));
-        client.send(piece(0, 5 * MIB));
+        send_pieces(&mut client, 0..5);
         client.reset();
         assert_eq!(other.command(&["EXISTS", key]), Value::Integer(0));
     }

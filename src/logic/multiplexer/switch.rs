@@ -611,6 +611,8 @@ impl Multiplexer {
             session.input = BytesMut::from(&input[position..]);
             if session.upload.is_none() {
                 session.scanner.reset();
+                // It may be as much as is held, and its rest is read once it was looked at.
+                self.settled.push(key);
             }
         }
     }

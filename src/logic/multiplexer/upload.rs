@@ -116,7 +116,7 @@ impl Multiplexer {
         let Some(name) = Arguments::new(input).next() else { return Course::Keep };
         let classified = self.policy_of(key).apply(input, name);
         let Some(session) = self.sessions.get(key) else { return Course::Keep };
-        if !session.may_stream(classified) {
+        if !session.may_stream(classified) || session.half_closed {
             return Course::Keep;
         }
         let is_queued = matches!(session.transaction, Transaction::Queuing { .. });
@@ -248,6 +248,10 @@ impl Multiplexer {
     pub(super) fn drop_upload(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(upload) = session.upload.take() else { return };
+        if *upload == Upload::Waiting {
+            // Its bytes are all there, and may have become a whole request.
+            return;
+        }
         session.wait = None;
         session.input = BytesMut::new();
         session.scanner.reset();

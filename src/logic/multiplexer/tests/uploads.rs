@@ -482,6 +482,46 @@ fn held_in_vain_it_is_refused_when_its_rest_was_dropped() {
     assert!(heard.starts_with("-") && heard.ends_with("not applied\r\n+PONG\r\n"), "{heard}");
 }
 
+/// What came before it is refused first, and the start of the upload alone fills what is held.
+#[test]
+fn held_in_vain_behind_others_it_is_refused_like_them() {
+    let bytes = [frame("GET a"), set(3 * MIB), frame("PING")].concat();
+    let mut bench = bench();
+    bench.dials = false;
+    let client = bench.client();
+    let mut sent = 0;
+    for _ in 0..20 {
+        sent += send(&mut bench, client, &bytes[sent..], READ_BYTES);
+        bench.pass(ms(400));
+    }
+    assert_eq!(sent, bytes.len());
+    let heard = bench.heard(client);
+    assert_eq!(heard.matches("not applied\r\n").count(), 2, "{heard}");
+    assert!(heard.ends_with("+PONG\r\n"), "{heard}");
+}
+
+/// Its bytes came before its connection, and its client has nothing more to ask.
+#[test]
+fn whole_while_it_waited_it_is_answered_after_the_end_of_its_client() {
+    for missing in [0, 1] {
+        let mut bench = bench();
+        let (client, bytes) = (bench.client(), set(MIB));
+        hold(&mut bench);
+        let sent = send(&mut bench, client, &bytes[..bytes.len() - missing], READ_BYTES);
+        assert_eq!(sent, bytes.len() - missing);
+        bench.multiplexer.on_client_end(client, bench.now);
+        bench.settle();
+        bench.route(0, Phase::Serve);
+        if missing == 0 {
+            assert!(drain_pin(&mut bench) == bytes);
+            let pin = bench.pin();
+            bench.reply(pin, "+OK\r\n");
+            assert_eq!(bench.heard(client), "+OK\r\n");
+        }
+        assert_eq!(bench.closed, [(client, CloseReason::ClientClosed)], "{missing} bytes are missing");
+    }
+}
+
 /// What Handover itself puts on the connection meanwhile does not end up in the middle of somebody's value.
 #[test]
 fn handovers_own_requests_go_behind_it() {
