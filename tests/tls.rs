@@ -141,6 +141,9 @@ fn a_planned_switch_unblocks_over_tls() {
         .allow_warning("workers did not acknowledge a switch in time")
         .start();
     let is_active = |name| handover.metric("handover_backend_active", &[("backend", name)]) > 0.0;
+    for backend in ["east", "west"] {
+        handover.expect_metric("handover_backend_up", &[("backend", backend)], 1.0);
+    }
     east.server.kill();
     wait_until(PATIENCE, || is_active("west"));
     let config = authority.client_config(None);
