@@ -22,8 +22,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What needs DEBUG, which a proxy refuses, or starts replicas of the server under test, and what runs for minutes.
 TAGS = "-needs:debug -needs:repl -slow"
-# Left out of both runs: their script never ends by itself, and while it runs Redis refuses to prove a new connection,
-# without which Handover passes SCRIPT KILL on for nobody; every later test of the unit would fail.
+# Left out of both runs: their script never ends by itself, and one test that fails leaves it to all later ones.
 ENDLESS = [
     "/ script timeout$",
     "/^Timedout ",

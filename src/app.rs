@@ -1,35 +1,35 @@
 //! The composition root: builds the planes, joins them by their channels, owns start, reload and stop.
 
+mod settings;
+mod sockets;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::console::{self, Console, ConsoleGroup};
-use crate::admin::http::{self, Admin};
+pub(crate) use self::settings::{commons, multiplexer_settings};
+use self::settings::{policy_of, users_of};
+use self::sockets::{bind_admin, bind_all, bind_console, start_acceptors, start_admin, start_console};
+use crate::admin::console::{Console, ConsoleGroup};
+use crate::admin::http::Admin;
 use crate::channels::{BackendId, GroupStatus, Order, Vitals};
 use crate::cli::Exit;
-use crate::command::policy::Policy;
 use crate::config::diff::{Effect, diff};
-use crate::config::{Backend, BackendTls, Config, Group, Listener, SessionMode, Sources};
+use crate::config::{Backend, BackendTls, Config, Sources};
 use crate::control::{self, GroupControl, Shared, state};
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
-use crate::logic::identity::{Account, Login, Secret, Users};
-use crate::logic::multiplexer::{CloseReason, Commons, Settings};
-use crate::logic::settings::LimitSettings;
+use crate::logic::identity::Users;
+use crate::logic::multiplexer::{CloseReason, Commons};
 use crate::net::dial::Endpoint;
-use crate::net::listen::Bound;
-use crate::proxy::acceptor::Acceptor;
-use crate::proxy::entry::Entry;
 use crate::proxy::hub::HubSpec;
 use crate::proxy::inquiry::Question;
-use crate::proxy::worker::{self, Arrival, WorkerGroup, WorkerSpec};
+use crate::proxy::worker::{self, WorkerGroup, WorkerSpec};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Reloads;
@@ -45,11 +45,6 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
 const ARRIVALS_MAX: usize = 1024;
 /// Questions of other workers.
 const INQUIRIES_MAX: usize = 64;
-/// Pins and subscription connections opened per second and backend, over all workers.
-const CONNECTS_PER_SECOND: f64 = 500.0;
-/// Descriptors that are not for clients: probes, admin, logs, the state file.
-const DESCRIPTORS_RESERVED: u64 = 128;
-
 /// Labels of the reasons for which clients are closed.
 const CLOSE_REASONS: [&str; CloseReason::ALL.len()] = {
     let mut labels = [""; CloseReason::ALL.len()];
@@ -312,67 +307,6 @@ impl App {
     }
 }
 
-/// A socket with its group and its listener, by their places in the configuration.
-type Place = (usize, usize, Bound);
-
-async fn bind_all(config: &Config) -> Result<Vec<Place>, Exit> {
-    let mut bound = Vec::new();
-    let mut has_failed = false;
-    for (index, group) in config.groups.iter().enumerate() {
-        for (place, listener) in group.listeners.iter().enumerate() {
-            match Bound::bind(listener).await {
-                Ok(sockets) => bound.extend(sockets.into_iter().map(|socket| (index, place, socket))),
-                Err(error) => {
-                    error!(%error, group = group.name, "cannot bind");
-                    has_failed = true;
-                }
-            }
-        }
-    }
-    if has_failed { Err(Exit::CannotBind) } else { Ok(bound) }
-}
-
-/// The admin plane's socket.
-enum AdminSocket {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-async fn bind_admin(config: &Config) -> Result<Option<AdminSocket>, Exit> {
-    let Some(address) = &config.admin.http else { return Ok(None) };
-    let listener = Listener::plain(address.clone());
-    let bound =
-        Bound::bind(&listener).await.map_err(|error| fail(Exit::CannotBind, "cannot bind the admin port", &error))?;
-    let Some(first) = bound.into_iter().next() else {
-        error!(%address, "the admin address has no meaning here");
-        return Err(Exit::CannotBind);
-    };
-    info!(address = first.address(), "admin listening");
-    Ok(Some(match first {
-        Bound::Tcp(listener) => AdminSocket::Tcp(listener),
-        Bound::Unix(listener) => AdminSocket::Unix(listener),
-    }))
-}
-
-fn start_admin(lifecycle: &Lifecycle, listener: AdminSocket, view: Admin) {
-    let stop = lifecycle.stopping();
-    match listener {
-        AdminSocket::Tcp(listener) => lifecycle.start("admin", http::serve(listener, view, stop)),
-        AdminSocket::Unix(listener) => lifecycle.start("admin", http::serve(listener, view, stop)),
-    }
-}
-
-async fn bind_console(config: &Config) -> Result<Vec<Bound>, Exit> {
-    let Some(address) = &config.admin.console else { return Ok(Vec::new()) };
-    let listener = Listener::plain(address.clone());
-    let bound =
-        Bound::bind(&listener).await.map_err(|error| fail(Exit::CannotBind, "cannot bind the console", &error))?;
-    for socket in &bound {
-        info!(address = socket.address(), "console listening");
-    }
-    Ok(bound)
-}
-
 fn console_of(
     config: &Config,
     statuses: &[watch::Receiver<GroupStatus>],
@@ -386,14 +320,6 @@ fn console_of(
         ceiling: group.retry.ceiling,
     });
     Console { groups: groups.collect(), started: SystemTime::now(), draining: draining.clone() }
-}
-
-fn start_console(lifecycle: &Lifecycle, bound: Vec<Bound>, console: Console) {
-    let console = Arc::new(console);
-    for socket in bound {
-        let serving = console::serve(socket, console.clone(), lifecycle.clone(), lifecycle.stopping());
-        lifecycle.start("console", serving);
-    }
 }
 
 type SavedGroups = std::collections::BTreeMap<String, crate::logic::failover::Saved>;
@@ -475,116 +401,6 @@ fn endpoints(ids: &[BackendId], backends: &[Backend], tls: &[Option<tls::Client>
         Arc::new(Endpoint { backend: Arc::new(backend.clone()), tls: tls.clone() })
     };
     ids.iter().copied().zip(backends.iter().zip(tls).map(endpoint)).collect()
-}
-
-fn start_acceptors(
-    config: &Config,
-    bound: Vec<Place>,
-    tls: &[Vec<Option<tls::Server>>],
-    arrivals: &[mpsc::Sender<Arrival>],
-    lifecycle: &Lifecycle,
-    draining: &CancellationToken,
-) {
-    let (turn, clients) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let clients_max = affordable_clients(config.limits.clients_max);
-    for (index, place, socket) in bound {
-        let listener = &config.groups[index].listeners[place];
-        let entry = Entry {
-            dedicated: listener.sessions == SessionMode::Dedicated,
-            tls: tls[index][place].clone(),
-            proxy_sources: listener.proxy_sources.clone(),
-        };
-        let acceptor = Acceptor {
-            bound: socket,
-            group: index,
-            entry: Arc::new(entry),
-            workers: arrivals.to_vec(),
-            turn: turn.clone(),
-            clients: clients.clone(),
-            clients_max,
-        };
-        acceptor.announce(&config.groups[index].name);
-        lifecycle.start("acceptor", acceptor.run(draining.clone()));
-    }
-}
-
-/// Raises the limit of open files as far as it goes, and takes no more clients than it allows.
-fn affordable_clients(wanted: usize) -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
-    let Some(descriptors) = current else { return wanted };
-    let affordable = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX).max(1);
-    if affordable < wanted {
-        warn!(
-            limit = descriptors,
-            clients = affordable,
-            "the limit of open files allows fewer clients than limits.clients"
-        );
-    }
-    wanted.min(affordable)
-}
-
-/// Handover's own users with what they may do in this group.
-fn users_of(config: &Config, group: &Group) -> Arc<Users> {
-    let general = policy_of(group);
-    let account = |user: &crate::config::User| {
-        let is_restricted = user.allow.is_some() || !user.deny.is_empty();
-        let own = || general.restricted(user.allow.as_ref(), &user.deny);
-        let login = user.backend.as_ref().map(|credential| Login {
-            user: credential.username.clone().map(Into::into),
-            password: Secret::new(credential.password.as_bytes()),
-        });
-        Account {
-            name: user.name.clone(),
-            passwords: user.passwords.clone(),
-            login: login.map(Arc::new),
-            policy: is_restricted.then(|| Arc::new(own().expect("the configuration has checked the lists"))),
-        }
-    };
-    Arc::new(Users::new(config.users.iter().map(account)))
-}
-
-/// What the workers of one group will have in common.
-pub(crate) fn commons(config: &Config) -> Arc<Commons> {
-    Arc::new(Commons::new(config.limits.scripts_max, config.limits.script_bytes_max))
-}
-
-fn policy_of(group: &Group) -> Policy {
-    let lists = &group.commands;
-    let policy = Policy::new(lists.refuse.as_ref(), &lists.deny, &lists.shared);
-    policy.expect("the configuration has checked the lists")
-}
-
-/// A multiplexer's settings: this worker's share of the process's limits.
-pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize, commons: Arc<Commons>) -> Settings {
-    let workers = config.workers;
-    let limits = LimitSettings {
-        pins_per_backend_max: (config.limits.pins_per_backend_max / workers).max(1),
-        held_bytes_max: config.limits.held_bytes_max / workers,
-        ..config.limits.clone()
-    };
-    let first_database = group.backends.first().map(|backend| backend.database);
-    let is_same = group.backends.iter().all(|backend| Some(backend.database) == first_database);
-    Settings {
-        failover: group.failover.clone(),
-        retry: group.retry.clone(),
-        limits,
-        detector: group.detector.clone(),
-        policy: policy_of(group),
-        client_id_first: worker as u64 + 1,
-        client_id_step: workers as u64,
-        connects_per_second: CONNECTS_PER_SECOND / workers as f64,
-        commons,
-        database: first_database.filter(|_| is_same),
-        identity: config.identity.clone(),
-        users: users_of(config, group),
-        seed: fastrand::u64(..),
-    }
 }
 
 /// Says once when a group begins to serve, and keeps the service manager's status line.

@@ -61,6 +61,24 @@ fn order(console: &mut RawClient, line: &str) -> Value {
     console.command(&line.split(' ').collect::<Vec<_>>())
 }
 
+/// A web page can make the operator's browser send these to the console.
+#[test]
+fn a_browser_gives_no_orders() {
+    let stand = Stand::start();
+    for request in [
+        "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nWEIGHT west 9\r\n",
+        "GET /x HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nWEIGHT west 9\r\n",
+        "Host: 127.0.0.1\r\n\r\nWEIGHT west 9\r\n",
+    ] {
+        let mut browser = stand.console();
+        browser.send(request.as_bytes());
+        browser.expect_end();
+    }
+    stand.handover.expect_warning("speaks HTTP to the console");
+    let shown = ask(&mut stand.console(), "SHOW west");
+    assert!(shown[0].starts_with("west: weight 1,"), "{shown:?}");
+}
+
 #[test]
 fn an_operator_switches_there_and_back_and_no_client_sees_an_error() {
     let stand = Stand::start();
@@ -168,4 +186,23 @@ fn nobody_hostile_harms_the_console() {
     let answer = stand.console().command(&words);
     assert!(lines(&answer).iter().all(|line| !line.contains('\u{1b}')));
     assert_eq!(stand.handover.client().command(&["PING"]), Value::Simple("PONG".into()));
+}
+
+/// With `initial = "all"` a backend that is down at the start would keep everybody waiting.
+#[test]
+fn an_operator_begins_where_the_start_waits_for_more_backends() {
+    let east = RedisServer::start();
+    let backends = format!(
+        "backend = [{{ name = 'east', url = 'redis://{}' }}, {{ name = 'west', url = 'redis://127.0.0.1:1' }}]\n",
+        east.address()
+    );
+    let builder = Handover::builder(&format!("{backends}{SETTINGS}")).allow_warning("backend is unhealthy");
+    let handover = builder.allow_warning("switched").allow_warning("operator").without_waiting_for_serving().start();
+    handover.expect_metric("handover_backend_up", &[("backend", "east")], 1.0);
+    let mut console = RawClient::connect_unix(&handover.console_socket());
+    let refused = order(&mut console, "SWITCH east");
+    assert!(refused.is_error("ERR") && refused.text().contains("FORCE"), "{refused:?}");
+    let answer = order(&mut console, "SWITCH east FORCE");
+    assert!(answer.text().starts_with("switched from none to east"), "{answer:?}");
+    assert_eq!(handover.client().command(&["INCR", "n"]), Value::Integer(1));
 }

@@ -575,3 +575,33 @@ fn an_idle_client_of_an_idle_time_keeps_its_session() {
     direct.command(&["SELECT", "9"]);
     assert_eq!(direct.command(&["GET", "k"]), Value::bulk("nine"));
 }
+
+/// While a script runs without an end, the server answers only what ends it: that gets through, also for a client that
+/// has no connection of its own yet.
+#[test]
+fn a_script_without_an_end_is_killed_through_handover() {
+    let server = RedisServer::start();
+    let configuration = format!("backend = [{{ name = 'east', url = 'redis://{}' }}]\n", server.address());
+    let handover = Handover::builder(&configuration)
+        .allow_warning("nothing to hand over to")
+        .allow_warning("the health check tells less")
+        .start();
+    let (mut looping, mut operator) = (handover.client(), handover.client());
+    assert_eq!(operator.command(&["CONFIG", "SET", "lua-time-limit", "50"]), Value::ok());
+    for name in ["SCRIPT", "FUNCTION"] {
+        match name {
+            "SCRIPT" => looping.send_command(&["EVAL", "while true do end", "0"]),
+            _ => {
+                let body = "#!lua name=x\nredis.register_function('f', function() while true do end end)";
+                assert_eq!(operator.command(&["FUNCTION", "LOAD", body]), Value::bulk("x"));
+                looping.send_command(&["FCALL", "f", "0"]);
+            }
+        }
+        wait_until(PATIENCE, || handover.client().command(&["GET", "k"]).is_error("BUSY"));
+        let mut operator = handover.client();
+        assert_eq!(operator.command(&[name, "KILL"]), Value::ok());
+        assert!(looping.read_reply().text().contains("killed"), "the script was ended");
+        assert_eq!(operator.command(&["SET", "k", name]), Value::ok());
+    }
+    handover.expect_metric("handover_sentinel_mismatch_total", &[], 0.0);
+}

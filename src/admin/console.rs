@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use self::request::{COMMANDS, Change, Courtesy, Request, parse};
 use super::status::{self, Status};
 use crate::channels::{BackendStatus, Command, GroupStatus, Manner, Order};
+use crate::command::classify::classify;
 use crate::command::policy::Policy;
+use crate::command::table::Class;
 use crate::lifecycle::Lifecycle;
 use crate::logic::explain::explain;
 use crate::logic::settings::RetryCeiling;
@@ -125,6 +127,10 @@ async fn converse(mut stream: impl Connection, console: &Console) -> io::Result<
         if words.is_empty() {
             continue;
         }
+        if is_foreign(&words) {
+            tracing::warn!("a client that speaks HTTP to the console was closed; nothing that it sent was carried out");
+            return Ok(());
+        }
         let mut output = BytesMut::new();
         let goes_on = answer(console, &words, &mut protocol, &mut output).await;
         stream.write_all(&output).await?;
@@ -132,6 +138,14 @@ async fn converse(mut stream: impl Connection, console: &Console) -> io::Result<
             return Ok(());
         }
     }
+}
+
+/// The console has no password: a page in an operator's browser must not be able to give orders.
+fn is_foreign(words: &[Vec<u8>]) -> bool {
+    let mut frame = BytesMut::new();
+    encode::request(&mut frame, words);
+    classify(&frame, &words[0]).class == Class::Closed
+        || (words.len() > 2 && words.last().is_some_and(|word| word.starts_with(b"HTTP/")))
 }
 
 fn words(frame: &[u8]) -> Vec<Vec<u8>> {
@@ -309,7 +323,10 @@ fn show(backend: &BackendStatus) -> Vec<String> {
     lines.extend(backend.banned_until.iter().map(|until| format!("banned for {} more", left(*until))));
     lines.extend(backend.circuit_until.iter().map(|until| format!("its breaker is open for {} more", left(*until))));
     let checks = backend.history.iter().rev();
-    lines.extend(checks.map(|probe| format!("{}  {:?}  {}", ago(probe.at), probe.took, probe.verdict)));
+    lines.extend(checks.map(|probe| {
+        let took_ms = probe.took.as_secs_f64() * 1e3;
+        format!("{}  {took_ms:.1} ms  {}", ago(probe.at), probe.verdict)
+    }));
     lines
 }
 

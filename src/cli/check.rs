@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::Exit;
 use crate::config::{Backend, Config, Group, Loaded, Problems, SessionMode, Sources};
+use crate::logic::identity::IdentityMode;
 use crate::logic::settings::{HealthSettings, ProbeMode};
 
 /// What `check` found.
@@ -51,6 +52,15 @@ fn summary(loaded: &Loaded) -> String {
         .as_ref()
         .map_or_else(|| "flags and built-in settings".to_owned(), |path| path.display().to_string());
     let mut text = format!("configuration from {place}: good\n");
+    match loaded.config.identity.mode {
+        IdentityMode::Open => {}
+        IdentityMode::Users => {
+            let users = loaded.config.users.len();
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "clients authenticate as users of Handover's own: {users}");
+        }
+        IdentityMode::Passthrough => text.push_str("clients authenticate as users of the backends\n"),
+    }
     for group in &loaded.config.groups {
         group_summary(&mut text, group);
     }
@@ -146,6 +156,12 @@ mod tests {
              \x20 backend west at 127.0.0.1:7002, weight 0.5\n\
              \x20   health checks, at most: 8.4 commands/s while active, 2.4 on standby; 0.1 connections/s\n"
         );
+    }
+
+    #[test]
+    fn who_clients_are_is_said() {
+        let found = finding(&sources(&[("identity.mode", "passthrough")]));
+        assert!(found.output.contains("\nclients authenticate as users of the backends\ngroup default\n"), "{found:?}");
     }
 
     #[test]

@@ -107,9 +107,8 @@ impl Lists {
 
     fn refuse(&mut self, entry: &str) -> Result<(), String> {
         if let Some(category) = entry.strip_prefix('@') {
-            let category = AclCategories::named(category).ok_or_else(|| format!("unknown category `{entry}`"))?;
-            let members = table::all().iter().filter(|command| command.categories.has(category));
-            self.refuse_all(members);
+            let members = members(category).ok_or_else(|| format!("unknown category `{entry}`"))?;
+            self.refuse_all(members.into_iter());
         } else if let Some(command) = table::find_full(entry) {
             self.refuse_all(std::iter::once(command).chain(command.subcommands()));
         } else {
@@ -181,6 +180,43 @@ fn is_free(command: &Command) -> bool {
         || (command.categories.has(AclCategories::CONNECTION) && !is_administration)
 }
 
+/// The category of the commands on vector sets, which no server tells in `COMMAND`.
+const VECTOR_SETS: &str = "vectorset";
+
+/// The commands of a category, by its name without the `@`. Where the server that the table is from told a module's
+/// command no category, its flags say whether it reads or writes.
+fn members(category: &str) -> Option<Vec<&'static Command>> {
+    let of = |is_member: &dyn Fn(&Command) -> bool| table::all().iter().filter(|command| is_member(command)).collect();
+    if category == VECTOR_SETS {
+        return Some(of(&|command| VECTOR_SET_COMMANDS.contains(&command.name)));
+    }
+    let wanted = AclCategories::named(category)?;
+    let flag = match wanted {
+        AclCategories::READ => Flags::READONLY,
+        AclCategories::WRITE => Flags::WRITE,
+        _ => Flags::NONE,
+    };
+    Some(of(&|command| {
+        command.categories.has(wanted) || (command.categories == AclCategories::NONE && command.flags.has(flag))
+    }))
+}
+
+const VECTOR_SET_COMMANDS: [&str; 13] = [
+    "vadd",
+    "vcard",
+    "vdim",
+    "vemb",
+    "vgetattr",
+    "vinfo",
+    "vismember",
+    "vlinks",
+    "vrandmember",
+    "vrange",
+    "vrem",
+    "vsetattr",
+    "vsim",
+];
+
 /// Where a command goes that the table refuses and the operator does not.
 const UNREFUSED: Class = Class::Pinned(Pinned::Admin);
 
@@ -237,6 +273,19 @@ mod tests {
         assert_eq!(class(&policy, "CONFIG GET a"), Class::Refused);
         assert_eq!(class(&policy, "CLIENT KILL a"), Class::Refused);
         assert_eq!(class(&policy, "CLIENT ID"), class(&Policy::default(), "CLIENT ID"));
+    }
+
+    #[test]
+    fn a_category_has_the_commands_of_modules_too() {
+        for (category, refused, untouched) in [
+            ("@vectorset", "VSIM k ELE x", "SADD k x"),
+            ("@write", "VADD k VALUES 1 1 x", "VCARD k"),
+            ("@read", "VCARD k", "VADD k VALUES 1 1 x"),
+        ] {
+            let policy = denying(&[category]);
+            assert_eq!(class(&policy, refused), Class::Refused, "{category}");
+            assert_ne!(class(&policy, untouched), Class::Refused, "{category}");
+        }
     }
 
     #[test]

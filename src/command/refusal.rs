@@ -23,6 +23,8 @@ pub enum Refusal {
     RefusedCommand(String),
     /// The command is denied by the operator's list.
     DeniedCommand(String),
+    /// It concerns the clients of other users, and their rights are the servers' own.
+    OthersClients,
     /// The command cannot be queued in a transaction through a proxy.
     RefusedInTransaction(String),
     /// A command that a later version will know.
@@ -104,6 +106,9 @@ impl fmt::Display for Refusal {
             Self::RefusedCommand(name) => {
                 write!(formatter, "ERR handover: command '{name}' is refused by the proxy")
             }
+            Self::OthersClients => formatter.write_str(
+                "NOPERM handover: with identity.mode = \"passthrough\" nobody rules over clients of other users here",
+            ),
             Self::DeniedCommand(name) => {
                 write!(formatter, "NOPERM handover: command '{name}' is denied by the proxy's configuration")
             }

@@ -8,7 +8,6 @@ use super::User;
 use super::address::BackendUrl;
 use super::file::{command_or_category, credential, read_secret};
 use super::section::{Choices, Notes, Section};
-use crate::command::table::AclCategories;
 use crate::logic::identity::{IdentityMode, IdentitySettings, PasswordHash};
 
 const MODES: &Choices<IdentityMode> = &[
@@ -40,8 +39,8 @@ pub(super) fn user(section: &mut Section<'_>, mode: IdentityMode) -> Option<User
     let name = section.required("name", user_name);
     let passwords = passwords(section, mode);
     let backend = section.child("backend", |section| credential(section, BackendUrl::default()));
-    let allow = section.list("allow", known_command);
-    let deny = section.list("deny", known_command);
+    let allow = section.list("allow", command_or_category);
+    let deny = section.list("deny", command_or_category);
     let set = |list: Vec<String>| list.into_iter().collect::<BTreeSet<_>>();
     Some(User {
         name: name?,
@@ -78,17 +77,6 @@ fn user_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// The same names as in `[commands]`, and of categories those that the command table knows.
-fn known_command(text: &str) -> Result<String, String> {
-    let name = command_or_category(text)?;
-    match name.strip_prefix('@') {
-        Some(category) if AclCategories::named(category).is_none() => {
-            Err("is a category without a command that Handover knows".to_owned())
-        }
-        _ => Ok(name),
-    }
-}
-
 fn passwords(section: &mut Section<'_>, mode: IdentityMode) -> Option<Vec<PasswordHash>> {
     let mut warning = None;
     let is_wanted = mode == IdentityMode::Users;
@@ -119,6 +107,7 @@ fn parse_passwords(text: &str) -> Result<Vec<PasswordHash>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::policy::Policy;
 
     #[test]
     fn a_file_has_a_password_or_a_hash_on_each_line() {
@@ -135,5 +124,14 @@ mod tests {
         }
         assert!(parse_passwords("\n\n").is_err());
         assert!(parse_passwords(&"x\n".repeat(17)).is_err());
+    }
+
+    #[test]
+    fn every_category_that_a_list_may_name_is_known_to_the_policy() {
+        for &category in super::super::file::COMMAND_CATEGORIES {
+            let listed = BTreeSet::from([category.to_owned()]);
+            let policy = Policy::new(None, &listed, &BTreeSet::new());
+            assert!(policy.is_ok_and(|policy| policy.restricted(Some(&listed), &listed).is_ok()), "{category}");
+        }
     }
 }

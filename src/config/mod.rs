@@ -3,6 +3,7 @@
 mod address;
 pub mod diff;
 mod file;
+mod groups;
 mod identity;
 mod network;
 mod preset;

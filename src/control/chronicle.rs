@@ -152,9 +152,9 @@ impl Chronicle {
             cause => format!(" ({cause})"),
         };
         format!(
-            "switched from {from} to {to} in {:?}: {}{cause}; epoch {}; in flight {}: moved {}, repeated {}, \
+            "switched from {from} to {to} in {:.1} ms: {}{cause}; epoch {}; in flight {}: moved {}, repeated {}, \
              rearmed {}, uncertain {}, not applied {}, aborted {}, gone {}",
-            switched.switch,
+            switched.switch.as_secs_f64() * 1e3,
             switched.reason,
             switched.epoch,
             judged.total(),

@@ -15,11 +15,11 @@ pub fn explain(frame: &[u8], classified: Classified, ceiling: RetryCeiling) -> V
     let mut lines = vec![format!("command   {name}"), format!("travels   {}", travels(classified.class))];
     if matches!(classified.class, Class::Shared | Class::Cursor | Class::Pinned(_)) {
         lines.push(format!("category  {}", category_name(retry.category)));
-        lines.push("not sent  moved to the next active, in order".to_owned());
+        lines.push(format!("not sent  {}", if_not_sent(classified.class)));
         lines.push(format!("sent, and its reply lost  {}", fate(classified.class, retry.category, ceiling)));
-    }
-    if classified.is_slow() {
-        lines.push("silence   may rightly run long: judged after detector.slow_timeout".to_owned());
+        if classified.is_slow() {
+            lines.push("silence   may rightly run long: judged after detector.slow_timeout".to_owned());
+        }
     }
     lines
 }
@@ -45,6 +45,13 @@ const fn category_name(category: Category) -> &'static str {
         Category::WriteAccumulating => "write-accumulating",
         Category::ServerAdmin => "server administration",
         Category::Never => "never repeated",
+    }
+}
+
+const fn if_not_sent(class: Class) -> &'static str {
+    match class {
+        Class::Pinned(Pinned::Wait) => "refused: nobody knows where the writes before it stand",
+        _ => "moved to the next active, in order",
     }
 }
 
@@ -85,6 +92,7 @@ mod tests {
             ("INCR n", RetryCeiling::Always, &["lost  repeated"]),
             ("BLPOP l 0", default, &["connection of the client's own", "armed again"]),
             ("EVAL x 0", default, &["never repeated", "slow_timeout"]),
+            ("WAIT 1 0", default, &["not sent  refused", "lost  -UNCERTAIN"]),
             ("PING", default, &["Handover answers it"]),
             ("SHUTDOWN", default, &["it is refused"]),
             ("NOSUCH x", default, &["not in the table", "closed afterwards", "never repeated"]),
@@ -93,5 +101,6 @@ mod tests {
             assert!(parts.iter().all(|part| text.contains(part)), "{request}: {text}");
         }
         assert!(!lines("PING", default).contains("lost"));
+        assert!(!lines("SHUTDOWN", default).contains("silence"), "it goes nowhere");
     }
 }

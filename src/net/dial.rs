@@ -70,7 +70,8 @@ async fn connect_and_greet(endpoint: &Endpoint, profile: Profile, login: Option<
         }
         // Only now is the other side who it should be: nothing of ours went out before.
         if let Some(outcome) = greet(&mut stream, &endpoint.backend, profile, login, asks_for_multi).await? {
-            let works = matches!(outcome, DialOutcome::Ready { .. } | DialOutcome::Unproven { .. });
+            let works =
+                matches!(outcome, DialOutcome::Ready { .. } | DialOutcome::Unproven { .. } | DialOutcome::Busy { .. });
             return Ok((works.then_some(stream), outcome));
         }
     }
@@ -149,6 +150,14 @@ enum Step {
     Exec,
 }
 
+/// What came of the ECHO that proves a connection.
+#[derive(Clone, Copy)]
+enum Proof {
+    Given,
+    Forbidden,
+    Busy,
+}
+
 /// AUTH, HELLO, SELECT as the profile wants, CLIENT ID, an ECHO that proves that replies come in step, and an empty
 /// transaction that shows whether one may travel unawaited. None: it was left open, and the connection is of no use.
 async fn greet(
@@ -162,7 +171,7 @@ async fn greet(
     let (request, steps) = handshake(backend, profile, login, &nonce, asks_for_multi);
     write_all(stream, &request).await?;
     let mut replies = BytesMut::new();
-    let (mut server, mut client_id, mut is_proven) = (None, None, true);
+    let (mut server, mut client_id, mut proof) = (None, None, Proof::Given);
     let (mut opens, mut takes_groups) = (false, false);
     for step in steps {
         let (reply, kind) = read_reply(stream, &mut replies).await?;
@@ -190,7 +199,8 @@ async fn greet(
             }
             Step::Select if is_error => return Err(refused("SELECT", &reply)),
             Step::ClientId if !is_error => client_id = parse_integer(&reply),
-            Step::Proof if first_word(&reply) == b"NOPERM" => is_proven = false,
+            Step::Proof if first_word(&reply) == b"NOPERM" => proof = Proof::Forbidden,
+            Step::Proof if first_word(&reply) == b"BUSY" => proof = Proof::Busy,
             Step::Proof => prove(&reply, &nonce)?,
             Step::Multi => opens = &reply[..] == b"+OK\r\n",
             Step::Exec if opens && is_error => return Ok(None),
@@ -201,9 +211,10 @@ async fn greet(
     if !replies.is_empty() {
         return Err(io::Error::other("more replies than requests in the handshake"));
     }
-    Ok(Some(match is_proven {
-        true => DialOutcome::Ready { client_id, server, takes_groups },
-        false => DialOutcome::Unproven { client_id, server },
+    Ok(Some(match proof {
+        Proof::Given => DialOutcome::Ready { client_id, server, takes_groups },
+        Proof::Forbidden => DialOutcome::Unproven { client_id, server },
+        Proof::Busy => DialOutcome::Busy { client_id, server },
     }))
 }
 

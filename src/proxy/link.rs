@@ -6,11 +6,13 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::hub::Hub;
-use crate::logic::multiplexer::{Dial, LinkKey};
-use crate::net::dial::{self, Endpoint};
+use crate::logic::identity::IdentityId;
+use crate::logic::multiplexer::{Dial, DialOutcome, LinkKey};
+use crate::net::dial::{self, Dialled, Endpoint};
 use crate::net::stream::{ReadHalf, WriteHalf};
 
 /// A backend connection's socket.
@@ -44,9 +46,7 @@ enum Event {
 
 /// Opens a connection and serves it to its end.
 pub(super) async fn open(hub: Rc<Hub>, wanted: Dial, endpoint: Arc<Endpoint>) {
-    let login = hub.login(wanted.profile.identity);
-    let (stream, outcome) = dial::dial_as(&endpoint, wanted.profile, login.as_deref()).await;
-    drop(login);
+    let (stream, outcome) = dial(&hub, &wanted, &endpoint).await;
     let socket = stream.map(|stream| {
         let (read, write) = stream.split();
         Rc::new(LinkSocket {
@@ -60,6 +60,16 @@ pub(super) async fn open(hub: Rc<Hub>, wanted: Dial, endpoint: Arc<Endpoint>) {
     let is_wanted = hub.open_link(wanted.link, socket.as_ref(), outcome);
     if let Some(socket) = socket.filter(|_| is_wanted) {
         serve(&hub, wanted.link, &socket).await;
+    }
+}
+
+/// An identity that was forgotten meanwhile must never become the user of the backend's URL.
+async fn dial(hub: &Hub, wanted: &Dial, endpoint: &Endpoint) -> Dialled {
+    match hub.login(wanted.profile.identity) {
+        None if wanted.profile.identity != IdentityId::CONFIGURED => {
+            (None, DialOutcome::RefusedIdentity(Bytes::from_static(b"-NOAUTH Authentication required.\r\n")))
+        }
+        login => dial::dial_as(endpoint, wanted.profile, login.as_deref()).await,
     }
 }
 

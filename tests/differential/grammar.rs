@@ -735,10 +735,10 @@ impl Author<'_> {
                     let template = self.random.one(GLOBAL);
                     commands.push(self.words(template));
                 }
-                _ => commands.push(self.from_table()),
+                _ => commands.push(self.table_command()),
             }
             self.spoil_last(&mut commands);
-            if commands.last().is_some_and(|command| parts_ways(command)) {
+            if commands.last().is_some_and(parts_ways) {
                 commands.pop();
             }
             if commands.last().is_some_and(|command| command[0].eq_ignore_ascii_case(b"RESET")) {
@@ -764,7 +764,7 @@ impl Author<'_> {
     }
 
     /// A command of the table, with as many arguments as it takes, or one more or less, and no sense in them.
-    fn from_table(&mut self) -> Words {
+    fn table_command(&mut self) -> Words {
         let command = loop {
             let command = &table::all()[self.random.below(table::all().len())];
             let is_never = NEVER.iter().any(|(name, _)| *name == command.name);

@@ -284,7 +284,7 @@ impl World {
     fn dialled(&mut self, dial: Dial, works: bool) {
         let backend = usize::from(dial.backend.0);
         let server = &self.backends[backend];
-        if !(works && server.alive && !server.hung && !server.refuses) {
+        if !works || !server.alive || server.hung || server.refuses {
             let outcome = DialOutcome::Failed("refused".to_owned());
             assert!(!self.multiplexer.on_dialled(dial.link, outcome, self.now));
             return;

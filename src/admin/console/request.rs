@@ -150,7 +150,7 @@ fn split_group(words: &[Vec<u8>]) -> (&[Vec<u8>], Option<String>) {
 }
 
 fn length(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|hint| format!("the time {hint}"))
+    parse_duration(text).map_err(|hint| format!("wrong time '{text}': {hint}"))
 }
 
 fn usage(name: &str) -> String {
@@ -213,7 +213,7 @@ mod tests {
         for (line, told) in [
             ("SWITCH", "usage: SWITCH <backend> [FORCE]"),
             ("STAY east", "usage: STAY <backend> FOR <time>, or STAY END"),
-            ("STAY east FOR 10", "the time a unit is missing: ms, s, m or h"),
+            ("STAY east FOR 10", "wrong time '10': a unit is missing: ms, s, m or h"),
             ("WEIGHT east heavy", "a weight is a number above zero"),
             ("EXPLAIN", "usage: EXPLAIN <command> [<argument> …]"),
             ("NOSUCH", "unknown command 'NOSUCH'; HELP lists what there is"),

@@ -168,6 +168,8 @@ pub enum Refused {
     AlreadyActive,
     /// Another switch is under way.
     SwitchUnderWay,
+    /// None was chosen since the start: a planned switch has nothing to leave.
+    NoActive,
     /// A planned switch needs a healthy target.
     TargetUnhealthy,
     /// An operator banned it.
@@ -188,6 +190,7 @@ impl fmt::Display for Refused {
             Self::UnknownBackend => "no such backend in this group",
             Self::AlreadyActive => "it is the active already",
             Self::SwitchUnderWay => "another switch is under way",
+            Self::NoActive => "none is active yet (failover.initial): SWITCH with FORCE begins with one",
             Self::TargetUnhealthy => "the target is not healthy",
             Self::TargetBanned => "the target is banned",
             Self::IsActive => "it is the active: switch to another first",

@@ -158,14 +158,17 @@ impl Failover {
             || now >= since + START_MAX;
         let choice = last.filter(|id| is_good(*id)).or_else(|| self.refuge());
         let Some(to) = choice.filter(|_| good >= needed && is_settled) else { return false };
-        // The same active goes on in its epoch, so that what clients hold of it stays valid.
+        self.begin(now, Switch { to, reason: Reason::Start, cause: String::new(), seen_at: since, decided_at: now });
+        true
+    }
+
+    /// The first active. The same as before the start goes on in its epoch, so that what clients hold of it stays valid.
+    fn begin(&mut self, now: Instant, switch: Switch) {
         self.epoch = match self.restored {
-            Some((id, epoch)) if id == to && epoch > 0 => epoch - 1,
+            Some((id, epoch)) if id == switch.to && epoch > 0 => epoch - 1,
             _ => self.restored_epoch,
         };
-        let switch = Switch { to, reason: Reason::Start, cause: String::new(), seen_at: since, decided_at: now };
         self.serve(now, switch);
-        true
     }
 
     /// Leaves a dead active for the best other, if there is any.
@@ -280,8 +283,10 @@ impl Failover {
         if self.members[index].is_banned() {
             return Err(Refused::TargetBanned);
         }
-        if matches!(self.stage, Stage::Starting { .. } | Stage::Cutting { .. }) {
-            return Err(Refused::SwitchUnderWay);
+        match self.stage {
+            Stage::Cutting { .. } => return Err(Refused::SwitchUnderWay),
+            Stage::Starting { .. } if manner == Manner::Planned => return Err(Refused::NoActive),
+            _ => {}
         }
         match manner {
             Manner::Planned if !self.stage.is_serving() => return Err(Refused::SwitchUnderWay),
@@ -290,7 +295,11 @@ impl Failover {
             Manner::Forced => {
                 self.overtake();
                 let reason = Reason::Operator;
-                self.cut(now, Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now });
+                let switch = Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now };
+                match self.stage {
+                    Stage::Starting { .. } => self.begin(now, switch),
+                    _ => self.cut(now, switch),
+                }
             }
         }
         Ok(())

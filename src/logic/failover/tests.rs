@@ -686,6 +686,21 @@ fn a_stay_elsewhere_is_a_planned_switch_and_ends_with_it() {
 }
 
 #[test]
+fn a_forced_order_begins_where_the_start_waits_for_more_backends() {
+    let mut settings = settings();
+    settings.failover.initial = InitialPolicy::All;
+    let mut group = Group::new(settings, None);
+    group.probe(HEAVY, refused());
+    group.probe(LIGHT, good());
+    assert_eq!(group.state(), (0, None, Phase::Serve));
+    for manner in [Manner::Planned, Manner::Forced] {
+        let outcome = group.machine.on_operator(group.now, Command::Switch { to: LIGHT, manner });
+        assert_eq!(outcome, if manner == Manner::Forced { Ok(()) } else { Err(Refused::NoActive) });
+    }
+    assert_eq!(group.state(), (1, Some(LIGHT), Phase::Serve));
+}
+
+#[test]
 fn a_banned_backend_is_never_chosen() {
     let mut group = Group::failed_over(settings());
     group.order(Command::Ban { backend: HEAVY, length: MS(300_000) });

@@ -78,6 +78,13 @@ impl Registry {
         Some(id)
     }
 
+    /// A client's login is known.
+    #[must_use]
+    pub fn knows(&self, login: &Login) -> bool {
+        let digest = digest(self.key, login);
+        self.entries.iter().any(|entry| entry.digest == digest && !entry.is_trusted)
+    }
+
     /// What connections of this identity authenticate with; `None`: as the backend's URL says, or unknown.
     #[must_use]
     pub fn login(&self, id: IdentityId) -> Option<Arc<Login>> {

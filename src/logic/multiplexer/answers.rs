@@ -156,7 +156,7 @@ impl Multiplexer {
             self.wait(key, Wait::Due, now);
             return false;
         }
-        if self.lane(profile, now).is_none() {
+        if !self.is_laneless(profile.identity) && self.lane(profile, now).is_none() {
             self.wait(key, Wait::Lane, now);
             return false;
         }
@@ -281,11 +281,12 @@ impl Multiplexer {
     /// RESET: everything that a connection can hold is forgotten.
     fn take_reset(&mut self, key: SessionKey, request: Request<'_>, now: Instant) -> Step {
         let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
+        // What is due may have to be sent again, which it must not be as somebody else or in another database.
+        if session.due > 0 {
+            self.wait(key, Wait::Due, now);
+            return Step::Wait;
+        }
         if session.reply_mode == ReplyMode::Off {
-            if session.due > 0 {
-                self.wait(key, Wait::Due, now);
-                return Step::Wait;
-            }
             session.reply_mode = ReplyMode::On;
         }
         self.reset_session(key, now);

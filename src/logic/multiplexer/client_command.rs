@@ -16,6 +16,7 @@ use super::{BackendId, Link, Multiplexer, Output, SessionKey};
 use crate::command::blocking;
 use crate::command::refusal::{Refusal, printed};
 use crate::command::table::Answered;
+use crate::logic::identity::IdentityMode;
 use crate::resp::arguments::Arguments;
 use crate::resp::encode;
 
@@ -142,7 +143,7 @@ impl Multiplexer {
             Answered::ClientUnpause => Ok(Inquiry::Unpause),
             _ => parse_list(&arguments),
         };
-        match inquiry {
+        match inquiry.and_then(|inquiry| self.limited(session, inquiry)) {
             Err(refusal) => self.refuse(key, &refusal, now),
             Ok(_) if session.due > 0 => {
                 self.wait(key, Wait::Due, now);
@@ -154,6 +155,26 @@ impl Multiplexer {
             }
         }
         Step::Done { bytes: request.bytes }
+    }
+
+    /// With the servers' own users nobody here knows who may do what: each sees and ends clients of its own user alone.
+    fn limited(&self, session: &Session, mut inquiry: Inquiry) -> Result<Inquiry, Refusal> {
+        if self.settings.identity.mode != IdentityMode::Passthrough {
+            return Ok(inquiry);
+        }
+        match &mut inquiry {
+            Inquiry::List(filter) | Inquiry::Kill { filter, .. }
+                if filter.user.as_ref().is_none_or(|user| *user == session.access.user) =>
+            {
+                filter.user = Some(session.access.user.clone());
+                Ok(inquiry)
+            }
+            Inquiry::List(_)
+            | Inquiry::Kill { .. }
+            | Inquiry::Unblock { .. }
+            | Inquiry::Pause(_)
+            | Inquiry::Unpause => Err(Refusal::OthersClients),
+        }
     }
 
     /// Does here what every worker is asked to do.
@@ -238,7 +259,7 @@ impl Multiplexer {
         let Some(link) = link.filter(|link| link.client_requests() > 0) else { return Finding::default() };
         // Its number must not stand for another client by the time that the backend hears of it.
         session.taint_pin();
-        link.is_let_go = true;
+        link.is_let_go = link.runs().iter().any(|run| matches!(run.kind, RunKind::Blocking { .. }));
         let blocked = link.client_id.map(|client_id| (link.backend, client_id));
         let failure = blocked.is_none().then(|| "it does not tell the numbers of its connections".to_owned());
         Finding { blocked, failure, ..Finding::default() }

@@ -15,7 +15,7 @@ use super::counters::Authentication;
 use super::link::{Link, LinkState, Profile, Role, RunKind};
 use super::requests::{Request, Step};
 use super::session::{Access, CloseReason, Pending, Transaction, Wait};
-use super::{LinkKey, Multiplexer, Output, SessionKey, Settings};
+use super::{Lane, LinkKey, Multiplexer, Output, SessionKey, Settings};
 use crate::command::policy::Policy;
 use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class, Pinned};
@@ -33,6 +33,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// Verifications begun per second, and at once.
 const VERIFICATIONS_PER_SECOND: f64 = 100.0;
 const VERIFICATIONS_BURST: f64 = 20.0;
+/// Logins that the backend is asked about at a time; the others wait, lest strangers take the lanes of everybody.
+const LOGINS_ASKED_MAX: usize = 64;
 /// Until a standby that refused an identity is asked again.
 const STANDBY_RETRY_DELAY: Duration = Duration::from_secs(10);
 
@@ -209,13 +211,31 @@ impl Multiplexer {
                 true
             }
             Admission::After(_) => {
-                let was_delayed = std::mem::replace(&mut session.access.is_delayed, true);
-                self.counters.authentications[Authentication::Delayed as usize] += u64::from(!was_delayed);
-                self.guard.delayed.push_back(key);
-                self.wait(key, Wait::Login, now);
+                self.delay(key, now);
                 false
             }
         }
+    }
+
+    /// The session tries again a little later, if it may then.
+    fn delay(&mut self, key: SessionKey, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.access.is_admitted = false;
+        let was_delayed = std::mem::replace(&mut session.access.is_delayed, true);
+        self.counters.authentications[Authentication::Delayed as usize] += u64::from(!was_delayed);
+        self.guard.delayed.push_back(key);
+        self.wait(key, Wait::Login, now);
+    }
+
+    /// Lanes of clients' own users that are being opened.
+    fn logins_asked(&self) -> usize {
+        self.lanes.iter().filter(|lane| self.is_being_asked(lane)).count()
+    }
+
+    /// Whoever waits for it would open it again at once.
+    pub(super) fn is_being_asked(&self, lane: &Lane) -> bool {
+        let link = lane.link.and_then(|key| self.links.get(key));
+        lane.profile.identity != IdentityId::CONFIGURED && link.is_some_and(|link| link.state == LinkState::Dialling)
     }
 
     /// By Handover's own users.
@@ -248,6 +268,10 @@ impl Multiplexer {
     /// By the active backend: a lane is opened with the client's own words.
     fn ask_backend(&mut self, key: SessionKey, user: Option<&[u8]>, password: &[u8], now: Instant) -> Attempt {
         let login = Login { user: user.map(Bytes::copy_from_slice), password: Secret::new(password) };
+        if !self.guard.registry.knows(&login) && self.logins_asked() >= LOGINS_ASKED_MAX {
+            self.delay(key, now);
+            return Attempt::Waiting;
+        }
         let Some(identity) = self.guard.registry.number(&login, false, now) else {
             return Attempt::Refused(Refusal::LaneLimit);
         };
@@ -383,7 +407,7 @@ impl Multiplexer {
         }
         self.note_accepted(backend, identity, now);
         self.on_dial_failed(key, role, now);
-        let is_open = |lane: &super::Lane| lane.link.is_some() || lane.profile.identity != identity;
+        let is_open = |lane: &Lane| lane.link.is_some() || lane.profile.identity != identity;
         match role {
             Role::Standby => self.standbys.retain(is_open),
             _ => self.lanes.retain(is_open),
@@ -433,7 +457,9 @@ impl Multiplexer {
     fn close_revoked(&mut self, key: SessionKey, now: Instant) {
         self.counters.authentications[Authentication::Revoked as usize] += 1;
         let Some(session) = self.sessions.get(key) else { return };
-        if session.is_subscriber() || self.is_blocked(session) {
+        // What is refused must not stand in the place of an answer that is still to come.
+        let is_asking = matches!(session.wait, Some((Wait::Answer | Wait::Confirmation, _)));
+        if is_asking || session.is_subscriber() || self.is_blocked(session) {
             return self.remove_session(key, CloseReason::AccessRevoked);
         }
         self.refuse_held(key, Some(Refusal::AccessRevoked), now);
@@ -585,7 +611,7 @@ impl Multiplexer {
             self.retire_identity(identity);
         }
         let lanes = &self.lanes;
-        let is_orphan = |standby: &super::Lane| !lanes.iter().any(|lane| lane.profile == standby.profile);
+        let is_orphan = |standby: &Lane| !lanes.iter().any(|lane| lane.profile == standby.profile);
         let orphans: Vec<LinkKey> =
             self.standbys.iter().filter(|standby| is_orphan(standby)).filter_map(|standby| standby.link).collect();
         self.standbys.retain(|standby| !is_orphan(standby));

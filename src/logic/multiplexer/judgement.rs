@@ -489,6 +489,7 @@ impl Multiplexer {
             input.extend_from_slice(&session.input);
             session.input = input;
             session.scanner.reset();
+            session.skip_again();
         }
     }
 

@@ -8,11 +8,13 @@
 //! `muted` and `pause` carry out CLIENT.
 
 mod answers;
+mod backend_record;
 mod backpressure;
 mod client_command;
 mod commons;
 mod connection_state;
 mod counters;
+mod events;
 mod identity;
 mod judgement;
 mod link;
@@ -39,13 +41,15 @@ mod withheld;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+pub use backend_record::BackendRecord;
 pub use client_command::{ClientType, Filter, Finding, Inquiry};
 pub use commons::Commons;
 pub use counters::{Authentication, Counters, LATENCY_BOUNDS_US, ProtocolFault};
+pub use events::{Dial, DialOutcome, Output, Report};
 pub use link::{Link, LinkState, Profile, Role};
 pub use pause::Pause;
 pub use session::{Access, CloseReason, Session};
@@ -57,8 +61,7 @@ pub use self::subscriptions::Kind as SubscriptionKind;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
 use super::budget::Budget;
-use super::health::ServerIdentity;
-use super::identity::{IdentityId, IdentityMode, IdentitySettings, Users};
+use super::identity::{IdentityMode, IdentitySettings, Users};
 use super::judged::Judged;
 use super::route::{BackendId, Phase, Route};
 use super::settings::{DetectorSettings, FailoverSettings, LimitSettings, RetrySettings};
@@ -123,182 +126,6 @@ pub struct Peer {
     pub last_command: &'static str,
     /// Every command on a connection of its own.
     pub dedicated: bool,
-}
-
-/// What the shell must do. Bytes to write are not among it: see [`Multiplexer::next_link_to_write`] and
-/// [`Multiplexer::next_session_to_write`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Open a connection and answer with [`Multiplexer::on_dialled`].
-    Dial(Dial),
-    /// Close a connection; `reset` so that nothing written there is carried out any more, as far as that can be had.
-    CloseLink {
-        /// Which.
-        link: LinkKey,
-        /// With RST rather than FIN.
-        reset: bool,
-    },
-    /// Close a client's connection; what it had to read has been written, or never will be.
-    CloseSession {
-        /// Which.
-        session: SessionKey,
-        /// Why.
-        reason: CloseReason,
-    },
-    /// Read from this client again.
-    Resume(SessionKey),
-    /// Read from this backend connection again.
-    ResumeLink(LinkKey),
-    /// Tell the supervisor.
-    Report(Report),
-    /// Ask every worker of the group with [`Multiplexer::on_inquiry`], and answer with [`Multiplexer::on_findings`].
-    Inquire {
-        /// Who asks.
-        session: SessionKey,
-        /// What.
-        inquiry: Inquiry,
-    },
-    /// Send `CLIENT UNBLOCK` for a blocked command to a backend, on a control connection.
-    Unblock {
-        /// To whom.
-        backend: BackendId,
-        /// The server's number of the blocked connection.
-        client_id: i64,
-    },
-    /// Say in the log that somebody could not authenticate.
-    FailedLogin {
-        /// From where: an address without its port.
-        source: String,
-    },
-    /// Say in the log that a backend does not accept a user any more whose clients were served.
-    RevokedLogin {
-        /// Who says so.
-        backend: BackendId,
-        /// How many clients were closed.
-        clients: usize,
-    },
-}
-
-/// A connection to be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dial {
-    /// For this link.
-    pub link: LinkKey,
-    /// To whom.
-    pub backend: BackendId,
-    /// What to ask for in the handshake.
-    pub profile: Profile,
-    /// What it is for.
-    pub role: Role,
-}
-
-/// What opening a connection came to.
-#[derive(Clone, Debug, PartialEq)]
-pub enum DialOutcome {
-    /// It works.
-    Ready {
-        /// `CLIENT ID`, where the server tells it.
-        client_id: Option<i64>,
-        /// What the server calls itself, where it tells it.
-        server: Option<ServerIdentity>,
-        /// MULTI and EXEC are permitted there.
-        takes_groups: bool,
-    },
-    /// It works, but its identity may not run ECHO: nothing proves that replies are in step.
-    Unproven {
-        /// `CLIENT ID`, where the server tells it.
-        client_id: Option<i64>,
-        /// What the server calls itself, where it tells it.
-        server: Option<ServerIdentity>,
-    },
-    /// The server does not accept the identity, in these words.
-    RefusedIdentity(Bytes),
-    /// The identity may not select a database, in these words.
-    RefusedSelect(Bytes),
-    /// The server does not have the database, in these words (an error reply's bytes).
-    RefusedDatabase(Bytes),
-    /// The server does not speak RESP3, in these words.
-    RefusedProtocol(Bytes),
-    /// It could not be opened.
-    Failed(String),
-}
-
-/// What the supervisor is told.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Report {
-    /// A connection that had worked was lost.
-    LinkLost {
-        /// Whose.
-        backend: BackendId,
-        /// Of which epoch.
-        epoch: u64,
-        /// What was seen.
-        cause: String,
-    },
-    /// A connection could not be opened.
-    ConnectFailed {
-        /// To whom.
-        backend: BackendId,
-        /// Why.
-        cause: String,
-    },
-    /// A connection was opened.
-    Connected(BackendId),
-    /// A reply on live traffic began with a word that means "cannot serve".
-    CannotServe {
-        /// Who.
-        backend: BackendId,
-        /// Which word.
-        word: &'static str,
-    },
-    /// Nothing is in flight any more, in this attempt at a planned switch.
-    Drained(u64),
-    /// Nothing is written to the old backend any more, in this attempt at a forced switch.
-    Stopped(u64),
-    /// Commands flow in a new epoch.
-    Activated {
-        /// Which.
-        epoch: u64,
-        /// What became of what was in flight.
-        judged: Judged,
-    },
-}
-
-/// What is known of a backend from its connections.
-#[derive(Clone, Debug, Default)]
-pub struct BackendRecord {
-    /// When a byte last came from it.
-    pub heard_at: Option<Instant>,
-    /// A slow-moving mean of the time that replies take.
-    pub reply_time: Duration,
-    /// Replies that came.
-    pub successes: u64,
-    /// Requests lost with their connection, connects that failed, "cannot serve" replies.
-    pub failures: u64,
-    /// What it called itself last.
-    pub server: Option<ServerIdentity>,
-    /// Databases from this number on do not exist, in the server's words.
-    pub database_refused: Option<(u32, Bytes)>,
-    /// RESP3 is not spoken there, in the server's words.
-    pub resp3_refused: Option<Bytes>,
-    /// These may not run ECHO there.
-    pub echo_refused: Vec<IdentityId>,
-    /// These may not select a database there, in the server's words.
-    pub select_refused: Vec<(IdentityId, Bytes)>,
-}
-
-impl BackendRecord {
-    /// What was said to an identity that wanted to select a database and may not.
-    fn select_refusal(&self, identity: IdentityId) -> Option<&Bytes> {
-        self.select_refused.iter().find(|(refused, _)| *refused == identity).map(|(_, reply)| reply)
-    }
-
-    /// Whoever comes back may be another server, with other databases and other rules.
-    fn forget_refusals(&mut self) {
-        (self.database_refused, self.resp3_refused) = (None, None);
-        self.echo_refused.clear();
-        self.select_refused.clear();
-    }
 }
 
 /// A shared connection for one profile, or the attempt to have one.
@@ -739,6 +566,8 @@ impl Multiplexer {
     fn wait(&mut self, key: SessionKey, what: Wait, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         match &mut session.wait {
+            // Only the answer ends it, whatever else is being opened for the session meanwhile.
+            Some((Wait::Answer | Wait::Confirmation, _)) => return,
             Some((waiting_for, _)) => *waiting_for = what,
             None => session.wait = Some((what, now)),
         }

@@ -91,6 +91,16 @@ impl Multiplexer {
         }
     }
 
+    /// What was pending is refused: with it the command whose reply is skipped, and what stands behind it is another.
+    pub(super) fn end_refused_skipped(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && session.reply_mode == ReplyMode::Skipping
+            && session.due == 0
+        {
+            session.reply_mode = ReplyMode::On;
+        }
+    }
+
     /// False: the reply that is skipped is still due, and the session waits for it.
     pub(super) fn finish_skipped(&mut self, key: SessionKey, now: Instant) -> bool {
         let Some(session) = self.sessions.get_mut(key).filter(|session| session.reply_mode == ReplyMode::Skipping)
@@ -111,6 +121,13 @@ impl super::Session {
     pub(super) fn skip_nothing(&mut self) {
         if self.reply_mode == ReplyMode::SkipNext {
             self.reply_mode = ReplyMode::On;
+        }
+    }
+
+    /// The request whose reply is skipped is looked at once more.
+    pub(super) fn skip_again(&mut self) {
+        if self.reply_mode == ReplyMode::Skipping {
+            self.reply_mode = ReplyMode::SkipNext;
         }
     }
 

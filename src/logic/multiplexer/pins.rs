@@ -34,6 +34,7 @@ impl Multiplexer {
                 monitoring: false,
                 set_up: None,
                 renew: false,
+                follows: false,
                 idle_since: None,
             });
             self.pinned.push(key);
@@ -62,6 +63,7 @@ impl Multiplexer {
             (pin.renew, pin.tainted) = (false, false);
             if let Some(old) = pin.link.take() {
                 self.close_link(old, false);
+                self.invalidate_all(key, now);
             }
             return self.pin_link(key, now);
         }
@@ -140,11 +142,14 @@ impl Multiplexer {
         }
     }
 
-    /// A client that hears of something without asking, and lost its connection, gets another.
+    /// A client that hears of something without asking, and lost its connection or left it, gets another.
     pub(super) fn reopen_pins(&mut self, now: Instant) {
         let is_cut_off = |key: &SessionKey| {
             let Some(session) = self.sessions.get(*key).filter(|session| session.keeps_pin()) else { return false };
-            session.pin.is_some_and(|pin| pin.link.is_none() || (pin.set_up != pin.link && session.wait.is_none()))
+            session.pin.is_some_and(|pin| {
+                let is_left = pin.renew && session.due == 0;
+                pin.link.is_none() || is_left || (pin.set_up != pin.link && session.wait.is_none())
+            })
         };
         let cut_off: Vec<SessionKey> = self.pinned.iter().copied().filter(is_cut_off).collect();
         for key in cut_off {

@@ -97,6 +97,7 @@ impl Multiplexer {
     }
 
     fn resume_after_hello(&mut self, key: SessionKey) {
+        self.drop_unused_subscriptions(key);
         if let Some(session) = self.sessions.get_mut(key) {
             session.wait = None;
             self.settled.push(key);

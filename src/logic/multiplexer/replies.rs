@@ -391,6 +391,7 @@ impl Multiplexer {
             (Role::Lane | Role::Standby, false) if is_undecided(frame) => {
                 self.lose_link(key, "the sentinel was refused", now)
             }
+            (Role::Pin(_), false) if is_undecided(frame) => self.close_link(key, false),
             (_, false) => {
                 self.counters.mismatches += 1;
                 self.end_served(key);

@@ -178,6 +178,8 @@ pub struct Pin {
     pub set_up: Option<LinkKey>,
     /// RESET came: closed as soon as nothing is due, and opened again if it is needed.
     pub renew: bool,
+    /// Another connection is the target of its redirect: tracking is set up anew once no transaction is open there.
+    pub follows: bool,
     /// Since when nothing is due or held on it.
     pub idle_since: Option<Instant>,
 }

@@ -312,7 +312,16 @@ impl Multiplexer {
         let subscriptions = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut());
         let Some(subscriptions) = subscriptions else { return };
         subscriptions.is_target = false;
-        if subscriptions.count() == 0 && subscriptions.changes.is_empty() {
+        self.drop_unused_subscriptions(key);
+    }
+
+    /// Closes the connection for subscriptions when there are none, unless it owes something still.
+    pub(super) fn drop_unused_subscriptions(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let is_used = |subscriptions: &Subscriptions| {
+            subscriptions.count() > 0 || !subscriptions.changes.is_empty() || subscriptions.is_target
+        };
+        if session.protocol_change.is_none() && !session.subscriptions.as_deref().is_some_and(is_used) {
             self.drop_subscriptions(key);
         }
     }

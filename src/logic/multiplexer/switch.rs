@@ -10,7 +10,6 @@ use super::session::{BrokenEnd, CloseReason, Pending, Transaction, Wait};
 use super::{BackendId, DialOutcome, LANES_MAX, Lane, LinkKey, Multiplexer, Output, Report, SessionKey};
 use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class, Pinned};
-use crate::logic::arena::Arena;
 use crate::logic::judged::Judged;
 use crate::logic::route::{Availability, Phase, Route};
 use crate::resp::arguments::Arguments;
@@ -102,7 +101,11 @@ impl Multiplexer {
             let Some(link) = self.links.get(key) else { continue };
             let is_kept = match link.role {
                 Role::Standby => Some(link.backend) == self.route.active,
-                Role::Subscription(_) => link.state == LinkState::Ready && old.active == Some(link.backend),
+                // One that does not deliver yet never will: it would stand in the way of the next.
+                Role::Subscription(session) => {
+                    old.active == Some(link.backend)
+                        && self.sessions.get(session).is_some_and(|session| session.subscription_link() == Some(key))
+                }
                 Role::Lane | Role::Pin(_) | Role::Verification => false,
             };
             if !is_kept {
@@ -147,15 +150,18 @@ impl Multiplexer {
         authenticated.map(|(_, session)| session.profile).chain(self.profile_of_newcomers()).collect()
     }
 
+    fn is_unused(&self, lane: &Lane, in_use: &HashSet<Profile>) -> bool {
+        !in_use.contains(&lane.profile)
+            && !self.is_being_asked(lane)
+            && lane.link.and_then(|key| self.links.get(key)).is_none_or(Link::is_idle)
+    }
+
     /// Makes room for another lane: those that nobody uses any more are closed.
     pub(super) fn close_unused_lanes(&mut self) {
         let in_use = self.profiles_in_use();
-        let is_unused = |links: &Arena<Link>, lane: &Lane| {
-            !in_use.contains(&lane.profile) && lane.link.and_then(|key| links.get(key)).is_none_or(Link::is_idle)
-        };
-        let (unused, used) = std::mem::take(&mut self.lanes).into_iter().partition(|lane| is_unused(&self.links, lane));
+        let lanes = std::mem::take(&mut self.lanes);
+        let (unused, used): (Vec<Lane>, _) = lanes.into_iter().partition(|lane| self.is_unused(lane, &in_use));
         self.lanes = used;
-        let unused: Vec<Lane> = unused;
         for link in unused.into_iter().filter_map(|lane| lane.link) {
             self.close_link(link, false);
         }
@@ -230,7 +236,13 @@ impl Multiplexer {
                 self.on_echo_refused(key, backend, role, profile.identity, now);
                 false
             }
-            DialOutcome::Ready { client_id, server, .. } | DialOutcome::Unproven { client_id, server } => {
+            // What ends the script must get through on a pin, which the fence proves before anybody else has it.
+            DialOutcome::Busy { .. } if !matches!(role, Role::Pin(_)) => {
+                self.on_dialled(key, DialOutcome::Failed("the server is busy with a script".to_owned()), now)
+            }
+            DialOutcome::Ready { client_id, server, .. }
+            | DialOutcome::Unproven { client_id, server }
+            | DialOutcome::Busy { client_id, server } => {
                 link.state = LinkState::Ready;
                 link.client_id = client_id;
                 link.takes_groups = takes_groups;
@@ -350,6 +362,7 @@ impl Multiplexer {
         self.end_leavers(now);
         self.release_idle_pins(now);
         self.reopen_pins(now);
+        self.follow_targets(now);
         self.reopen_lanes(now);
         self.keep_standbys(now);
         self.send_sentinels(now);
@@ -435,7 +448,10 @@ impl Multiplexer {
             let Some(link) = self.links.get(key) else { continue };
             let Some((reader, since)) = link.paused else { continue };
             let is_other = |session: SessionKey| session != reader;
-            let others_wait = link.runs().iter().any(|run| run.session.is_some_and(is_other));
+            // A planned switch waits for what is in flight, and everybody for the switch.
+            let holds_switch =
+                self.is_holding() && !matches!(link.role, Role::Subscription(_)) && link.client_requests() > 0;
+            let others_wait = holds_switch || link.runs().iter().any(|run| run.session.is_some_and(is_other));
             if others_wait && now.saturating_duration_since(since) >= SLOW_READER_MAX {
                 self.remove_session(reader, CloseReason::SlowReader);
                 if let Some(link) = self.links.get_mut(key)
@@ -527,6 +543,7 @@ impl Multiplexer {
         if self.refuse_begun_upload(key, now) {
             return;
         }
+        self.pass_withheld(key, now);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.wait = None;
         // What was sent is about to be answered "uncertain", and a client may repeat the whole burst after LOADING.
@@ -539,6 +556,7 @@ impl Multiplexer {
         while let Some(pending) = self.sessions.get_mut(key).and_then(|session| session.pending.pop_front()) {
             self.refuse_pending(key, pending, &refusal, now);
         }
+        self.end_refused_skipped(key);
         self.refuse_input(key, &refusal, now);
         if let Some(session) = self.sessions.get_mut(key) {
             session.drop_idle_pin();

@@ -1,9 +1,11 @@
 //! One multiplexer, one hand-made backend: what is said to whom, and what becomes of it at a fault.
 
 mod client_commands;
+mod combinations;
 mod held;
 mod identity;
 mod scans_and_scripts;
+mod stuck;
 mod uploads;
 
 use std::time::{Duration, Instant};

@@ -363,11 +363,35 @@ impl Multiplexer {
             let is_ready = |link: &LinkKey| self.links.get(*link).is_some_and(|link| link.state == LinkState::Ready);
             let Some(link) = pin.link.filter(is_ready) else { continue };
             if pin.set_up == Some(link) {
-                self.track_again(key, link, true, now);
+                if let Some(pin) = self.sessions.get_mut(key).and_then(|session| session.pin.as_mut()) {
+                    pin.follows = true;
+                }
+                self.follow_when_free(key, now);
             } else {
                 self.advance_session(key, now);
             }
         }
+    }
+
+    /// Sets tracking up anew where its target has moved, unless that would be queued in a transaction.
+    fn follow_when_free(&mut self, key: SessionKey, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let is_free = session.due == 0 && !matches!(session.transaction, Transaction::Queuing { .. });
+        let Some(pin) = session.pin.as_mut().filter(|pin| is_free && pin.follows) else { return };
+        let link = pin.link.filter(|_| pin.set_up == pin.link);
+        if link.is_none_or(|link| self.track_again(key, link, true, now))
+            && let Some(pin) = self.sessions.get_mut(key).and_then(|session| session.pin.as_mut())
+        {
+            pin.follows = false;
+        }
+    }
+
+    /// Looks again at redirects that could not follow their targets at once.
+    pub(super) fn follow_targets(&mut self, now: Instant) {
+        let follows =
+            |key: &SessionKey| self.sessions.get(*key).and_then(|session| session.pin).is_some_and(|pin| pin.follows);
+        let following: Vec<SessionKey> = self.pinned.iter().copied().filter(follows).collect();
+        following.into_iter().for_each(|key| self.follow_when_free(key, now));
     }
 
     /// The target of a redirect lost its connection: it may have missed something.

@@ -161,6 +161,8 @@ impl Multiplexer {
         let Some(queue) = self.sessions.get_mut(key).and_then(Session::unplaced_queue) else { return true };
         if queue.replay.is_none_or(|(on, _)| on != link) {
             queue.replay = Some((link, 0));
+            let frames = queue.frames.clone();
+            self.prepare_transaction(key, link, &frames, now);
             self.send_replay(link, MULTI, 1, now);
         }
         false

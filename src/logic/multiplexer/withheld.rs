@@ -81,6 +81,7 @@ impl Session {
         is_free
             && self.reply_mode == ReplyMode::On
             && !self.half_closed
+            && self.ending.is_none()
             && !matches!(self.wait, Some((Wait::Answer | Wait::Confirmation, _)))
     }
 }

@@ -265,6 +265,12 @@ fn what_is_due_in_a_transaction_that_reset_has_ended_never_runs_outside_of_it() 
     bench.say(client, &["SET a 1", "RESET"]);
     bench.written(pin);
     bench.lose(pin);
+    // RESET waits for its reply, so that the transaction is open still.
+    let pin = bench.pin();
+    assert_eq!(bench.written(pin), ["MULTI"]);
+    bench.reply(pin, "+OK\r\n");
+    assert_eq!(bench.written(pin), ["SET a 1"]);
+    bench.reply(pin, QUEUED);
     let lane = bench.lane();
     assert_eq!(bench.written(lane), Vec::<String>::new());
     assert_eq!(first_words(&bench.heard(client)), ["+QUEUED", "+RESET"]);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::logic::identity::{Account, IdentityMode, Login, PasswordHash, Secret};
 
-fn identity_settings(mode: IdentityMode) -> Settings {
+pub(super) fn identity_settings(mode: IdentityMode) -> Settings {
     let login =
         |user: &'static str| Login { user: Some(Bytes::from_static(user.as_bytes())), password: Secret::new(b"b") };
     let account = |name: &str, login: Option<Login>| Account {
@@ -285,4 +285,52 @@ fn reset_ends_the_identity() {
     assert_eq!(bench.ask(client, "ACL WHOAMI"), "$3\r\nbob\r\n");
     assert_eq!(bench.ask(client, "CLIENT GETNAME"), "$1\r\nn\r\n");
     assert!(bench.ask(client, "CLIENT INFO").contains(" user=bob "));
+}
+
+#[test]
+fn a_flood_of_logins_is_asked_for_in_turn_and_keeps_nobody_out() {
+    let mut bench = Bench::guarded(IdentityMode::Passthrough);
+    bench.outcome = |_, login| (login.password.expose() == b"wrong").then(wrong_password);
+    let alice = bench.authenticated("alice");
+    let strangers: Vec<SessionKey> = (0..600).map(|_| bench.client()).collect();
+    for (index, &stranger) in strangers.iter().enumerate() {
+        let line = frame(&format!("AUTH u{index} wrong"));
+        bench.multiplexer.on_client_bytes(stranger, &line, bench.now);
+    }
+    let mut asked = Vec::new();
+    while let Some(output) = bench.multiplexer.poll() {
+        match output {
+            Output::Dial(dial) => asked.push(dial.link),
+            Output::CloseLink { .. } => panic!("who waits for an answer keeps its connection"),
+            _ => {}
+        }
+    }
+    assert_eq!(asked.len(), 64);
+    for link in asked {
+        bench.multiplexer.on_dialled(link, wrong_password(), bench.now);
+    }
+    bench.settle();
+    let peer = Peer { address: "192.0.2.7:1".to_owned(), ..Peer::default() };
+    let bob = bench.multiplexer.on_client(peer, bench.now);
+    bench.say(bob, &["AUTH bob x"]);
+    (0..4).for_each(|_| bench.pass(ms(300)));
+    assert_eq!(bench.heard(bob), "+OK\r\n");
+    assert_eq!(bench.ask(alice, "PING"), "+PONG\r\n");
+    let refused = strangers.iter().filter(|&&stranger| bench.heard(stranger) == "-WRONGPASS no\r\n").count();
+    assert!((64..100).contains(&refused), "the others wait, since so many have failed: {refused}");
+}
+
+/// The rights of the servers' users are not known here: nobody sees, ends or holds up another user's clients.
+#[test]
+fn with_passthrough_nobody_rules_over_clients_of_others() {
+    let mut bench = Bench::guarded(IdentityMode::Passthrough);
+    let (alice, bob, again) = (bench.authenticated("alice"), bench.authenticated("bob"), bench.authenticated("alice"));
+    let list = bench.ask(alice, "CLIENT LIST");
+    assert!(list.matches("user=alice").count() == 2 && !list.contains("user=bob"), "{list}");
+    for line in ["CLIENT PAUSE 1000", "CLIENT UNPAUSE", "CLIENT UNBLOCK 8", "CLIENT KILL USER bob"] {
+        assert!(bench.ask(alice, line).starts_with("-NOPERM handover: "), "{line}");
+    }
+    assert_eq!(bench.ask(alice, "CLIENT KILL TYPE normal"), ":1\r\n");
+    assert_eq!(bench.closed, [(again, CloseReason::Killed)]);
+    assert!(!bench.ask(bob, "CLIENT ID").starts_with('-'));
 }
