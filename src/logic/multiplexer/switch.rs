@@ -7,7 +7,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::link::{Inspect, Link, LinkState, Profile, Role, RunKind};
 use super::session::{BrokenEnd, CloseReason, Pending, Transaction, Wait};
-use super::{BackendId, DialOutcome, LANES_MAX, Lane, LinkKey, Multiplexer, Output, Report, SessionKey};
+use super::{
+    BackendId, DialOutcome, INPUT_BYTES_MAX, LANES_MAX, Lane, LinkKey, Multiplexer, Output, Report, SessionKey,
+};
 use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class, Pinned};
 use crate::logic::judged::Judged;
@@ -629,8 +631,10 @@ impl Multiplexer {
             session.input = BytesMut::from(&input[position..]);
             if session.upload.is_none() {
                 session.scanner.reset();
-                // It may be as much as is held, and its rest is read once it was looked at.
-                self.settled.push(key);
+                if session.input.len() >= INPUT_BYTES_MAX {
+                    // As much as is held: its rest is read only once it was looked at.
+                    self.settled.push(key);
+                }
             }
         }
     }
