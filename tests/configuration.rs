@@ -762,3 +762,14 @@ fn a_changed_password_shows_as_a_change_and_stays_hidden() {
         ["backend.a.password: (hidden) → (hidden) (needs a restart)"]
     );
 }
+
+/// No server takes more.
+#[test]
+fn values_are_bounded_by_what_servers_take() {
+    for (written, in_force, warns) in [("512MiB", 512_usize << 20, false), ("513MiB", 512 << 20, true)] {
+        let loaded = loaded(&sources(&format!("limits.value_bytes = '{written}'\n{MINIMAL}")));
+        assert_eq!(loaded.config.limits.value_bytes_max, in_force);
+        assert_eq!(loaded.warnings.iter().any(|warning| warning.contains("limits.value_bytes")), warns, "{written}");
+    }
+    assert_eq!(loaded(&sources(MINIMAL)).config.limits.value_bytes_max, 512 << 20);
+}

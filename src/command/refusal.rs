@@ -190,6 +190,9 @@ fn write_protocol_error(formatter: &mut fmt::Formatter<'_>, error: ProtocolError
         ProtocolError::ArgumentCount => formatter.write_str("invalid multibulk length"),
         ProtocolError::BulkLength => formatter.write_str("invalid bulk length"),
         ProtocolError::ValueTooLarge => formatter.write_str("handover: a value above the limit of the proxy"),
+        ProtocolError::RequestTooLarge => {
+            formatter.write_str("handover: a request of this kind above 64 MiB, since it cannot be passed on in pieces")
+        }
         ProtocolError::ExpectedBulk(found) => write!(formatter, "expected '$', got '{}'", printable(found)),
         ProtocolError::Terminator => formatter.write_str("expected CRLF"),
         ProtocolError::HeaderTooLong => formatter.write_str("too big mbulk count string"),

@@ -19,6 +19,7 @@ use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling,
 };
+use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
 /// Rounds closer together than this would be a load, not a check.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -310,9 +311,6 @@ fn pubsub(section: &mut Section<'_>) {
     section.only("publish", "at-most-once", "another way to publish");
 }
 
-/// Larger values in requests are refused by name until they can be streamed.
-const VALUE_BYTES_SUPPORTED: usize = 64 << 20;
-
 fn limit_table(section: &mut Section<'_>, into: &mut LimitSettings) {
     section.count("clients", 1, &mut into.clients_max);
     section.count("pins_per_backend", 1, &mut into.pins_per_backend_max);
@@ -323,9 +321,9 @@ fn limit_table(section: &mut Section<'_>, into: &mut LimitSettings) {
     section.size("value_bytes", 1, &mut into.value_bytes_max);
     section.count("scripts", 0, &mut into.scripts_max);
     section.size("script_bytes", 0, &mut into.script_bytes_max);
-    if into.value_bytes_max > VALUE_BYTES_SUPPORTED {
-        into.value_bytes_max = VALUE_BYTES_SUPPORTED;
-        section.notes.warn("limits.value_bytes", "values above 64 MiB are not supported yet; 64 MiB is in force");
+    if into.value_bytes_max > REDIS_VALUE_BYTES_MAX {
+        into.value_bytes_max = REDIS_VALUE_BYTES_MAX;
+        section.notes.warn("limits.value_bytes", "no server takes values above 512 MiB; 512 MiB is in force");
     }
 }
 

@@ -8,6 +8,7 @@ use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
 };
+use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
 /// A named set of defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +118,7 @@ pub(super) fn limits() -> LimitSettings {
         inflight_max: 4096,
         output_bytes_max: 1 << 20,
         held_bytes_max: 64 << 20,
-        value_bytes_max: 64 << 20,
+        value_bytes_max: REDIS_VALUE_BYTES_MAX,
         scripts_max: 1000,
         script_bytes_max: 16 << 20,
     }

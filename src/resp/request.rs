@@ -63,6 +63,8 @@ pub enum ProtocolError {
     BulkLength,
     /// A value above the configured limit.
     ValueTooLarge,
+    /// A request above what is kept of one that must be seen whole.
+    RequestTooLarge,
     /// Something else stood where a bulk must start.
     ExpectedBulk(u8),
     /// A bulk is not followed by CRLF, or a header line ends in LF alone.
@@ -119,6 +121,17 @@ impl RequestScanner {
     #[must_use]
     pub fn bytes_announced(&self) -> usize {
         self.position + self.bulk.map_or(0, |bytes| bytes + 2)
+    }
+
+    /// Lets go of as much as can be done without of the first `bytes` of a request that was begun, all of which were looked
+    /// at. Returns how much that is: the next scan starts behind it.
+    pub fn release(&mut self, bytes: usize) -> usize {
+        let released = bytes.min(self.position + self.bulk.unwrap_or(0));
+        if let Some(length) = &mut self.bulk {
+            *length -= released.saturating_sub(self.position);
+        }
+        self.position = self.position.saturating_sub(released);
+        released
     }
 
     /// Looks at `input`, whose first byte is the first of a request and stays so until it is whole.
@@ -380,6 +393,35 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn letting_go_of_what_was_looked_at_changes_nothing(
+            words in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..6),
+            piece_bytes in 1_usize..50,
+        ) {
+            let mut input = format!("*{}\r\n", words.len()).into_bytes();
+            for word in &words {
+                input.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+                input.extend_from_slice(word);
+                input.extend_from_slice(b"\r\n");
+            }
+            let (mut scanner, mut buffer, mut released) = (RequestScanner::new(1024), Vec::new(), 0);
+            let mut ends = Vec::new();
+            for piece in input.chunks(piece_bytes) {
+                buffer.extend_from_slice(piece);
+                match scanner.scan(&buffer) {
+                    Scan::Incomplete => {
+                        let bytes = scanner.release(buffer.len());
+                        buffer.drain(..bytes);
+                        released += bytes;
+                        prop_assert!(buffer.len() < 8, "only a part of a header or of a line end stays");
+                    }
+                    Scan::Frame(frame) => ends.push(released + frame.bytes),
+                    other => prop_assert!(false, "{:?}", other),
+                }
+            }
+            prop_assert_eq!(ends, [input.len()]);
+        }
+
         #[test]
         fn cuts_do_not_change_the_result(
             input in any_input(),

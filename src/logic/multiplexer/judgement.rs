@@ -103,6 +103,7 @@ impl Multiplexer {
         let epoch = link.epoch;
         let owner = if let Role::Pin(owner) = link.role { owner } else { None };
         let is_shared = matches!(link.role, Role::Lane | Role::Standby);
+        let mut lost = self.judge_upload(&mut link, cut.is_some());
         let (mut order, mut due) = self.collect_due(&mut link, is_shared);
         if let Some(owner) = owner
             && !due.contains_key(&owner)
@@ -116,7 +117,6 @@ impl Multiplexer {
         if let Some(owner) = owner {
             self.greet_if_changed(owner, now);
         }
-        let mut lost = 0;
         for session_key in order {
             let items = due.remove(&session_key).unwrap_or_default();
             lost += items.iter().map(|item| u64::from(item.requests())).sum::<u64>();
@@ -483,7 +483,7 @@ impl Multiplexer {
     }
 
     /// Looks at a request once more, as if it had just been read.
-    fn take_again(&mut self, key: SessionKey, frame: &[u8]) {
+    pub(super) fn take_again(&mut self, key: SessionKey, frame: &[u8]) {
         if let Some(session) = self.sessions.get_mut(key) {
             let mut input = BytesMut::from(frame);
             input.extend_from_slice(&session.input);
@@ -602,12 +602,12 @@ pub(super) fn join(first: Retry, second: Retry) -> Retry {
     Retry { category: first.category.max(second.category), blind: first.blind && second.blind }
 }
 
-fn answer(write: impl FnOnce(&mut BytesMut)) -> Pending {
+pub(super) fn answer(write: impl FnOnce(&mut BytesMut)) -> Pending {
     let mut reply = BytesMut::new();
     write(&mut reply);
     Pending::Answer(reply.freeze())
 }
 
-fn refusal(refusal: &Refusal) -> Pending {
+pub(super) fn refusal(refusal: &Refusal) -> Pending {
     answer(|out| encode::error(out, &refusal.to_string()))
 }

@@ -1,10 +1,13 @@
 //! A backend connection: what was written and not yet answered, and whose replies are due in which order.
 
+mod upload;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+pub(super) use self::upload::{Streamed, TakenUpload};
 use super::SessionKey;
 use super::connection_state::StateChange;
 use super::scripts::{Digest, ScriptCall};
@@ -88,6 +91,8 @@ pub enum RunKind {
         /// The database that it selects, if EXEC carries it out.
         database: Option<u32>,
     },
+    /// A large request, written as it comes: its reply goes to the client.
+    Streamed(Streamed),
     /// What a client has queued long since, queued once more: the replies are Handover's own affair.
     Replay,
     /// A blocking command; may take its time.
@@ -253,6 +258,8 @@ pub struct Link {
     scanner: ReplyScanner,
     stash: BytesMut,
     scanned: usize,
+    /// While a request is arriving on it: what goes behind that.
+    behind: Option<Vec<(Run, Bytes)>>,
 }
 
 impl Link {
@@ -287,6 +294,7 @@ impl Link {
             scanner: ReplyScanner::new(),
             stash: BytesMut::new(),
             scanned: 0,
+            behind: None,
         }
     }
 
@@ -299,7 +307,7 @@ impl Link {
     /// Requests of clients without a reply.
     #[must_use]
     pub fn client_requests(&self) -> usize {
-        let of_clients = |run: &&Run| run.session.is_some() && !matches!(run.kind, RunKind::Local(_));
+        let of_clients = |run: &&Run| run.session.is_some() && !matches!(run.kind, RunKind::Local(_)) && !run.is_open();
         self.ring.iter().filter(of_clients).map(|run| run.due() as usize).sum()
     }
 
@@ -335,7 +343,7 @@ impl Link {
     /// The first request without a reply.
     #[must_use]
     pub fn front_frame(&self) -> Bytes {
-        let Some(run) = self.ring.front() else { return Bytes::new() };
+        let Some(run) = self.ring.front().filter(|run| !run.is_streamed()) else { return Bytes::new() };
         let mut scanner = RequestScanner::new(usize::MAX >> 1);
         let mut rest = &self.retained[..run.bytes];
         for _ in 0..run.answered {
@@ -350,7 +358,7 @@ impl Link {
 
     /// The same, remembering where it stands, so that a long run is gone through once.
     pub fn next_frame(&mut self) -> Bytes {
-        let Some(run) = self.ring.front() else { return Bytes::new() };
+        let Some(run) = self.ring.front().filter(|run| !run.is_streamed()) else { return Bytes::new() };
         let mut scanner = RequestScanner::new(usize::MAX >> 1);
         loop {
             let (index, offset) = self.cursor;
@@ -389,6 +397,10 @@ impl Link {
 
     /// Puts requests behind those that are due.
     pub fn push(&mut self, run: Run, request_bytes: &[u8]) {
+        if let Some(behind) = &mut self.behind {
+            behind.push((run, Bytes::copy_from_slice(request_bytes)));
+            return;
+        }
         self.retained.extend_from_slice(request_bytes);
         self.commands_unanswered += run.commands as usize;
         if run.is_plain() && self.merge(&run) {
@@ -430,6 +442,7 @@ impl Link {
     pub fn advance_written(&mut self, bytes: usize, now: Instant) {
         self.written += bytes;
         debug_assert!(self.written <= self.retained.len());
+        self.release_written();
         if self.waiting_since.is_none() && self.front_is_written() {
             self.waiting_since = Some(now);
         }
@@ -440,12 +453,16 @@ impl Link {
         // While it is not read, its silence is our own doing.
         self.paused.is_none()
             && self.ring.front().is_some_and(|run| {
-                !run.kind.may_block() && !matches!(run.kind, RunKind::Local(_)) && self.written >= run.bytes
+                !run.kind.may_block()
+                    && !run.is_open()
+                    && !matches!(run.kind, RunKind::Local(_))
+                    && self.written >= run.bytes
             })
     }
 
     /// Bytes came.
     pub fn heard(&mut self, now: Instant) {
+        self.release_written();
         self.waiting_since = self.front_is_written().then_some(now);
     }
 
@@ -516,6 +533,9 @@ impl Link {
     #[must_use]
     pub fn due_written(&self) -> u32 {
         let Some(run) = self.ring.front() else { return 0 };
+        if run.is_streamed() {
+            return u32::from(!run.is_open() && self.written >= run.bytes);
+        }
         if self.written >= run.bytes {
             return run.unanswered();
         }

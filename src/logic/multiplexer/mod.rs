@@ -4,7 +4,7 @@
 //! It takes bytes and events and gives bytes and [`Output`]s; it owns no socket. In the order of a command's way:
 //! `requests` (a client's bytes → frames → a lane), `special` (what needs a pin, or is answered here),
 //! `replies` (a backend's bytes → the client's output), `judgement` (a lost connection), `switch` (the route),
-//! `pins`, `transactions` (MULTI in pieces), `withheld` (READONLY and the like), `subscriptions`; `client_command`,
+//! `upload` (large requests), `pins`, `transactions` (MULTI in pieces), `withheld` (READONLY and the like), `subscriptions`; `client_command`,
 //! `muted` and `pause` carry out CLIENT.
 
 mod answers;
@@ -35,6 +35,7 @@ mod switch;
 mod tests;
 mod tracking;
 mod transactions;
+mod upload;
 mod wait;
 mod withheld;
 
@@ -380,12 +381,15 @@ impl Multiplexer {
         if let Some(link) = self.links.get_mut(key) {
             link.advance_written(bytes, now);
         }
+        self.resume_uploader(key);
     }
 
     /// The client closed its sending half: what it asked for is still answered.
     pub fn on_client_end(&mut self, key: SessionKey, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.half_closed = true;
+        self.drop_upload(key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if session.is_subscriber() {
             self.end(key, CloseReason::ClientClosed);
         } else {
@@ -402,6 +406,7 @@ impl Multiplexer {
 
     /// Ends a session after what it has to read was written: nothing more of its input is looked at.
     fn end(&mut self, key: SessionKey, reason: CloseReason) {
+        self.drop_upload(key);
         if let Some(session) = self.sessions.get_mut(key) {
             session.ending.get_or_insert(reason);
             session.input = BytesMut::new();

@@ -252,12 +252,13 @@ impl Multiplexer {
     }
 
     /// A pin whose client is gone is closed: what it was doing is cut as with Redis itself.
-    fn orphan(&mut self, key: LinkKey) {
+    pub(super) fn orphan(&mut self, key: LinkKey) {
         let gone = self.links.get(key).map_or(0, Link::client_requests);
+        let is_uploading = self.links.get(key).is_some_and(Link::is_uploading);
         self.in_flight = self.in_flight.saturating_sub(gone);
         // No fault and no switch: it counts, but is none of what a switch finds in flight.
         self.counters.fates.gone += gone as u64;
-        self.close_link(key, gone > 0);
+        self.close_link(key, gone > 0 || is_uploading);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::counters::ProtocolFault;
-use super::link::{Inspect, Link, Role, Run, RunKind, Taken};
+use super::link::{Inspect, Link, Role, Run, RunKind, Streamed, Taken};
 use super::session::{BrokenEnd, CloseReason, Transaction};
 use super::tracking::is_broken_redirect;
 use super::transactions::Queue;
@@ -118,6 +118,7 @@ impl Multiplexer {
         match run.kind {
             RunKind::Forward => run.answered >= run.dropped,
             RunKind::Cursor | RunKind::Script(_) | RunKind::Blocking { .. } => true,
+            RunKind::Streamed(streamed) => streamed.is_whole && !streamed.is_queued,
             RunKind::Inspect(Inspect::Exec) => !run.session.is_some_and(selects),
             _ => false,
         }
@@ -130,6 +131,7 @@ impl Multiplexer {
             link.heard(now);
             roomy = link.retained().len() <= LANE_BYTES_MAX / 2;
         }
+        self.resume_uploader(key);
         self.advance_settled(now);
         if self.crowded && roomy {
             self.crowded = false;
@@ -286,10 +288,13 @@ impl Multiplexer {
             }
             RunKind::Wait { refusal } => self.on_waited(key, frame, refusal, now),
             RunKind::Script(call) if !is_begun && self.call_again(key, call, frame, now) => {}
-            RunKind::Forward | RunKind::Cursor | RunKind::Script(_) if kind == ReplyKind::Error => {
+            RunKind::Streamed(Streamed { is_queued: true, .. }) => self.on_queued(key, frame, None, now),
+            RunKind::Forward | RunKind::Cursor | RunKind::Script(_) | RunKind::Streamed(_)
+                if kind == ReplyKind::Error =>
+            {
                 self.on_error(key, frame, now);
             }
-            RunKind::Forward => self.deliver(key, frame, 1, now),
+            RunKind::Forward | RunKind::Streamed(_) => self.deliver(key, frame, 1, now),
             RunKind::Script(call) => {
                 self.on_called(key, call);
                 self.deliver(key, frame, 1, now);

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::backpressure::UPLOAD_BYTES;
 use super::counters::ProtocolFault;
 use super::link::{Inspect, Run, RunKind};
 use super::session::{CloseReason, Pending, Transaction, Wait};
@@ -215,10 +216,14 @@ impl Multiplexer {
 
     /// Finds the requests in `bytes` and carries them out; returns how many bytes were consumed.
     fn take_requests(&mut self, key: SessionKey, bytes: &[u8], now: Instant) -> usize {
-        let (mut position, mut batch_start, mut batch_commands) = (0, 0, 0);
-        if !self.finish_skipped(key, now) {
-            return 0;
+        let mut position = 0;
+        if self.is_uploading(key) {
+            position = self.continue_upload(key, bytes, now);
         }
+        if self.is_uploading(key) || !self.finish_skipped(key, now) {
+            return position;
+        }
+        let (mut batch_start, mut batch_commands) = (position, 0);
         while let Some(session) = self.sessions.get_mut(key).filter(|session| session.takes_requests()) {
             let input = &bytes[position..];
             if session.due as usize + batch_commands as usize >= self.settings.limits.inflight_max && batch_commands > 0
@@ -228,6 +233,10 @@ impl Multiplexer {
             let may_share = session.may_share();
             let restricted = session.access.policy.is_some().then_some(key);
             let step = match session.scanner.scan(input) {
+                Scan::Incomplete if session.scanner.bytes_announced() > UPLOAD_BYTES => {
+                    self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
+                    return position + self.begin_upload(key, input, now);
+                }
                 Scan::Incomplete => break,
                 Scan::Nothing { bytes } => {
                     session.skip_nothing();
@@ -326,12 +335,13 @@ impl Multiplexer {
         Step::Done { bytes }
     }
 
-    fn end_for_protocol_error(&mut self, key: SessionKey, error: ProtocolError, now: Instant) {
+    pub(super) fn end_for_protocol_error(&mut self, key: SessionKey, error: ProtocolError, now: Instant) {
         if error == ProtocolError::TlsHello {
             return self.end_for_foreign_protocol(key);
         }
         let fault = match error {
             ProtocolError::ValueTooLarge
+            | ProtocolError::RequestTooLarge
             | ProtocolError::HeaderTooLong
             | ProtocolError::InlineTooLong
             | ProtocolError::UnauthenticatedCount
@@ -426,7 +436,7 @@ impl Request<'_> {
     }
 }
 
-fn publishes(classified: Classified) -> bool {
+pub(super) fn publishes(classified: Classified) -> bool {
     classified.command.is_some_and(|command| matches!(command.name, "publish" | "spublish"))
 }
 

@@ -13,6 +13,7 @@ use super::protocol::ProtocolChange;
 use super::scripts::Digest;
 use super::subscriptions::Subscriptions;
 use super::transactions::Queue;
+use super::upload::Upload;
 use super::withheld::Withheld;
 use super::{LinkKey, Peer};
 use crate::command::policy::Policy;
@@ -310,6 +311,8 @@ pub struct Session {
     pub paused: bool,
     /// A connection is not read because of what waits in its output.
     pub holds_back: bool,
+    /// A large request of which more is to come, unless it is kept whole.
+    pub upload: Option<Box<Upload>>,
     /// Room taken among large requests that are arriving.
     pub upload_bytes: usize,
     /// Already on the list of sessions with something to write.
@@ -356,6 +359,7 @@ impl Session {
             reply_mode: ReplyMode::On,
             paused: false,
             holds_back: false,
+            upload: None,
             upload_bytes: 0,
             flushing: false,
             listed: false,

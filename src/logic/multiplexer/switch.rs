@@ -7,7 +7,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::link::{Inspect, Link, LinkState, Profile, Role, RunKind};
 use super::session::{BrokenEnd, CloseReason, Pending, Transaction, Wait};
-use super::{BackendId, DialOutcome, LANES_MAX, Lane, LinkKey, Multiplexer, Output, Report, SessionKey};
+use super::{
+    BackendId, DialOutcome, INPUT_BYTES_MAX, LANES_MAX, Lane, LinkKey, Multiplexer, Output, Report, SessionKey,
+};
 use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class, Pinned};
 use crate::logic::judged::Judged;
@@ -109,7 +111,7 @@ impl Multiplexer {
                 Role::Lane | Role::Pin(_) | Role::Verification => false,
             };
             if !is_kept {
-                let reset = link.client_requests() > 0;
+                let reset = link.client_requests() > 0 || link.is_uploading();
                 self.outputs.push_back(Output::CloseLink { link: key, reset });
                 self.judge_link(key, now);
             }
@@ -540,6 +542,9 @@ impl Multiplexer {
 
     /// Answers everything that a session has waiting: as not applied, where that is true.
     pub(super) fn refuse_held(&mut self, key: SessionKey, refusal: Option<Refusal>, now: Instant) {
+        if self.refuse_begun_upload(key, now) {
+            return;
+        }
         self.pass_withheld(key, now);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.wait = None;
@@ -595,7 +600,10 @@ impl Multiplexer {
         while let Some(session) = self.sessions.get_mut(key).filter(|session| session.ending.is_none()) {
             let rest = &input[position..];
             let (bytes, class) = match session.scanner.scan(rest) {
-                Scan::Incomplete => break,
+                Scan::Incomplete => {
+                    position += self.refuse_waiting_upload(key, rest, refusal);
+                    break;
+                }
                 Scan::Invalid(_) => {
                     // What it is worth saying is said when it is looked at again.
                     session.scanner.reset();
@@ -621,7 +629,13 @@ impl Multiplexer {
         }
         if let Some(session) = self.sessions.get_mut(key).filter(|session| session.ending.is_none()) {
             session.input = BytesMut::from(&input[position..]);
-            session.scanner.reset();
+            if session.upload.is_none() {
+                session.scanner.reset();
+                if session.input.len() >= INPUT_BYTES_MAX {
+                    // As much as is held: its rest is read only once it was looked at.
+                    self.settled.push(key);
+                }
+            }
         }
     }
 

@@ -64,7 +64,7 @@ impl Queue {
             || self.bytes() + frame.len() + reply.len() > QUEUE_BYTES_MAX
             || !has_room;
         if self.is_too_large || is_full {
-            (self.is_too_large, self.frames, self.errors) = (true, BytesMut::new(), Vec::new());
+            self.forfeit();
             return;
         }
         self.frames.extend_from_slice(frame);
@@ -72,6 +72,11 @@ impl Queue {
             self.errors.push((self.commands, Bytes::copy_from_slice(reply)));
         }
         self.commands += 1;
+    }
+
+    /// One of its commands cannot be sent again.
+    pub(super) fn forfeit(&mut self) {
+        (self.is_too_large, self.frames, self.errors) = (true, BytesMut::new(), Vec::new());
     }
 
     /// The reply that the replay must get next: MULTI's comes first.
@@ -113,7 +118,8 @@ impl Multiplexer {
     pub(super) fn on_queued(&mut self, key: LinkKey, frame: &[u8], database: Option<u32>, now: Instant) {
         let Some(link) = self.links.get(key) else { return };
         let request = link.front_frame();
-        let has_room = self.held_bytes + request.len() <= self.settings.limits.held_bytes_max / 2;
+        let is_streamed = link.front().is_some_and(|run| matches!(run.kind, RunKind::Streamed(_)));
+        let has_room = !is_streamed && self.held_bytes + request.len() <= self.settings.limits.held_bytes_max / 2;
         if let Some(session) = link.front().and_then(|run| run.session).and_then(|key| self.sessions.get_mut(key))
             && let (Transaction::Queuing { queued, .. }, Some(queue)) = (&mut session.transaction, &mut session.queue)
         {
