@@ -306,6 +306,8 @@ fn a_pipeline_cut_after_forty_replies_is_answered_to_its_end() {
         let settings = "[health]\ninterval = '100ms'\nstandby_interval = '100ms'\n[failover]\nfailback = 'never'\n";
         let handover = start(&relay.address().to_string(), &west.address().to_string(), settings);
         let mut client = handover.client();
+        // Its connection is there before no other can be had.
+        assert_eq!(client.command(&["ECHO", "lane"]), Value::bulk("lane"));
         relay.refuse();
         client.send((0..DEPTH).flat_map(|_| encode(&command)).collect::<Vec<u8>>());
         for number in 1..=ANSWERED {
