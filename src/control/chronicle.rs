@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::channels::{BackendId, EventLine};
-use crate::logic::failover::{Command, Event, Manner, Reason, Switched};
+use super::audit;
+use crate::channels::{BackendId, EventLine, Judged};
+use crate::logic::failover::{Command, Event, Ledger, Manner, Reason, Switched};
 
 /// Changes that operators can look back at.
 const EVENTS_MAX: usize = 64;
@@ -89,6 +90,19 @@ impl Chronicle {
             Command::EndStay => "end the stay".to_owned(),
             Command::Ban { backend, length } => format!("ban {} for {length:?}", self.name_of(*backend)),
             Command::EndBan { backend } => format!("end the ban of {}", self.name_of(*backend)),
+            Command::Drain { backend } => format!("drain {}", self.name_of(*backend)),
+            Command::EndDrain { backend } => format!("end the drain of {}", self.name_of(*backend)),
+            Command::Report { backend, report } => {
+                let (name, verdict) = (self.name_of(*backend), audit::verdict(report.verdict));
+                format!("report {name} {verdict} for {:?} by {}: {}", report.length, report.reporter, report.reason)
+            }
+            Command::Pause { length, writes_only: false } => format!("pause clients for {length:?}"),
+            Command::Pause { length, writes_only: true } => format!("pause the writes of clients for {length:?}"),
+            Command::Resume => "resume clients".to_owned(),
+            Command::Drill { drill, length, .. } => {
+                format!("drill {} for {length:?} on {}", drill.fault, self.name_of(drill.backend))
+            }
+            Command::EndDrill => "end the drill".to_owned(),
         }
     }
 
@@ -100,7 +114,7 @@ impl Chronicle {
         *self.switches.entry(course).or_default() += 1;
     }
 
-    fn name_of(&self, backend: BackendId) -> &str {
+    pub(super) fn name_of(&self, backend: BackendId) -> &str {
         self.names.iter().find(|(id, _)| *id == backend).map_or("?", |(_, name)| name)
     }
 
@@ -138,10 +152,58 @@ impl Chronicle {
             Event::StayEnded { backend, why } => ("stay_ended", format!("no longer held on {}: {why}", name(backend))),
             Event::Banned { backend, length } => ("banned", format!("{} is banned for {length:?}", name(backend))),
             Event::BanEnded { backend } => ("ban_ended", format!("{} is no longer banned", name(backend))),
+            Event::Drained { backend } => ("drained", format!("{} is drained", name(backend))),
+            Event::DrainEnded { backend } => ("drain_ended", format!("{} is no longer drained", name(backend))),
+            Event::Reported { backend, report } => {
+                let (verdict, by, reason) = (audit::verdict(report.verdict), &report.reporter, &report.reason);
+                let length = report.length;
+                ("reported", format!("{} is reported {verdict} for {length:?} by {by}: {reason}", name(backend)))
+            }
+            Event::ReportEnded { backend, report, is_expired } => {
+                let how = if *is_expired { "has expired" } else { "was taken back" };
+                ("report_ended", format!("the report on {} {how}: {}", name(backend), audit::in_words(report)))
+            }
+            Event::Stranded { backend } => (
+                "stranded",
+                format!("{} is drained or reported down, but no other can take over: it stays active", name(backend)),
+            ),
+            Event::Paused { length, writes_only } => {
+                let what = if *writes_only { "writes of clients wait" } else { "clients wait" };
+                ("paused", format!("{what} for at most {length:?}"))
+            }
+            Event::Resumed { is_expired: true } => ("resumed", "clients go on: the pause has expired".to_owned()),
+            Event::Resumed { is_expired: false } => ("resumed", "clients go on".to_owned()),
+            Event::DrillBegan { drill, length } => {
+                ("drill_began", format!("a drill plays {} on {} for {length:?}", drill.fault, name(&drill.backend)))
+            }
+            Event::DrillEnded { ledger } => ("drill_ended", self.ledger_line(ledger)),
             Event::ProbeWarning { warning: None, .. } | Event::FailbackBlocked { .. } | Event::WorkersLate { .. } => {
                 return None;
             }
         })
+    }
+
+    fn ledger_line(&self, ledger: &Ledger) -> String {
+        let Ledger { drill, length, is_cut_short, switches, to, detected_after, served_after, judged } = ledger;
+        let name = self.name_of(drill.backend);
+        let cut_short = if *is_cut_short { ", cut short" } else { "" };
+        let millis = |duration: &Option<Duration>| duration.unwrap_or_default().as_secs_f64() * 1e3;
+        let led_to = match to {
+            None => "no switch".to_owned(),
+            Some(to) => format!(
+                "detected after {:.1} ms, {} served after {:.1} ms, the longest that a command waited for it;                  switches {switches}",
+                millis(detected_after),
+                self.name_of(*to),
+                millis(served_after)
+            ),
+        };
+        format!(
+            "the drill {} on {name} is over after {:.1} s{cut_short}: {led_to}; in flight {}: {}",
+            drill.fault,
+            length.as_secs_f64(),
+            judged.total(),
+            fates(*judged)
+        )
     }
 
     fn switch_line(&self, switched: &Switched) -> String {
@@ -152,20 +214,25 @@ impl Chronicle {
             cause => format!(" ({cause})"),
         };
         format!(
-            "switched from {from} to {to} in {:.1} ms: {}{cause}; epoch {}; in flight {}: moved {}, repeated {}, \
-             rearmed {}, uncertain {}, not applied {}, aborted {}, gone {}",
+            "switched from {from} to {to} in {:.1} ms: {}{cause}; epoch {}; in flight {}: {}",
             switched.switch.as_secs_f64() * 1e3,
             switched.reason,
             switched.epoch,
             judged.total(),
-            judged.moved,
-            judged.repeated,
-            judged.rearmed,
-            judged.uncertain,
-            judged.not_applied,
-            judged.aborted,
-            judged.gone,
+            fates(judged),
         )
+    }
+
+    /// What operators and checkers did.
+    fn log_order(&self, event: &Event) {
+        let Some((kind, text)) = self.line(event) else { return };
+        let group = self.group.as_str();
+        match event {
+            Event::DrainEnded { .. } | Event::Resumed { .. } | Event::ReportEnded { .. } => {
+                tracing::info!(group, event = kind, "{text}");
+            }
+            _ => tracing::warn!(group, event = kind, "{text}"),
+        }
     }
 
     /// One line for each change of state.
@@ -238,6 +305,15 @@ impl Chronicle {
                 let backend = self.name_of(*backend);
                 tracing::warn!(group, backend, "ban ended");
             }
+            Event::Drained { .. }
+            | Event::DrainEnded { .. }
+            | Event::Reported { .. }
+            | Event::ReportEnded { .. }
+            | Event::Stranded { .. }
+            | Event::Paused { .. }
+            | Event::Resumed { .. }
+            | Event::DrillBegan { .. }
+            | Event::DrillEnded { .. } => self.log_order(event),
         }
     }
 
@@ -273,6 +349,19 @@ impl Chronicle {
         }
         if is_start { line!(info) } else { line!(warn) }
     }
+}
+
+fn fates(judged: Judged) -> String {
+    format!(
+        "moved {}, repeated {}, rearmed {}, uncertain {}, not applied {}, aborted {}, gone {}",
+        judged.moved,
+        judged.repeated,
+        judged.rearmed,
+        judged.uncertain,
+        judged.not_applied,
+        judged.aborted,
+        judged.gone,
+    )
 }
 
 fn micros(duration: Duration) -> u64 {

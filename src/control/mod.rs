@@ -2,6 +2,7 @@
 //!
 //! [`group`] builds what one group needs; the caller starts [`Supervisor::run`] and each [`Prober::run`].
 
+mod audit;
 pub mod checks;
 mod chronicle;
 mod observed;
@@ -18,7 +19,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 pub use self::prober::Prober;
 pub use self::supervisor::Supervisor;
-use crate::channels::{BackendId, GroupStatus, ORDERS_MAX, Order, REPORTS_MAX, Route, Vitals, WorkerReport};
+use crate::channels::{BackendId, GroupStatus, ORDERS_MAX, Order, REPORTS_MAX, Rehearsal, Route, Vitals, WorkerReport};
 use crate::config::Group;
 use crate::control::checks::Checker;
 use crate::control::state::Keeper;
@@ -36,6 +37,8 @@ pub struct GroupControl {
     pub reports: mpsc::Sender<WorkerReport>,
     /// For operators.
     pub orders: mpsc::Sender<Order>,
+    /// For operators who ask what would be.
+    pub rehearsals: mpsc::Sender<Rehearsal>,
     /// For the workers.
     pub route: watch::Receiver<Route>,
     /// For the admin plane.
@@ -60,6 +63,7 @@ pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Optio
     let (reports, worker_reports) = mpsc::channel(REPORTS_MAX);
     let (probe_reports, probes) = mpsc::channel(REPORTS_MAX);
     let (orders, operator) = mpsc::channel(ORDERS_MAX);
+    let (rehearsals, asked) = mpsc::channel(ORDERS_MAX);
     let (route_sender, route) = watch::channel(Route::unknown());
     let asks: Vec<Arc<Notify>> = group.backends.iter().map(|_| Arc::new(Notify::new())).collect();
     let probers = group
@@ -79,9 +83,17 @@ pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Optio
             reports: probe_reports.clone(),
         })
         .collect();
-    let ends = supervisor::Ends { reports: worker_reports, probes, operator, route: route_sender, asks, keeper };
+    let ends = supervisor::Ends {
+        reports: worker_reports,
+        probes,
+        operator,
+        rehearsals: asked,
+        route: route_sender,
+        asks,
+        keeper,
+    };
     let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
-    GroupControl { supervisor, probers, reports, orders, route, status }
+    GroupControl { supervisor, probers, reports, orders, rehearsals, route, status }
 }
 
 /// The time, by the runtime's clock, which tests may stop.

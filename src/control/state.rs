@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::logic::failover::{Saved, SavedBreaker};
+use crate::logic::failover::{Report, Saved, SavedBreaker, SavedReport, Verdict};
 
 /// Names the format; a file without it is not ours.
 const FORMAT: &str = "handover-state-1";
@@ -33,6 +33,28 @@ struct GroupState {
     stay: Option<Term>,
     #[serde(default)]
     bans: Vec<Term>,
+    #[serde(default)]
+    drained: Vec<String>,
+    #[serde(default)]
+    reports: Vec<ReportState>,
+}
+
+/// What a checker said of a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct ReportState {
+    backend: String,
+    verdict: VerdictState,
+    reporter: String,
+    reason: String,
+    left_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum VerdictState {
+    Down,
+    Drain,
+    Weight(f64),
 }
 
 /// What an operator asked for, for a time.
@@ -194,6 +216,8 @@ impl GroupState {
             breakers: saved.breakers.iter().map(breaker).collect(),
             stay: saved.stay.as_ref().map(Term::of),
             bans: saved.bans.iter().map(Term::of).collect(),
+            drained: saved.drained.clone(),
+            reports: saved.reports.iter().filter_map(ReportState::of).collect(),
         }
     }
 
@@ -211,7 +235,39 @@ impl GroupState {
             breakers: self.breakers.iter().map(breaker).collect(),
             stay: self.stay.as_ref().map(|term| term.saved(passed)),
             bans: self.bans.iter().map(|term| term.saved(passed)).collect(),
+            drained: self.drained.clone(),
+            reports: self.reports.iter().map(|report| report.saved(passed)).collect(),
         }
+    }
+}
+
+impl ReportState {
+    fn of(saved: &SavedReport) -> Option<Self> {
+        let SavedReport { backend, report } = saved;
+        let verdict = match report.verdict {
+            Verdict::Down => VerdictState::Down,
+            Verdict::Drain => VerdictState::Drain,
+            Verdict::Weight(weight) => VerdictState::Weight(weight),
+            Verdict::Up => return None,
+        };
+        Some(Self {
+            backend: backend.clone(),
+            verdict,
+            reporter: report.reporter.clone(),
+            reason: report.reason.clone(),
+            left_ms: millis(report.length),
+        })
+    }
+
+    fn saved(&self, passed_ms: u64) -> SavedReport {
+        let verdict = match self.verdict {
+            VerdictState::Down => Verdict::Down,
+            VerdictState::Drain => Verdict::Drain,
+            VerdictState::Weight(weight) => Verdict::Weight(weight),
+        };
+        let length = Duration::from_millis(self.left_ms.saturating_sub(passed_ms));
+        let (reporter, reason) = (self.reporter.clone(), self.reason.clone());
+        SavedReport { backend: self.backend.clone(), report: Report { verdict, reporter, reason, length } }
     }
 }
 
@@ -234,7 +290,7 @@ mod tests {
     fn saved(active: &str) -> Saved {
         let breaker = SavedBreaker { backend: "east".into(), grace: SECOND * 60, left: SECOND * 30 };
         let (stay, bans) = (Some((active.into(), SECOND * 30)), vec![("east".into(), SECOND * 20)]);
-        Saved { active: Some(active.into()), epoch: 7, breakers: vec![breaker], stay, bans }
+        Saved { active: Some(active.into()), epoch: 7, breakers: vec![breaker], stay, bans, ..Saved::default() }
     }
 
     #[tokio::test]

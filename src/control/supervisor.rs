@@ -7,8 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::{Availability, BackendId, GroupStatus, Order, ProbeReport, Route, Vitals, WorkerReport};
+use crate::channels::{
+    Availability, BackendId, GroupStatus, GroupWishes, Order, ProbeReport, Rehearsal, Route, Vitals, WorkerReport,
+};
 use crate::config::Group;
+use crate::control::audit;
 use crate::control::chronicle::Chronicle;
 use crate::control::observed::{Clock, Observed};
 use crate::control::state::Keeper;
@@ -31,6 +34,7 @@ pub(super) struct Ends {
     pub(super) reports: mpsc::Receiver<WorkerReport>,
     pub(super) probes: mpsc::Receiver<ProbeReport>,
     pub(super) operator: mpsc::Receiver<Order>,
+    pub(super) rehearsals: mpsc::Receiver<Rehearsal>,
     pub(super) route: watch::Sender<Route>,
     pub(super) asks: Vec<Arc<Notify>>,
     pub(super) keeper: Option<Keeper>,
@@ -49,6 +53,8 @@ pub struct Supervisor {
     chronicle: Chronicle,
     /// Who waits for a planned switch to end, and its target.
     switching: Option<(BackendId, Outcome)>,
+    /// Who waits for a drill to end.
+    drilling: Option<Outcome>,
     status_at: Instant,
 }
 
@@ -58,6 +64,7 @@ enum Wake {
     Report(WorkerReport),
     Probe(ProbeReport),
     Operator(Order),
+    Rehearsal(Rehearsal),
     Time,
 }
 
@@ -99,6 +106,7 @@ impl Supervisor {
             observed,
             chronicle,
             switching: None,
+            drilling: None,
             status_at: start,
         };
         (supervisor, receiver)
@@ -125,6 +133,7 @@ impl Supervisor {
             Some(report) = self.ends.reports.recv() => Wake::Report(report),
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
+            Some(rehearsal) = self.ends.rehearsals.recv() => Wake::Rehearsal(rehearsal),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
         }
     }
@@ -154,6 +163,11 @@ impl Supervisor {
                 self.obey(now, order);
                 true
             }
+            Wake::Rehearsal(Rehearsal { backend, fault, outcome }) => {
+                // Who asked may have gone.
+                drop(outcome.send(self.machine.simulate(now, backend, fault)));
+                false
+            }
             Wake::Time => {
                 self.machine.on_tick(now, fastrand::f64());
                 false
@@ -164,36 +178,73 @@ impl Supervisor {
     /// Carries out an operator's order, and leaves a trace of who gave it.
     fn obey(&mut self, now: Instant, Order { command, by, outcome }: Order) {
         let what = self.chronicle.describe(&command);
-        let result = self.machine.on_operator(now, command);
-        let group = self.name.as_str();
+        let was_settled = self.machine.is_settled();
+        let old = self.standing(&command);
+        let result = self.machine.on_operator(now, command.clone());
+        let (group, new) = (self.name.as_str(), self.standing(&command));
         match &result {
-            Ok(()) => tracing::info!(group, by, order = what, "operator"),
-            Err(why) => tracing::warn!(group, by, order = what, %why, "operator's order refused"),
+            Ok(()) => tracing::info!(target: "audit", audit = true, group, by, order = what, old, new, "operator"),
+            Err(why) => {
+                tracing::warn!(target: "audit", audit = true, group, by, order = what, old, %why,
+                    "operator's order refused");
+            }
         }
         let Some(outcome) = outcome else { return };
-        let target = match command {
+        let moves = matches!(
+            command,
+            Command::Switch { .. } | Command::Stay { .. } | Command::Drain { .. } | Command::Report { .. }
+        );
+        let to = match command {
             Command::Switch { to, .. } => Some(to),
-            Command::Stay { backend, .. } => Some(backend).filter(|_| !self.machine.is_settled()),
-            _ => None,
+            _ => self.machine.target().filter(|_| moves && was_settled),
         };
-        match (result, target) {
+        match (result, to) {
+            (Ok(()), _) if matches!(command, Command::Drill { .. }) => self.drilling = Some(outcome),
             (Ok(()), Some(to)) => self.switching = Some((to, outcome)),
             // Who asked may have gone: the order stands.
-            (result, _) => drop(outcome.send(result.map(|()| what).map_err(|why| why.to_string()))),
+            (Ok(()), None) => drop(outcome.send(Ok(what + self.remark(&command)))),
+            (Err(why), _) => drop(outcome.send(Err(why.to_string()))),
         }
     }
 
-    /// Tells who waits for a switch how it ended.
+    fn standing(&self, command: &Command) -> String {
+        audit::standing(&self.machine, command, |id| self.chronicle.name_of(id).to_owned())
+    }
+
+    /// What who gave an order should know of it.
+    fn remark(&self, command: &Command) -> &'static str {
+        let (Command::Drain { backend } | Command::Report { backend, .. }) = command else { return "" };
+        match self.machine.stranded() {
+            Some(stranded) if stranded == *backend => "; it stays active, for no other backend can take over now",
+            _ => "",
+        }
+    }
+
+    /// Tells who waits for a switch or a drill how it ended.
     fn tell(&mut self, event: &Event) {
+        let text = self.chronicle.last_text();
         let ended = match event {
             Event::Switched(switched) if switched.reason != Reason::Start => Some((switched.to, true)),
             Event::SwitchCalledOff { to, .. } => Some((*to, false)),
+            Event::DrillEnded { .. } => {
+                if let Some(outcome) = self.drilling.take() {
+                    drop(outcome.send(Ok(text)));
+                }
+                return;
+            }
             _ => None,
         };
         let Some((to, has_switched)) = ended else { return };
-        let Some((_, outcome)) = self.switching.take_if(|(target, _)| *target == to || has_switched) else { return };
-        let text = self.chronicle.last_text();
-        let _ = outcome.send(if has_switched { Ok(text) } else { Err(text) });
+        let waiting = self.switching.take_if(|(target, _)| *target == to || has_switched);
+        let Some((target, outcome)) = waiting else { return };
+        drop(outcome.send(match (has_switched, target == to) {
+            (true, true) => Ok(text),
+            (true, false) => {
+                let name = self.chronicle.name_of(target);
+                Err(format!("{name} was to become active, and another did: {text}"))
+            }
+            (false, _) => Err(text),
+        }));
     }
 
     /// Reads the vitals of all workers.
@@ -274,6 +325,11 @@ fn status_of(chronicle: &Chronicle, machine: &Failover, observed: &[Observed], n
         active_since: chronicle.active_since(),
         stay: machine.stay().map(|stay| (stay.backend, clock.at(stay.until))),
         events: chronicle.events(),
+        wishes: GroupWishes {
+            pause: machine.pause().map(|pause| (clock.at(pause.until), pause.writes_only)),
+            drill: machine.drill().map(|(drill, until)| (drill, clock.at(until))),
+            is_stranded: machine.stranded().is_some(),
+        },
     }
 }
 

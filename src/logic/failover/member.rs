@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Detector, Excused};
 use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
+use crate::logic::failover::reports::Reports;
 use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
 use crate::logic::route::BackendId;
@@ -63,6 +64,9 @@ pub(super) struct Member {
     pub(super) hold_factor: f64,
     /// An operator's ban.
     pub(super) banned_until: Option<Instant>,
+    /// An operator took it out of service.
+    pub(super) is_drained: bool,
+    pub(super) reports: Reports,
     pub(super) inquiry: Option<Inquiry>,
     asked_at: Option<Instant>,
     warning: Option<String>,
@@ -85,6 +89,8 @@ impl Member {
             clean_since: None,
             hold_factor: 1.0,
             banned_until: None,
+            is_drained: false,
+            reports: Reports::default(),
             inquiry: None,
             asked_at: None,
             warning: None,
@@ -92,15 +98,30 @@ impl Member {
     }
 
     pub(super) fn is_selectable(&self) -> bool {
-        self.health.is_healthy() && self.breaker.is_closed() && !self.is_banned()
+        self.health.is_healthy() && self.breaker.is_closed() && !self.is_set_aside()
+    }
+
+    /// An operator or a checker does not want it chosen.
+    pub(super) fn is_set_aside(&self) -> bool {
+        self.is_barred() || self.reports.down().is_some() || self.reports.drained().is_some()
+    }
+
+    /// An operator does not want it chosen, whatever happens.
+    pub(super) const fn is_barred(&self) -> bool {
+        self.is_banned() || self.is_drained
+    }
+
+    /// Its weight, unless a checker reported another.
+    pub(super) fn preference(&self) -> f64 {
+        self.reports.weight().unwrap_or(self.weight)
     }
 
     pub(super) const fn is_banned(&self) -> bool {
         self.banned_until.is_some()
     }
 
-    pub(super) const fn candidate(&self, is_eligible: bool) -> Candidate {
-        Candidate { id: self.id, weight: self.weight, is_eligible }
+    pub(super) fn candidate(&self, is_eligible: bool) -> Candidate {
+        Candidate { id: self.id, weight: self.preference(), is_eligible }
     }
 
     pub(super) fn saved_breaker(&self, now: Instant) -> Option<SavedBreaker> {
@@ -191,7 +212,7 @@ impl Member {
             InquiryStage::Due(due) => Some(due),
             InquiryStage::Asked(_) => None,
         });
-        [due, self.breaker.deadline(), self.banned_until].into_iter().flatten().min()
+        [due, self.breaker.deadline(), self.banned_until, self.reports.deadline()].into_iter().flatten().min()
     }
 
     /// A round ended. `events` receives what changed, except the fall itself, which is returned.
@@ -263,6 +284,9 @@ impl Member {
         });
         if self.banned_until.take_if(|until| now >= *until).is_some() {
             events.push(Event::BanEnded { backend: self.id });
+        }
+        for report in self.reports.expire(now) {
+            events.push(Event::ReportEnded { backend: self.id, report, is_expired: true });
         }
     }
 

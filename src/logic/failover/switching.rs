@@ -23,7 +23,7 @@ const REPORTING_MAX: Duration = Duration::from_secs(2);
 const PROVING_SLACK: Duration = Duration::from_secs(1);
 
 /// Where the group stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Stage {
     /// Nothing has been chosen yet; a first backend was good then.
     Starting { first_good: Option<Instant> },
@@ -49,7 +49,7 @@ pub(super) struct Switch {
 }
 
 /// The workers that have not acknowledged yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Missing(Vec<WorkerId>);
 
 impl Missing {
@@ -78,6 +78,16 @@ impl Stage {
         matches!(self, Self::Cutting { .. })
     }
 
+    /// Where the switch that is under way leads to.
+    pub(super) const fn target(&self) -> Option<BackendId> {
+        match self {
+            Self::Proving { switch, .. } | Self::Holding { switch, .. } | Self::Cutting { switch, .. } => {
+                Some(switch.to)
+            }
+            Self::Starting { .. } | Self::Serving => None,
+        }
+    }
+
     pub(super) const fn is_serving(&self) -> bool {
         matches!(self, Self::Serving)
     }
@@ -93,7 +103,7 @@ impl Stage {
 }
 
 /// A switch that took place and whose judgements are being added up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reporting {
     switched: Switched,
     missing: Missing,
@@ -112,15 +122,18 @@ impl Reporting {
 impl Failover {
     /// Takes one step if one is due; says whether it did.
     pub(super) fn step(&mut self, now: Instant) -> bool {
-        let is_active_down = self.active.is_some_and(|id| !self.is_healthy(id));
+        let is_active_down = self.active.is_some_and(|id| !self.is_healthy(id)) || self.must_leave_reported();
         match &self.stage {
             Stage::Starting { .. } => self.start(now),
             Stage::Serving if is_active_down => self.leave(now),
-            Stage::Serving => self.fail_back(now),
+            Stage::Serving => self.leave_drained(now) || self.fail_back(now),
             Stage::Proving { .. } | Stage::Holding { .. } if is_active_down => {
                 self.overtake();
                 self.leave(now);
                 true
+            }
+            Stage::Proving { switch, .. } | Stage::Holding { switch, .. } if self.is_set_aside(switch.to) => {
+                self.call_off(now, CallOff::TargetSetAside)
             }
             Stage::Proving { switch, until } => {
                 let is_lost = !self.is_healthy(switch.to) || now >= *until;
@@ -150,8 +163,9 @@ impl Failover {
             InitialPolicy::All => self.members.len(),
         };
         let last = self.restored.map(|(id, _)| id);
-        let preferred = last
-            .or_else(|| selection::best(self.members.iter().map(|member| member.candidate(!member.is_banned())), None));
+        let preferred = last.or_else(|| {
+            selection::best(self.members.iter().map(|member| member.candidate(!member.is_set_aside())), None)
+        });
         let is_good = |id| self.index(id).is_some_and(|index| self.members[index].health.is_latest_good());
         let is_settled = preferred.is_some_and(is_good)
             || self.members.iter().all(|member| member.health.is_probed())
@@ -174,20 +188,33 @@ impl Failover {
     /// Leaves a dead active for the best other, if there is any.
     fn leave(&mut self, now: Instant) -> bool {
         let Some(to) = self.refuge() else { return false };
-        let fault = self.active.and_then(|id| self.index(id)).and_then(|index| self.members[index].fault.clone());
-        let (reason, cause, seen_at) =
-            fault.map_or((Reason::ProbesFailed, String::new(), now), |fault| (fault.reason, fault.cause, fault.since));
+        let active = self.active.and_then(|id| self.index(id)).map(|index| &self.members[index]);
+        let fault = active.and_then(|active| active.fault.clone());
+        let report = active.and_then(|active| active.reports.down());
+        let (reason, cause, seen_at) = match (fault, report) {
+            (Some(fault), _) => (fault.reason, fault.cause, fault.since),
+            (None, Some(report)) => {
+                (Reason::ReportedDown, format!("{}: {}", report.reporter, report.reason), report.since)
+            }
+            (None, None) => (Reason::ProbesFailed, String::new(), now),
+        };
         self.cut(now, Switch { to, reason, cause, seen_at, decided_at: now });
         true
     }
 
-    /// The best backend other than the active: healthy with a closed breaker, else any whose latest probe was clean.
+    /// The best backend other than the active: healthy with a closed breaker; else, since the active does not work, any
+    /// whose latest probe was clean, and be it reported down.
     fn refuge(&self) -> Option<BackendId> {
         let others = || self.members.iter().filter(|member| Some(member.id) != self.active);
         let best = |is_eligible: fn(&Member) -> bool| {
             selection::best(others().map(|member| member.candidate(is_eligible(member))), None)
         };
-        best(Member::is_selectable).or_else(|| best(|member| member.health.is_latest_good() && !member.is_banned()))
+        let is_active_working = self.active.is_some_and(|id| self.is_healthy(id));
+        best(Member::is_selectable).or_else(|| {
+            let clean = best(|member| member.health.is_latest_good() && !member.is_set_aside());
+            let reported = || best(|member| member.health.is_latest_good() && !member.is_barred());
+            if is_active_working { None } else { clean.or_else(reported) }
+        })
     }
 
     fn fail_back(&mut self, now: Instant) -> bool {
@@ -211,10 +238,11 @@ impl Failover {
     /// The healthy backends heavier than the active, heaviest first.
     fn heavier(&self) -> Vec<&Member> {
         let Some(active) = self.active.and_then(|id| self.index(id)) else { return Vec::new() };
-        let weight = self.members[active].weight;
-        let is_heavier = |member: &&Member| member.weight > weight && member.health.is_healthy() && !member.is_banned();
+        let weight = self.members[active].preference();
+        let is_heavier =
+            |member: &&Member| member.preference() > weight && member.health.is_healthy() && !member.is_set_aside();
         let mut heavier: Vec<&Member> = self.members.iter().filter(is_heavier).collect();
-        heavier.sort_by(|one, other| other.weight.partial_cmp(&one.weight).unwrap_or(Ordering::Equal));
+        heavier.sort_by(|one, other| other.preference().partial_cmp(&one.preference()).unwrap_or(Ordering::Equal));
         heavier
     }
 
@@ -280,8 +308,15 @@ impl Failover {
         if self.active == Some(to) {
             return Err(Refused::AlreadyActive);
         }
-        if self.members[index].is_banned() {
+        let member = &self.members[index];
+        if member.is_banned() {
             return Err(Refused::TargetBanned);
+        }
+        if member.is_drained {
+            return Err(Refused::TargetDrained);
+        }
+        if member.is_set_aside() {
+            return Err(Refused::TargetReported);
         }
         match self.stage {
             Stage::Cutting { .. } => return Err(Refused::SwitchUnderWay),
@@ -306,7 +341,7 @@ impl Failover {
     }
 
     /// Begins a planned switch: the target must answer a probe now.
-    fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
+    pub(super) fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
         let Some(index) = self.index(to) else { return };
         let until = now + self.members[index].health_settings.timeout * 2 + PROVING_SLACK;
         let switch = Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now };
@@ -363,7 +398,8 @@ impl Failover {
     fn call_off(&mut self, now: Instant, why: CallOff) -> bool {
         let (Stage::Proving { switch, .. } | Stage::Holding { switch, .. }) = &self.stage else { return false };
         let to = switch.to;
-        let retry_in = (switch.reason == Reason::Failback).then(|| self.failback_backoff.grow());
+        let retry_in =
+            matches!(switch.reason, Reason::Failback | Reason::Drained).then(|| self.failback_backoff.grow());
         self.failback_after = retry_in.map(|wait| now + wait).or(self.failback_after);
         self.stage = Stage::Serving;
         self.log([Event::SwitchCalledOff { to, why, retry_in }]);
@@ -396,6 +432,10 @@ impl Failover {
         self.is_healthy(id) || self.index(id).is_some_and(|index| self.members[index].health.is_latest_good())
     }
 
+    fn is_set_aside(&self, id: BackendId) -> bool {
+        self.index(id).is_some_and(|index| self.members[index].is_set_aside())
+    }
+
     /// The flap guard counts it.
     fn remember(&mut self, now: Instant) {
         self.recent.push_back(now);
@@ -415,6 +455,7 @@ impl Failover {
             self.members[index].bring_up(now, &mut events);
             self.log(events);
         }
+        self.count_drilled(now, switch.decided_at, switch.to);
         self.epoch += 1;
         self.active = Some(switch.to);
         self.reason = switch.reason.clone();

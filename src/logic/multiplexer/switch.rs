@@ -48,6 +48,9 @@ impl Multiplexer {
     /// The supervisor published a route. Sockets must have been read empty before.
     pub fn on_route(&mut self, route: Route, now: Instant) {
         let old = std::mem::replace(&mut self.route, route);
+        if self.route.pause != old.pause {
+            self.join_pauses();
+        }
         if let (Phase::Hold { .. }, false) = (old.phase, self.is_holding()) {
             self.restart_hold_clock(now);
         }
