@@ -107,8 +107,8 @@ impl Sources {
 }
 
 fn read_file(path: &Path) -> Result<Table, Problems> {
-    let text = files::read_text(path)
-        .map_err(|error| Problems::whole(format!("cannot read {}: {error}", path.display())))?;
+    let text =
+        files::read_text(path).map_err(|error| Problems::whole(format!("cannot read {}: {error}", path.display())))?;
     parse(&text, &path.display().to_string())
 }
 
