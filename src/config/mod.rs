@@ -4,6 +4,7 @@ mod address;
 pub mod diff;
 mod file;
 mod groups;
+mod http_url;
 mod identity;
 mod network;
 mod preset;
@@ -20,6 +21,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use http_url::HttpUrl;
 pub use network::Network;
 pub use problem::{Problem, Problems};
 pub use sources::Sources;
