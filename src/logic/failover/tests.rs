@@ -133,6 +133,8 @@ impl Group {
         self.now += time;
         self.machine.on_tick(self.now, 0.5);
         self.drain();
+        let deadline = self.machine.next_deadline();
+        assert!(deadline.is_none_or(|at| at > self.now), "time alone changes nothing: its owner would spin");
     }
 
     fn report(&mut self, backend: BackendId, verdict: ProbeVerdict, took: Duration, immediate: bool) {
