@@ -151,13 +151,13 @@ impl Failover {
             InitialPolicy::Majority => self.members.len() / 2 + 1,
             InitialPolicy::All => self.members.len(),
         };
-        let last = self.restored.map(|(id, _)| id);
+        let is_banned = |id| self.index(id).is_some_and(|index| self.members[index].is_banned());
+        let last = self.restored.map(|(id, _)| id).filter(|id| !is_banned(*id));
         let preferred = last
             .or_else(|| selection::best(self.members.iter().map(|member| member.candidate(!member.is_banned())), None));
         let is_good = |id| self.index(id).is_some_and(|index| self.members[index].health.is_latest_good());
-        let is_settled = preferred.is_some_and(is_good)
-            || self.members.iter().all(|member| member.health.is_probed())
-            || is_overdue;
+        let is_settled =
+            preferred.is_some_and(is_good) || self.members.iter().all(|member| member.health.is_probed()) || is_overdue;
         let choice = last.filter(|id| is_good(*id)).or_else(|| self.refuge());
         let Some(to) = choice.filter(|_| good >= needed && is_settled) else { return false };
         self.begin(now, Switch { to, reason: Reason::Start, cause: String::new(), seen_at: since, decided_at: now });

@@ -726,3 +726,14 @@ fn a_banned_backend_is_never_chosen() {
     group.probe(LIGHT, good());
     assert_eq!(group.state().1, Some(LIGHT));
 }
+
+/// Before the first choice, the last active may be banned as any other.
+#[test]
+fn a_last_active_that_was_banned_meanwhile_is_not_begun_with() {
+    let saved = Saved { active: Some("heavy".into()), epoch: 7, ..Saved::default() };
+    let mut group = Group::new(settings(), Some(&saved));
+    group.order(Command::Ban { backend: HEAVY, length: MS(300_000) });
+    group.probe(HEAVY, good());
+    group.probe(LIGHT, good());
+    assert_eq!(group.state(), (8, Some(LIGHT), Phase::Serve));
+}
