@@ -22,6 +22,7 @@ use crate::channels::{BackendId, GroupStatus, ORDERS_MAX, Order, REPORTS_MAX, Ro
 use crate::config::Group;
 use crate::control::checks::Checker;
 use crate::control::state::Keeper;
+use crate::events::EventHub;
 use crate::logic::failover::Saved;
 use crate::logic::health::Cadence;
 use crate::tls;
@@ -54,9 +55,15 @@ pub struct Shared {
     pub tls: Vec<Option<tls::Client>>,
 }
 
-/// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it.
+/// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it; `events` takes what happens.
 #[must_use]
-pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Option<Keeper>) -> GroupControl {
+pub fn group(
+    group: &Group,
+    shared: Shared,
+    saved: Option<&Saved>,
+    keeper: Option<Keeper>,
+    events: EventHub,
+) -> GroupControl {
     let (reports, worker_reports) = mpsc::channel(REPORTS_MAX);
     let (probe_reports, probes) = mpsc::channel(REPORTS_MAX);
     let (orders, operator) = mpsc::channel(ORDERS_MAX);
@@ -79,7 +86,8 @@ pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Optio
             reports: probe_reports.clone(),
         })
         .collect();
-    let ends = supervisor::Ends { reports: worker_reports, probes, operator, route: route_sender, asks, keeper };
+    let ends =
+        supervisor::Ends { reports: worker_reports, probes, operator, route: route_sender, asks, keeper, events };
     let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
     GroupControl { supervisor, probers, reports, orders, route, status }
 }
