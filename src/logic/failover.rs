@@ -258,6 +258,16 @@ impl Failover {
         self.settle(now);
     }
 
+    /// Whether a backend's data is close enough behind the others for a failback to it. Its health has no part in this.
+    pub fn on_lag(&mut self, now: Instant, backend: BackendId, is_level: bool) {
+        let Some(index) = self.index(backend) else { return };
+        // Of the active it says nothing that would matter once it is not.
+        if self.active != Some(backend) {
+            self.members[index].is_level = Some(is_level);
+            self.settle(now);
+        }
+    }
+
     /// Time passed. `jitter` is a fresh random number from 0 to 1.
     pub fn on_tick(&mut self, now: Instant, jitter: f64) {
         self.jitter = jitter.clamp(0.0, 1.0);

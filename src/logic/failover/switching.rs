@@ -233,6 +233,8 @@ impl Failover {
             Some(Blocked::Breaker)
         } else if self.is_clean_at(member).is_none_or(|at| now < at) {
             Some(Blocked::HoldTime)
+        } else if !member.may_lead() {
+            Some(Blocked::Lag)
         } else if self.is_calm_at(now).is_some_and(|at| now < at) {
             Some(Blocked::FlapGuard)
         } else if self.failback_after.is_some_and(|at| now < at) {
@@ -259,12 +261,13 @@ impl Failover {
     }
 
     pub(super) fn failback_deadline(&self) -> Option<Instant> {
-        let is_blocked = self.stay.is_some() || self.settings.failover.failback != Failback::Auto;
-        if is_blocked || !self.stage.is_serving() {
+        // What something else than time must end first has no deadline of its own.
+        let is_held = self.stay.is_some();
+        if is_held || !self.stage.is_serving() || self.settings.failover.failback != Failback::Auto {
             return None;
         }
-        let closed = self.heavier().into_iter().filter(|member| member.breaker.is_closed());
-        let clean = closed.filter_map(|member| self.is_clean_at(member)).min()?;
+        let waiting = self.heavier().into_iter().filter(|member| member.breaker.is_closed() && member.may_lead());
+        let clean = waiting.filter_map(|member| self.is_clean_at(member)).min()?;
         let calm = self.recent.front().map(|at| *at + self.settings.failover.switches_window);
         let calm = calm.filter(|_| self.recent.len() >= self.settings.failover.switches_max as usize);
         [Some(clean), calm, self.failback_after].into_iter().flatten().max()
@@ -421,6 +424,7 @@ impl Failover {
             self.log(events);
         }
         self.epoch += 1;
+        self.members[index].is_level = None;
         self.active = Some(switch.to);
         self.reason = switch.reason.clone();
         self.stage = Stage::Serving;
