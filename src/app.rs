@@ -16,6 +16,7 @@ pub(crate) use self::settings::{commons, multiplexer_settings};
 use self::settings::{policy_of, users_of};
 use self::sockets::{bind_admin, bind_all, bind_console, start_acceptors, start_admin, start_console};
 use crate::admin::desk::{Desk, DeskGroup};
+use crate::admin::events::Streams;
 use crate::admin::guard::Guard;
 use crate::admin::http::Admin;
 use crate::channels::{BackendId, GroupStatus, ORDERS_MAX, Order, ProcessCommand, ProcessOrder, Vitals};
@@ -23,10 +24,12 @@ use crate::cli::Exit;
 use crate::config::diff::{Effect, diff};
 use crate::config::{self, Backend, BackendTls, Config, Origin, Sources, Weights};
 use crate::control::{self, GroupControl, Shared, state};
+use crate::events::EventHub;
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
 use crate::logic::identity::Users;
 use crate::logic::multiplexer::{CloseReason, Commons};
+use crate::logic::record::Happening;
 use crate::net::dial::Endpoint;
 use crate::proxy::hub::HubSpec;
 use crate::proxy::inquiry::Question;
@@ -70,6 +73,7 @@ struct App {
     users: Vec<watch::Sender<Arc<Users>>>,
     threads: Vec<JoinHandle<()>>,
     reloads: Arc<Reloads>,
+    events: EventHub,
     /// Has the certificates looked at now.
     hurry: Arc<Notify>,
     /// What operators ask of the process.
@@ -121,6 +125,8 @@ impl App {
         let lifecycle = Lifecycle::new();
         let draining = CancellationToken::new();
         let (saved, keeper) = open_state(&config, &lifecycle);
+        let events = EventHub::new(Arc::default(), lifecycle.stopping());
+        let outcomes = EventHub::new(events.counters().clone(), lifecycle.stopping());
         let origin = Instant::now();
         let ids = number_backends(&config);
         let counters: Vec<Vec<Arc<WorkerCounters>>> =
@@ -134,7 +140,7 @@ impl App {
             let vitals: Vec<Vec<Arc<Vitals>>> =
                 (0..config.workers).map(|_| ids.iter().map(|_| Arc::default()).collect()).collect();
             let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin, tls: tls.clone() };
-            let control = control::group(group, shared, saved.get(&group.name), keeper.clone());
+            let control = control::group(group, shared, saved.get(&group.name), keeper.clone(), events.clone());
             let GroupControl { supervisor, probers, reports, orders: operator, rehearsals: asked, route, status } =
                 control;
             lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
@@ -161,6 +167,8 @@ impl App {
         let desk = Arc::new(Desk {
             groups: groups.collect(),
             process,
+            events: events.clone(),
+            outcomes: outcomes.clone(),
             started: SystemTime::now(),
             draining: draining.clone(),
         });
@@ -172,6 +180,7 @@ impl App {
                 reloads: reloads.clone(),
                 certificates: certificates.facts(),
                 log_lines_dropped: logging.dropped(),
+                streams: Streams::new(events.clone(), outcomes.clone()),
                 started: origin,
                 draining: draining.clone(),
                 desk: desk.clone(),
@@ -241,6 +250,7 @@ impl App {
             users,
             threads,
             reloads,
+            events,
             hurry,
             process: asked,
             origin: file,
@@ -317,8 +327,9 @@ impl App {
             }
             Err(problems) => {
                 self.reloads.failed();
-                error!(%problems, "the configuration was not reloaded: what was in force stays");
-                Err(format!("the configuration was not reloaded, what was in force stays: {problems}"))
+                let outcome = Err(format!("the configuration was not reloaded, what was in force stays: {problems}"));
+                self.events.tell(None, None, Happening::config_reloaded(Err(problems.to_string())));
+                outcome
             }
         };
         Systemd.ready();
@@ -357,9 +368,10 @@ impl App {
             }
         }
         self.reloads.succeeded(SystemTime::now());
-        info!(changes = changes.len(), "configuration reloaded");
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
         let mut lines = vec![format!("reloaded; {} settings differ", changes.len())];
-        lines.extend(changes.iter().map(ToString::to_string));
+        lines.extend(changes.iter().cloned());
+        self.events.tell(None, None, Happening::config_reloaded(Ok(changes)));
         lines
     }
 

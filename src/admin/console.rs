@@ -1,5 +1,7 @@
 //! The operator's console: a RESP port of its own, for redis-cli. What is said there is answered by the desk.
 
+mod subscriber;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::subscriber::{Subscriber, TAKES_NOTHING_MAX, write_message};
 use super::desk::{Answer, Asker, Courtesy, Desk, Request, Trouble, parse};
 use crate::command::classify::classify;
 use crate::command::table::Class;
@@ -89,10 +92,17 @@ const fn asker(name: String, place: String) -> Asker {
     Asker { name, place, patience: ORDER_MAX, waits_for_drills: true }
 }
 
+/// One operator's conversation.
+#[derive(Default)]
+struct Talk {
+    protocol: Protocol,
+    subscriber: Subscriber,
+}
+
 /// One operator, until the connection ends.
 async fn converse(mut stream: impl Connection, desk: &Desk, asker: &Asker) -> io::Result<()> {
     let mut scanner = RequestScanner::new(ARGUMENT_BYTES_MAX);
-    let (mut input, mut protocol) = (BytesMut::with_capacity(READ_BYTES), Protocol::Resp2);
+    let (mut input, mut talk) = (BytesMut::with_capacity(READ_BYTES), Talk::default());
     loop {
         let (words, bytes) = match scanner.scan(&input) {
             Scan::Frame(frame) => (words(&input[..frame.bytes]), frame.bytes),
@@ -100,11 +110,10 @@ async fn converse(mut stream: impl Connection, desk: &Desk, asker: &Asker) -> io
             Scan::Nothing { bytes } => (Vec::new(), bytes),
             Scan::Invalid(_) => return Ok(()),
             Scan::Incomplete => {
-                let read = tokio::time::timeout(IDLE_MAX, stream.read_buf(&mut input)).await;
-                match read {
-                    Ok(Ok(1..)) => continue,
-                    _ => return Ok(()),
+                if listen(&mut stream, &mut input, &mut talk).await? {
+                    continue;
                 }
+                return Ok(());
             }
         };
         input.advance(bytes);
@@ -116,11 +125,30 @@ async fn converse(mut stream: impl Connection, desk: &Desk, asker: &Asker) -> io
             return Ok(());
         }
         let mut output = BytesMut::new();
-        let goes_on = answer(desk, asker, &words, &mut protocol, &mut output).await;
+        let goes_on = answer(desk, asker, &words, &mut talk, &mut output).await;
         tokio::time::timeout(WRITE_MAX, stream.write_all(&output)).await??;
         if !goes_on {
             return Ok(());
         }
+    }
+}
+
+/// Waits for the operator's next bytes, and passes on meanwhile what was subscribed to. False: it is over.
+async fn listen(stream: &mut impl Connection, input: &mut BytesMut, talk: &mut Talk) -> io::Result<bool> {
+    // Who has subscribed may be silent for ever.
+    let idle_max = if talk.subscriber.count() > 0 { Duration::MAX } else { IDLE_MAX };
+    let next = tokio::select! {
+        biased;
+        read = tokio::time::timeout(idle_max, stream.read_buf(input)) => return Ok(matches!(read, Ok(Ok(1..)))),
+        next = talk.subscriber.next() => next,
+    };
+    let Some((channel, record)) = next else { return Ok(false) };
+    let mut output = BytesMut::new();
+    write_message(&mut output, talk.protocol, channel, &record);
+    // What waits meanwhile has a bound: the reader's place in the ring.
+    match tokio::time::timeout(TAKES_NOTHING_MAX, stream.write_all(&output)).await {
+        Ok(written) => written.map(|()| true),
+        Err(_) => Ok(false),
     }
 }
 
@@ -136,12 +164,32 @@ fn words(frame: &[u8]) -> Vec<Vec<u8>> {
     Arguments::new(frame).map(<[u8]>::to_vec).collect()
 }
 
+/// What a client of RESP2 may say while messages can come between replies, as with Redis.
+fn is_silent(talk: &Talk, request: &Request) -> bool {
+    let is_allowed = matches!(
+        request,
+        Request::Ping(_) | Request::Quit | Request::Subscribe(_) | Request::Unsubscribe(_) | Request::Hello(_)
+    );
+    talk.protocol == Protocol::Resp2 && talk.subscriber.count() > 0 && !is_allowed
+}
+
 /// Answers one request; says whether the conversation goes on.
-async fn answer(desk: &Desk, asker: &Asker, words: &[Vec<u8>], protocol: &mut Protocol, out: &mut BytesMut) -> bool {
+async fn answer(desk: &Desk, asker: &Asker, words: &[Vec<u8>], talk: &mut Talk, out: &mut BytesMut) -> bool {
     let outcome = match parse(words) {
+        Ok((request, _)) if is_silent(talk, &request) => {
+            let message =
+                "only SUBSCRIBE, UNSUBSCRIBE, PING and QUIT are allowed while you are subscribed; HELLO 3 lifts that";
+            Err(Trouble::Wrong(message.to_owned()))
+        }
         Ok((Request::Quit, _)) => {
             encode::simple(out, "OK");
             return false;
+        }
+        Ok((Request::Ping(text), _)) if talk.protocol == Protocol::Resp2 && talk.subscriber.count() > 0 => {
+            encode::array(out, 2);
+            encode::bulk(out, b"pong");
+            encode::bulk(out, &text.unwrap_or_default());
+            return true;
         }
         Ok((Request::Ping(text), _)) => {
             match text {
@@ -152,11 +200,19 @@ async fn answer(desk: &Desk, asker: &Asker, words: &[Vec<u8>], protocol: &mut Pr
         }
         Ok((Request::Hello(version), _)) => {
             match version {
-                Some(3) => *protocol = Protocol::Resp3,
-                Some(_) => *protocol = Protocol::Resp2,
+                Some(3) => talk.protocol = Protocol::Resp3,
+                Some(_) => talk.protocol = Protocol::Resp2,
                 None => {}
             }
-            write_hello(out, *protocol);
+            write_hello(out, talk.protocol);
+            return true;
+        }
+        Ok((Request::Subscribe(channels), _)) => {
+            talk.subscriber.subscribe(&channels, |channel| desk.hub(channel), talk.protocol, out);
+            return true;
+        }
+        Ok((Request::Unsubscribe(channels), _)) => {
+            talk.subscriber.unsubscribe(&channels, talk.protocol, out);
             return true;
         }
         Ok((Request::Courtesy(Courtesy::Command), _)) => {

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::request::ReportRequest;
-pub(super) use self::request::{Change, Courtesy, Request, parse};
+pub(super) use self::request::{Change, Channel, Courtesy, Request, parse};
 pub(super) use self::why::rounded;
 use super::status::{self, Status};
 use crate::channels::{
@@ -24,6 +24,7 @@ use crate::channels::{
 };
 use crate::command::policy::Policy;
 use crate::config::closest;
+use crate::events::EventHub;
 use crate::logic::explain::explain;
 use crate::logic::settings::RetryCeiling;
 use crate::resp::encode;
@@ -56,6 +57,10 @@ pub struct Desk {
     pub groups: Vec<DeskGroup>,
     /// To the application.
     pub process: mpsc::Sender<ProcessOrder>,
+    /// What happens.
+    pub events: EventHub,
+    /// What each second brings, while somebody listens.
+    pub outcomes: EventHub,
     /// When the process started.
     pub started: SystemTime,
     /// Cancelled once no new clients are taken.
@@ -119,6 +124,13 @@ impl Desk {
         Ok(Answer::Lines(one_lines(lines)))
     }
 
+    pub(super) fn hub(&self, channel: Channel) -> EventHub {
+        match channel {
+            Channel::Events => self.events.clone(),
+            Channel::Outcomes => self.outcomes.clone(),
+        }
+    }
+
     /// What only needs to be looked up.
     fn look(&self, request: Request, group: Option<&str>) -> Result<Vec<String>, String> {
         Ok(match request {
@@ -135,11 +147,6 @@ impl Desk {
     /// The answer to WHY about a group.
     pub(super) fn why(group: &GroupStatus) -> Vec<String> {
         one_lines(why::why(group, SystemTime::now()))
-    }
-
-    /// Every change of a group that is still known, oldest first.
-    pub(super) fn events(group: &GroupStatus) -> Vec<String> {
-        one_lines(show::events(group, usize::MAX))
     }
 
     /// The answer to SHOW.

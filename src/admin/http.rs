@@ -1,26 +1,24 @@
-//! The operator's HTTP port: metrics, health, readiness, status; and the console's verbs.
+//! The operator's HTTP port: metrics, health, readiness, status. Events stand in `events`, the console's verbs in `remote`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::serve::{IncomingStream, Listener};
+use axum::routing::get;
+use axum::serve::Listener;
 use axum::{Json, Router};
-use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::{Bounded, Limits};
-use super::desk::{Answer, Asker, Desk, Request, Trouble, parse};
-use super::guard::{Denied, Guard};
+use super::desk::Desk;
+use super::events::{self, Lease, Streams};
+use super::guard::Guard;
+use super::remote;
 use super::status::{Status, not_ready};
 use crate::channels::GroupStatus;
-use crate::resp::inline;
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::logging::LinesDropped;
 use crate::telemetry::metrics::{self, GroupSnapshot, Reloads, Snapshot};
@@ -31,11 +29,6 @@ pub const CONNECTIONS_MAX: usize = 64;
 
 /// A connection carries one request and lives for so long at most, as long as Prometheus waits for a scrape.
 pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
-
-/// A line of an operator's is never longer.
-const LINE_BYTES_MAX: usize = 64 * 1024;
-/// An outcome comes within the life of its connection, or is told later.
-const PATIENCE: Duration = Duration::from_secs(7);
 
 /// Where the admin plane looks.
 #[derive(Debug)]
@@ -52,6 +45,8 @@ pub struct Admin {
     pub certificates: Vec<Arc<Facts>>,
     /// Log lines that were dropped.
     pub log_lines_dropped: LinesDropped,
+    /// What happens, and what each second brings.
+    pub streams: Streams,
     /// When the process started.
     pub started: Instant,
     /// Cancelled once no new clients are taken: from then on the process is not ready.
@@ -60,31 +55,6 @@ pub struct Admin {
     pub desk: Arc<Desk>,
     /// Who may change something.
     pub guard: Guard,
-}
-
-/// Where a request comes from.
-#[derive(Clone, Debug)]
-struct Caller(String);
-
-impl<L: Listener> Connected<IncomingStream<'_, Bounded<L>>> for Caller
-where
-    L::Addr: std::fmt::Debug,
-{
-    fn connect_info(stream: IncomingStream<'_, Bounded<L>>) -> Self {
-        Self(format!("{:?}", stream.remote_addr()))
-    }
-}
-
-impl Caller {
-    fn asker(&self) -> Asker {
-        let host = self.0.rsplit_once(':').map_or(self.0.as_str(), |(host, _)| host);
-        Asker {
-            name: format!("http {}", self.0),
-            place: format!("http {host}"),
-            patience: PATIENCE,
-            waits_for_drills: false,
-        }
-    }
 }
 
 /// Answers on a listener that the caller has bound, until `stop` is cancelled; then ends what is open in time.
@@ -100,8 +70,8 @@ async fn serve_within<L: Listener>(limits: Limits, listener: L, admin: Admin, st
 where
     L::Addr: std::fmt::Debug,
 {
-    let router = router(Arc::new(admin)).into_make_service_with_connect_info::<Caller>();
-    let serving = axum::serve(Bounded::new(listener, limits), router);
+    let service = router(Arc::new(admin)).into_make_service_with_connect_info::<Lease>();
+    let serving = axum::serve(Bounded::new(listener, limits), service);
     if let Err(error) = serving.with_graceful_shutdown(stop.cancelled_owned()).await {
         tracing::error!(%error, "the admin port stopped answering");
     }
@@ -114,11 +84,8 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .route("/metrics", get(scrape))
-        .route("/why", get(why))
-        .route("/events", get(events))
-        .route("/backends", get(backends))
-        .route("/backends/{name}", get(backend))
-        .route("/console", post(console).get(usage).layer(DefaultBodyLimit::max(LINE_BYTES_MAX)))
+        .merge(events::routes())
+        .merge(remote::routes())
         .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; / lists what there is\n".to_owned()) })
         .with_state(admin)
 }
@@ -131,157 +98,10 @@ async fn page(State(admin): State<Arc<Admin>>) -> Response {
 async fn status(State(admin): State<Arc<Admin>>, uri: Uri, headers: HeaderMap) -> Response {
     let groups = admin.groups();
     let status = admin.status(&groups);
-    if wants_text(&uri, &headers) {
+    if remote::wants_text(&uri, &headers) {
         return text(StatusCode::OK, status.page());
     }
     (CLOSE, Json(status)).into_response()
-}
-
-async fn why(State(admin): State<Arc<Admin>>, uri: Uri, headers: HeaderMap) -> Response {
-    let groups = admin.groups();
-    let lines = groups.iter().map(|group| (group.name.clone(), Desk::why(group))).collect();
-    told(lines, wants_text(&uri, &headers), |lines| json!(lines))
-}
-
-async fn events(State(admin): State<Arc<Admin>>, uri: Uri, headers: HeaderMap) -> Response {
-    let groups = admin.groups();
-    if wants_text(&uri, &headers) {
-        let lines = groups.iter().map(|group| (group.name.clone(), Desk::events(group))).collect();
-        return told(lines, true, |lines| json!(lines));
-    }
-    let events = |group: &GroupStatus| {
-        group.events.iter().map(|event| {
-        let at = event.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        json!({ "at_unix_ms": u64::try_from(at.as_millis()).unwrap_or(u64::MAX), "kind": event.kind, "text": event.text })
-    }).collect::<Vec<_>>()
-    };
-    let groups: serde_json::Map<String, Value> =
-        groups.iter().map(|group| (group.name.clone(), json!(events(group)))).collect();
-    document(StatusCode::OK, &json!({ "groups": groups }))
-}
-
-async fn backends(State(admin): State<Arc<Admin>>, uri: Uri, headers: HeaderMap) -> Response {
-    let groups = admin.groups();
-    if wants_text(&uri, &headers) {
-        return text(StatusCode::OK, admin.status(&groups).summary());
-    }
-    document(StatusCode::OK, &admin.status(&groups).backends())
-}
-
-/// One backend; names are unique over all groups.
-async fn backend(State(admin): State<Arc<Admin>>, Path(name): Path<String>, uri: Uri, headers: HeaderMap) -> Response {
-    let groups = admin.groups();
-    let found = groups.iter().find_map(|group| group.backends.iter().find(|backend| backend.name == name));
-    match found {
-        None => {
-            let names: Vec<&str> =
-                groups.iter().flat_map(|group| &group.backends).map(|backend| backend.name.as_str()).collect();
-            let error = format!("no backend '{name}'; there is {}", names.join(", "));
-            document(StatusCode::NOT_FOUND, &json!({ "error": error }))
-        }
-        Some(backend) if wants_text(&uri, &headers) => text(StatusCode::OK, Desk::show(backend).join("\n") + "\n"),
-        Some(backend) => document(
-            StatusCode::OK,
-            &json!({
-                "backend": admin.status(&groups).backend(&backend.name),
-                "lines": Desk::show(backend),
-            }),
-        ),
-    }
-}
-
-/// One line, as on the console.
-async fn console(
-    State(admin): State<Arc<Admin>>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    if let Err(denied) = Guard::admit_reader(&headers) {
-        return refuse(&denied, &caller);
-    }
-    let words = match line(&body) {
-        Ok(words) => words,
-        Err(message) => return document(StatusCode::BAD_REQUEST, &json!({ "error": message })),
-    };
-    let (request, group) = match parse(&words) {
-        Ok((Request::Ping(_) | Request::Hello(_) | Request::Quit | Request::Courtesy(_), _)) => {
-            return document(StatusCode::OK, &json!({ "answer": "OK" }));
-        }
-        Ok(parsed) => parsed,
-        Err(message) => return document(StatusCode::BAD_REQUEST, &json!({ "error": message })),
-    };
-    if request.is_change()
-        && let Err(denied) = admin.guard.admit_change(&headers)
-    {
-        return refuse(&denied, &caller);
-    }
-    match admin.desk.carry_out(request, group.as_deref(), &caller.asker()).await {
-        Ok(Answer::Line(line)) => document(StatusCode::OK, &json!({ "answer": line })),
-        Ok(Answer::Lines(lines)) => document(StatusCode::OK, &json!({ "answer": lines })),
-        Err(Trouble::Pending(message)) => document(StatusCode::ACCEPTED, &json!({ "pending": message })),
-        Err(Trouble::Wrong(message)) => document(StatusCode::BAD_REQUEST, &json!({ "error": message })),
-        Err(Trouble::Refused(message)) => document(StatusCode::CONFLICT, &json!({ "error": message })),
-    }
-}
-
-async fn usage() -> Response {
-    let words = "POST one line as on the console, as in: curl -d 'WHY' http://127.0.0.1:9400/console\n";
-    text(StatusCode::METHOD_NOT_ALLOWED, words.to_owned())
-}
-
-fn line(body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    let line = body.trim_ascii();
-    if line.contains(&b'\n') {
-        return Err("one line at a time".to_owned());
-    }
-    match inline::split(line) {
-        Some(words) if !words.is_empty() => Ok(words),
-        Some(_) => Err("a line is missing: POST HELP to see what there is".to_owned()),
-        None => Err("a quotation mark has no end".to_owned()),
-    }
-}
-
-/// Somebody tries what they may not: an operator wants to know.
-fn refuse(denied: &Denied, caller: &Caller) -> Response {
-    let message = denied.message();
-    tracing::warn!(target: "audit", audit = true, by = format!("http {}", caller.0), why = message,
-        "a request to the admin port was refused");
-    document(denied.status(), &json!({ "error": message }))
-}
-
-/// Lines of each group: text with a headline where there are several, or JSON.
-fn told(groups: Vec<(String, Vec<String>)>, as_text: bool, value: impl Fn(&[String]) -> Value) -> Response {
-    if !as_text {
-        let groups: serde_json::Map<String, Value> =
-            groups.iter().map(|(name, lines)| (name.clone(), value(lines))).collect();
-        return document(StatusCode::OK, &json!({ "groups": groups }));
-    }
-    let has_headlines = groups.len() > 1;
-    let mut page = String::new();
-    for (name, lines) in groups {
-        if has_headlines {
-            page += &format!("group {name}\n");
-        }
-        for line in lines {
-            page += &line;
-            page.push('\n');
-        }
-    }
-    text(StatusCode::OK, page)
-}
-
-/// `?text`, or a caller that takes nothing but text.
-fn wants_text(uri: &Uri, headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    uri.query() == Some("text") || accept.starts_with("text/plain")
-}
-
-/// JSON that ends with a line, for people with curl.
-fn document(code: StatusCode, value: &impl serde::Serialize) -> Response {
-    let mut body = serde_json::to_string_pretty(value).unwrap_or_default();
-    body.push('\n');
-    (code, CLOSE, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
@@ -301,11 +121,11 @@ async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 impl Admin {
-    fn groups(&self) -> Vec<GroupStatus> {
+    pub(super) fn groups(&self) -> Vec<GroupStatus> {
         self.statuses.iter().map(|status| status.borrow().clone()).collect()
     }
 
-    fn status<'a>(&self, groups: &'a [GroupStatus]) -> Status<'a> {
+    pub(super) fn status<'a>(&self, groups: &'a [GroupStatus]) -> Status<'a> {
         Status::new(groups, self.started.elapsed(), self.draining.is_cancelled())
     }
 
@@ -315,6 +135,7 @@ impl Admin {
             ready: !self.draining.is_cancelled() && groups.iter().all(|group| not_ready(group).is_none()),
             reloads: &self.reloads,
             log_lines_dropped: self.log_lines_dropped.total(),
+            events: self.streams.events.counters(),
             close_reasons: self.close_reasons,
             certificates: &self.certificates,
             groups: groups
@@ -327,15 +148,16 @@ impl Admin {
 }
 
 /// One request a connection: an idle one costs a place, and a scrape each 15 s saves nothing by keeping it.
-const CLOSE: [(header::HeaderName, &str); 1] = [(header::CONNECTION, "close")];
+pub(super) const CLOSE: [(header::HeaderName, &str); 1] = [(header::CONNECTION, "close")];
 
-fn text(code: StatusCode, body: String) -> Response {
+pub(super) fn text(code: StatusCode, body: String) -> Response {
     (code, CLOSE, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::EventHub;
     use std::net::SocketAddr;
     use std::time::SystemTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -351,16 +173,23 @@ mod tests {
             certificates: Vec::new(),
             reloads: Arc::new(Reloads::loaded(SystemTime::now())),
             log_lines_dropped: LinesDropped::default(),
+            streams: Streams::new(hub(), hub()),
             started: Instant::now(),
             draining: CancellationToken::new(),
             desk: Arc::new(Desk {
                 groups: Vec::new(),
                 process: tokio::sync::mpsc::channel(1).0,
+                events: hub(),
+                outcomes: hub(),
                 started: SystemTime::now(),
                 draining: CancellationToken::new(),
             }),
             guard: Guard::default(),
         }
+    }
+
+    fn hub() -> EventHub {
+        EventHub::new(Arc::default(), CancellationToken::new())
     }
 
     async fn bound() -> (TcpListener, SocketAddr) {

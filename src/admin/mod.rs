@@ -4,6 +4,8 @@
 mod connections;
 pub mod console;
 pub mod desk;
+pub mod events;
 pub mod guard;
 pub mod http;
+mod remote;
 pub mod status;

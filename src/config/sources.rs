@@ -1,6 +1,5 @@
 //! Where settings come from, and which wins: flag, environment, file, default.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
@@ -8,6 +7,7 @@ use toml::{Table, Value};
 use super::Origin;
 use super::problem::{Problem, Problems};
 use super::section::Notes;
+use crate::files;
 
 /// Variables that begin so are settings: `HANDOVER__HEALTH__INTERVAL=250ms`.
 const VARIABLE_PREFIX: &str = "HANDOVER__";
@@ -108,8 +108,8 @@ impl Sources {
 }
 
 fn read_file(path: &Path) -> Result<(Option<Origin>, Table), Problems> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| Problems::whole(format!("cannot read {}: {error}", path.display())))?;
+    let text =
+        files::read_text(path).map_err(|error| Problems::whole(format!("cannot read {}: {error}", path.display())))?;
     let table = parse(&text, &path.display().to_string())?;
     Ok((Some(Origin { path: path.to_owned(), digest: super::save::digest(&text) }), table))
 }

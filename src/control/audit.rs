@@ -1,7 +1,7 @@
 //! What an order is about, before it and after it: the `old` and `new` of its line in the audit log.
 
 use crate::channels::{BackendId, Command};
-use crate::logic::failover::{Failover, MemberView, Reported, Verdict};
+use crate::logic::failover::{Failover, MemberView};
 
 /// How what `command` would change stands now.
 pub(super) fn standing(machine: &Failover, command: &Command, name_of: impl Fn(BackendId) -> String) -> String {
@@ -38,21 +38,6 @@ pub(super) fn standing(machine: &Failover, command: &Command, name_of: impl Fn(B
 }
 
 fn reports(member: MemberView<'_>) -> String {
-    let lines: Vec<String> = member.reports.iter().map(in_words).collect();
+    let lines: Vec<String> = member.reports.iter().map(ToString::to_string).collect();
     if lines.is_empty() { "no report".to_owned() } else { lines.join("; ") }
-}
-
-/// A report as operators read it.
-pub(super) fn in_words(report: &Reported) -> String {
-    format!("{} by {}: {}", verdict(report.verdict), report.reporter, report.reason)
-}
-
-/// A verdict as it is written in a report.
-pub(super) fn verdict(verdict: Verdict) -> String {
-    match verdict {
-        Verdict::Down => "DOWN".to_owned(),
-        Verdict::Drain => "DRAIN".to_owned(),
-        Verdict::Up => "UP".to_owned(),
-        Verdict::Weight(weight) => format!("WEIGHT {weight}"),
-    }
 }

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::audit;
 use crate::channels::{BackendStatus, BackendWishes, ProbeLine, ProbeReport, ProbeVerdict, ReportLine};
 use crate::logic::breaker::BreakerState;
 use crate::logic::failover::MemberView;
@@ -35,6 +34,7 @@ pub(super) struct Observed {
     probes: (u64, u64),
     probe_duration: Duration,
     history: VecDeque<ProbeLine>,
+    lag: Option<String>,
 }
 
 impl Observed {
@@ -46,6 +46,7 @@ impl Observed {
             probes: (0, 0),
             probe_duration: Duration::ZERO,
             history: VecDeque::new(),
+            lag: None,
         }
     }
 
@@ -72,6 +73,11 @@ impl Observed {
         }
     }
 
+    pub(super) fn on_lag(&mut self, verdict: &Result<String, String>) {
+        let (Ok(text) | Err(text)) = verdict;
+        self.lag = Some(text.clone());
+    }
+
     pub(super) fn status(&self, member: &MemberView<'_>, clock: Clock) -> BackendStatus {
         BackendStatus {
             id: member.id,
@@ -92,13 +98,14 @@ impl Observed {
             clean_since: member.clean_since.map(|since| clock.at(since)),
             banned_until: member.banned_until.map(|until| clock.at(until)),
             wishes: wishes(member, clock),
+            lag: self.lag.clone(),
         }
     }
 }
 
 fn wishes(member: &MemberView<'_>, clock: Clock) -> BackendWishes {
     let reports = member.reports.iter().map(|report| ReportLine {
-        verdict: audit::verdict(report.verdict),
+        verdict: report.verdict.to_string(),
         reporter: report.reporter.clone(),
         reason: report.reason.clone(),
         until: clock.at(report.until),

@@ -8,7 +8,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{
-    Availability, BackendId, GroupStatus, GroupWishes, Order, ProbeReport, Rehearsal, Route, Vitals, WorkerReport,
+    Availability, BackendId, GroupStatus, GroupWishes, Observation, Order, ProbeReport, Rehearsal, Route, Vitals,
+    WorkerReport,
 };
 use crate::config::Group;
 use crate::control::audit;
@@ -16,6 +17,7 @@ use crate::control::chronicle::Chronicle;
 use crate::control::observed::{Clock, Observed};
 use crate::control::state::Keeper;
 use crate::control::{Shared, now};
+use crate::events::EventHub;
 use crate::logic::detector::{Reading, Sample};
 use crate::logic::failover::{BackendSpec, Command, Event, Failover, GroupSettings, Output, Reason, Saved};
 
@@ -33,11 +35,13 @@ type Outcome = oneshot::Sender<Result<String, String>>;
 pub(super) struct Ends {
     pub(super) reports: mpsc::Receiver<WorkerReport>,
     pub(super) probes: mpsc::Receiver<ProbeReport>,
+    pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
     pub(super) rehearsals: mpsc::Receiver<Rehearsal>,
     pub(super) route: watch::Sender<Route>,
     pub(super) asks: Vec<Arc<Notify>>,
     pub(super) keeper: Option<Keeper>,
+    pub(super) events: EventHub,
 }
 
 /// Decides for one group.
@@ -63,6 +67,7 @@ enum Wake {
     Stop,
     Report(WorkerReport),
     Probe(ProbeReport),
+    Observation(Observation),
     Operator(Order),
     Rehearsal(Rehearsal),
     Time,
@@ -92,7 +97,7 @@ impl Supervisor {
         let machine = Failover::new(start, settings, specs.collect(), shared.vitals.len(), saved);
         let observed: Vec<Observed> = group.backends.iter().map(|backend| Observed::new(&backend.name)).collect();
         let names = shared.ids.iter().copied().zip(group.backends.iter().map(|backend| backend.name.clone()));
-        let chronicle = Chronicle::new(&group.name, names.collect());
+        let chronicle = Chronicle::new(&group.name, names.collect(), ends.events.clone());
         let first = status_of(&chronicle, &machine, &observed, start);
         let (status, receiver) = watch::channel(first);
         let supervisor = Self {
@@ -134,6 +139,7 @@ impl Supervisor {
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
             Some(rehearsal) = self.ends.rehearsals.recv() => Wake::Rehearsal(rehearsal),
+            Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
         }
     }
@@ -157,6 +163,10 @@ impl Supervisor {
                 self.look(now);
                 self.observe(&report);
                 self.machine.on_probe(now, &report);
+                true
+            }
+            Wake::Observation(observation) => {
+                self.note(now, observation);
                 true
             }
             Wake::Operator(order) => {
@@ -187,6 +197,7 @@ impl Supervisor {
             Err(why) => {
                 tracing::warn!(target: "audit", audit = true, group, by, order = what, old, %why,
                     "operator's order refused");
+                self.chronicle.refuse(&command, &by, &why.to_string(), self.machine.route().epoch);
             }
         }
         let Some(outcome) = outcome else { return };
@@ -202,7 +213,11 @@ impl Supervisor {
             (Ok(()), _) if matches!(command, Command::Drill { .. }) => self.drilling = Some(outcome),
             (Ok(()), Some(to)) => self.switching = Some((to, outcome)),
             // Who asked may have gone: the order stands.
-            (Ok(()), None) => drop(outcome.send(Ok(what + self.remark(&command)))),
+            (Ok(()), None) => {
+                // Who is answered and looks finds it done.
+                self.publish_status(now);
+                drop(outcome.send(Ok(what + self.remark(&command))));
+            }
             (Err(why), _) => drop(outcome.send(Err(why.to_string()))),
         }
     }
@@ -273,7 +288,7 @@ impl Supervisor {
                     }
                 }
                 Output::Log(event) => {
-                    self.chronicle.tell(&event);
+                    self.chronicle.tell(&event, self.machine.route().epoch);
                     self.tell(&event);
                 }
                 Output::Persist(saved) => {
@@ -298,6 +313,17 @@ impl Supervisor {
     fn observe(&mut self, report: &ProbeReport) {
         if let Some(index) = self.index(report.backend) {
             self.observed[index].on_probe(report);
+        }
+    }
+
+    fn note(&mut self, now: Instant, observation: Observation) {
+        match observation {
+            Observation::Lag { backend, verdict } => {
+                if let Some(index) = self.index(backend) {
+                    self.observed[index].on_lag(&verdict);
+                }
+                self.machine.on_lag(now, backend, verdict.is_ok());
+            }
         }
     }
 

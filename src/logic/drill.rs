@@ -30,13 +30,25 @@ pub enum DrillFault {
     },
 }
 
+impl DrillFault {
+    /// Its name, without what it is played with.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Hang => "hang",
+            Self::Readonly => "readonly",
+            Self::Slow { .. } => "slow",
+        }
+    }
+}
+
 impl fmt::Display for DrillFault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.label())?;
         match self {
-            Self::Kill => formatter.write_str("kill"),
-            Self::Hang => formatter.write_str("hang"),
-            Self::Readonly => formatter.write_str("readonly"),
-            Self::Slow { by } => write!(formatter, "slow by {by:?}"),
+            Self::Slow { by } => write!(formatter, " by {by:?}"),
+            Self::Kill | Self::Hang | Self::Readonly => Ok(()),
         }
     }
 }

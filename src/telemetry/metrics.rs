@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::counters::{
-    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, EntryRefusal, Fate, Histogram, Memory, Mode,
-    Outcome, ProtocolFault, SubscriptionKind, SubscriptionState, WorkerCounters,
+    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, EntryRefusal, EventCounters, Fate, Histogram,
+    Memory, Mode, Outcome, ProtocolFault, SubscriptionKind, SubscriptionState, Way, WorkerCounters,
 };
 use super::exposition::{Exposition, Metric, Samples};
 use crate::channels::{Availability, BackendStatus, GroupStatus};
+use crate::logic::record::EventKind;
 use crate::tls::{Facts, Owner};
 
 /// Media type of [`render`]'s text.
@@ -25,6 +26,12 @@ const RELOAD_TIMESTAMP: Metric =
     Metric::gauge("handover_config_reload_timestamp_seconds", "When the configuration was last read with success.");
 const LOG_LINES_DROPPED: Metric =
     Metric::counter("handover_log_lines_dropped_total", "Log lines that nobody took in time.");
+
+const EVENTS: Metric = Metric::counter("handover_events_total", "Events, by kind: docs/events.md has the list.");
+const EVENTS_DROPPED: Metric = Metric::counter(
+    "handover_events_dropped_total",
+    "Records of events that did not leave this way: it was too slow, or the other side did not take them.",
+);
 
 const BACKEND_UP: Metric = Metric::gauge("handover_backend_up", "1 when health checks say that the backend can serve.");
 const BACKEND_ACTIVE: Metric = Metric::gauge("handover_backend_active", "1 for the backend that serves its group.");
@@ -52,6 +59,15 @@ const SWITCH_DURATION: Metric =
 const FAILBACK_BLOCKED: Metric = Metric::gauge(
     "handover_failback_blocked",
     "1 while a heavier healthy backend is not returned to, with the reason.",
+);
+const DRILL: Metric = Metric::gauge(
+    "handover_drill",
+    "1 while a drill plays this fault on the backend's connections: what other metrics show of it is played.",
+);
+const PAUSED: Metric = Metric::gauge("handover_clients_paused", "1 while clients wait by an operator's PAUSE.");
+const STRANDED: Metric = Metric::gauge(
+    "handover_stranded",
+    "1 while the active is drained or reported down and no other backend can take over.",
 );
 const WITHOUT_ACTIVE: Metric =
     Metric::counter("handover_without_active_seconds_total", "Time without an active backend that serves.");
@@ -136,6 +152,8 @@ pub struct Snapshot<'a> {
     pub reloads: &'a Reloads,
     /// Log lines dropped since the start.
     pub log_lines_dropped: u64,
+    /// What was counted of events.
+    pub events: &'a EventCounters,
     /// Labels of the reasons for which clients are closed.
     pub close_reasons: &'a [&'a str],
     /// The certificates in use.
@@ -168,6 +186,7 @@ impl GroupSnapshot<'_> {
 pub fn render(snapshot: &Snapshot<'_>) -> String {
     let mut page = Page { text: Exposition::default(), groups: &snapshot.groups };
     page.process(snapshot);
+    page.events(snapshot.events);
     page.certificates(snapshot.certificates);
     page.backends();
     page.backend_connections();
@@ -193,6 +212,19 @@ impl Page<'_> {
         text.single(&RELOAD_SUCCESS, &[], u8::from(snapshot.reloads.success.load(Relaxed)));
         text.single(&RELOAD_TIMESTAMP, &[], snapshot.reloads.loaded_at_s.load(Relaxed));
         text.single(&LOG_LINES_DROPPED, &[], snapshot.log_lines_dropped);
+    }
+
+    fn events(&mut self, events: &EventCounters) {
+        let mut samples = self.text.begin(&EVENTS);
+        // What only readers see is no event of the process.
+        for kind in EventKind::ALL.into_iter().filter(|kind| !matches!(kind, EventKind::Lost | EventKind::Outcomes)) {
+            samples.sample(&[("kind", kind.label())], events.kind(kind).get());
+        }
+        drop(samples);
+        let mut samples = self.text.begin(&EVENTS_DROPPED);
+        for way in Way::ALL {
+            samples.sample(&[("way", way.label())], events.dropped(way).get());
+        }
     }
 
     fn certificates(&mut self, certificates: &[Arc<Facts>]) {
@@ -285,6 +317,18 @@ impl Page<'_> {
             let Some((detect, switch)) = group.status.last_switch else { return };
             samples.sample(&[group.name(), ("phase", "detect")], detect.as_secs_f64());
             samples.sample(&[group.name(), ("phase", "switch")], switch.as_secs_f64());
+        });
+        self.each_group(&DRILL, |group, samples| {
+            let Some((drill, _)) = &group.status.wishes.drill else { return };
+            let backend = group.status.backends.iter().find(|backend| backend.id == drill.backend);
+            let name = backend.map_or("", |backend| backend.name.as_str());
+            samples.sample(&[group.name(), ("backend", name), ("fault", drill.fault.label())], 1);
+        });
+        self.each_group(&PAUSED, |group, samples| {
+            samples.sample(&[group.name()], u64::from(group.status.wishes.pause.is_some()));
+        });
+        self.each_group(&STRANDED, |group, samples| {
+            samples.sample(&[group.name()], u64::from(group.status.wishes.is_stranded));
         });
         self.each_group(&FAILBACK_BLOCKED, |group, samples| {
             let Some(reason) = &group.status.failback_blocked else { return };

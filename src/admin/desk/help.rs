@@ -24,6 +24,12 @@ pub(super) const FORMS: &[Form] = &[
     form("SHOW <backend>", "one backend with its last checks", "SHOW west"),
     form("EVENTS [<count>]", "the latest changes, with what became of the commands in flight", "EVENTS 20"),
     form(
+        "SUBSCRIBE events|outcomes …",
+        "each change as it happens, or what each second brings, as JSON; on the console only",
+        "SUBSCRIBE events",
+    ),
+    form("UNSUBSCRIBE [events|outcomes …]", "end that", "UNSUBSCRIBE"),
+    form(
         "EXPLAIN <command> [<argument> …]",
         "where a command travels, and what a failover does with it",
         "EXPLAIN INCR n",

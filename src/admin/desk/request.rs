@@ -29,6 +29,10 @@ pub(in crate::admin) enum Request {
     Events(usize),
     /// `EXPLAIN command …`.
     Explain(Vec<Vec<u8>>),
+    /// `SUBSCRIBE channel …`.
+    Subscribe(Vec<Channel>),
+    /// `UNSUBSCRIBE [channel …]`: none is all.
+    Unsubscribe(Vec<Channel>),
     /// `SIMULATE fault backend`.
     Simulate { fault: DrillFault, backend: String },
     /// What changes something in a group.
@@ -51,6 +55,30 @@ pub(in crate::admin) enum Courtesy {
     Command,
     /// CLIENT SETINFO, SETNAME; SELECT 0: accepted.
     Accepted,
+}
+
+/// What can be subscribed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::admin) enum Channel {
+    Events,
+    Outcomes,
+}
+
+impl Channel {
+    pub(in crate::admin) const ALL: [Self; 2] = [Self::Events, Self::Outcomes];
+
+    pub(in crate::admin) const fn name(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Outcomes => "outcomes",
+        }
+    }
+
+    /// The channel of that name.
+    fn named(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|channel| channel.name() == name);
+        found.ok_or_else(|| format!("no channel '{name}'; there are events and outcomes"))
+    }
 }
 
 /// A change, by the backend's name.
@@ -139,6 +167,11 @@ pub(in crate::admin) fn parse(words: &[Vec<u8>]) -> Result<(Request, Option<Stri
         ("SHOW", [backend]) => Request::Show((*backend).to_owned()),
         ("EVENTS", []) => Request::Events(EVENTS_DEFAULT),
         ("EVENTS", [count]) => Request::Events(count.parse().map_err(|_| usage("EVENTS"))?),
+        ("SUBSCRIBE", [_, ..]) => Request::Subscribe(channels(&rest)?),
+        ("UNSUBSCRIBE", _) => Request::Unsubscribe(channels(&rest)?),
+        ("PSUBSCRIBE" | "PUNSUBSCRIBE" | "SSUBSCRIBE" | "SUNSUBSCRIBE", _) => {
+            return Err("there are no patterns and no shards here: SUBSCRIBE events, or outcomes, or both".to_owned());
+        }
         ("SIMULATE", [fault, backend]) => {
             Request::Simulate { fault: fault_of(fault, SIMULATED)?, backend: (*backend).to_owned() }
         }
@@ -260,6 +293,10 @@ fn fault_of(word: &str, known: &[&str]) -> Result<DrillFault, String> {
         let hint = closest(&name, known).map_or_else(String::new, |known| format!("; did you mean {known}?"));
         format!("no fault '{word}': one of {}{hint}", known.join(", "))
     })
+}
+
+fn channels(names: &[&str]) -> Result<Vec<Channel>, String> {
+    names.iter().map(|name| Channel::named(name)).collect()
 }
 
 /// Takes `GROUP name` off the end.

@@ -1,9 +1,10 @@
 //! One backend, and what has happened, in lines.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::why::rounded;
-use crate::channels::{BackendStatus, GroupStatus};
+use crate::channels::{BackendStatus, EventRecord, GroupStatus};
 
 /// The answer to SHOW.
 pub(super) fn backend(backend: &BackendStatus) -> Vec<String> {
@@ -15,6 +16,7 @@ pub(super) fn backend(backend: &BackendStatus) -> Vec<String> {
     lines.extend(backend.fault.iter().map(|fault| format!("fault: {fault}")));
     lines.extend(wishes(backend));
     lines.extend(backend.circuit_until.iter().map(|until| format!("its breaker is open for {} more", left(*until))));
+    lines.extend(backend.lag.iter().map(|lag| format!("lag: {lag}")));
     let checks = backend.history.iter().rev();
     lines.extend(checks.map(|probe| {
         let took_ms = probe.took.as_secs_f64() * 1e3;
@@ -40,7 +42,9 @@ fn wishes(backend: &BackendStatus) -> Vec<String> {
 /// The answer to EVENTS, oldest first.
 pub(super) fn events(status: &GroupStatus, count: usize) -> Vec<String> {
     let skipped = status.events.len().saturating_sub(count);
-    status.events.iter().skip(skipped).map(|event| format!("{}  {}", ago(event.at), event.text)).collect()
+    let line =
+        |event: &Arc<EventRecord>| format!("{}  {}", ago(UNIX_EPOCH + event.at.since_epoch()), event.happening.text);
+    status.events.iter().skip(skipped).map(line).collect()
 }
 
 fn ago(at: SystemTime) -> String {

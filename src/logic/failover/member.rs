@@ -10,7 +10,7 @@ use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
 use crate::logic::route::BackendId;
 use crate::logic::selection::Candidate;
-use crate::logic::settings::{BreakerSettings, HealthSettings};
+use crate::logic::settings::{BreakerSettings, HealthSettings, ProbeMode};
 
 /// Between two re-probes that replies or reconnections asked for: at most ten a second.
 const INQUIRY_GAP: Duration = Duration::from_millis(100);
@@ -67,6 +67,8 @@ pub(super) struct Member {
     /// An operator took it out of service.
     pub(super) is_drained: bool,
     pub(super) reports: Reports,
+    /// Whether its data is close enough behind the others; `None`: nobody has said since it last was the active.
+    pub(super) is_level: Option<bool>,
     pub(super) inquiry: Option<Inquiry>,
     asked_at: Option<Instant>,
     warning: Option<String>,
@@ -91,6 +93,7 @@ impl Member {
             banned_until: None,
             is_drained: false,
             reports: Reports::default(),
+            is_level: None,
             inquiry: None,
             asked_at: None,
             warning: None,
@@ -114,6 +117,11 @@ impl Member {
     /// Its weight, unless a checker reported another.
     pub(super) fn preference(&self) -> f64 {
         self.reports.weight().unwrap_or(self.weight)
+    }
+
+    /// Its lag, if it is checked at all, is no reason against a failback.
+    pub(super) fn may_lead(&self) -> bool {
+        self.is_level == Some(true) || !self.health_settings.modes.contains(&ProbeMode::Lag)
     }
 
     pub(super) const fn is_banned(&self) -> bool {

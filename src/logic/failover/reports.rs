@@ -3,6 +3,7 @@
 //! A backend that is reported down is left as one whose probes fail, if another can be selected. Reports can be wrong
 //! together: they never leave clients without a backend that still works.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::Failover;
@@ -25,6 +26,18 @@ pub enum Verdict {
     Weight(f64),
     /// What the same checker said before holds no longer.
     Up,
+}
+
+impl fmt::Display for Verdict {
+    /// As it is written in a report.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down => formatter.write_str("DOWN"),
+            Self::Drain => formatter.write_str("DRAIN"),
+            Self::Up => formatter.write_str("UP"),
+            Self::Weight(weight) => write!(formatter, "WEIGHT {weight}"),
+        }
+    }
 }
 
 /// One report of a checker.
@@ -53,6 +66,12 @@ pub struct Reported {
     pub since: Instant,
     /// Until when.
     pub until: Instant,
+}
+
+impl fmt::Display for Reported {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} by {}: {}", self.verdict, self.reporter, self.reason)
+    }
 }
 
 /// The reports of one backend, the latest last.
