@@ -194,7 +194,7 @@ fn unix_path(path: &str) -> Result<PathBuf, String> {
 }
 
 /// The host, an IPv6 literal without its brackets, and the port if there is one.
-fn host_port(text: &str) -> Result<(String, Option<u16>), String> {
+pub(super) fn host_port(text: &str) -> Result<(String, Option<u16>), String> {
     if let Some(rest) = text.strip_prefix('[') {
         let (literal, after) = rest.split_once(']').ok_or("the ] after the IPv6 address is missing")?;
         let literal: Ipv6Addr = literal.parse().map_err(|_| format!("\"{literal}\" is not an IPv6 address"))?;

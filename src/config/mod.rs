@@ -5,6 +5,7 @@ mod checks;
 pub mod diff;
 mod file;
 mod groups;
+mod http_url;
 mod identity;
 mod network;
 mod preset;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use checks::{Checks, ExecCheck, ExecMode, LagCheck};
+pub use http_url::HttpUrl;
 pub use network::Network;
 pub use problem::{Problem, Problems};
 pub use sources::Sources;
