@@ -78,7 +78,10 @@ impl LagWatch {
     }
 
     /// Asks once: within the tolerance, in words, or why it is not, or nobody can tell.
-    async fn round(&mut self) -> Result<String, String> {
+    ///
+    /// # Errors
+    /// In words for operators.
+    pub async fn round(&mut self) -> Result<String, String> {
         let outcome = self.ask().await;
         if let Err(error) = &outcome {
             self.certificates = None;
