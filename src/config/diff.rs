@@ -251,15 +251,13 @@ impl Facts {
 
     fn lag_check(&mut self, lag: Option<&LagCheck>) {
         // The endpoint is the backend's own address.
-        let Some(LagCheck { host, port, credential, tls, tolerance, uid, endpoint: _ }) = lag else { return };
-        let BackendTls { files: ClientFiles { ca, identity: _ }, server_name } = tls;
+        let Some(LagCheck { url, credential, tls, tolerance, uid, endpoint: _ }) = lag else { return };
+        let ClientFiles { ca, identity: _ } = tls;
         let Credential { username, password } = credential;
-        self.put("health.lag.host", host);
-        self.put("health.lag.port", port);
+        self.put("health.lag.url", url.address());
         self.put("health.lag.username", optional(username.as_ref()));
         self.put_fact("health.lag.password", Fact { value: password.clone(), shown: "(hidden)".to_owned() });
         self.put("health.lag.tls.ca", optional(ca.as_ref().map(|path| path.display())));
-        self.put("health.lag.tls.server_name", optional(server_name.as_ref().map(ServerName::to_str)));
         self.put_time("health.lag.tolerance", *tolerance);
         self.put("health.lag.uid", optional(*uid));
     }

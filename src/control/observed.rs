@@ -73,6 +73,10 @@ impl Observed {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn on_lag(&mut self, verdict: &Result<String, String>) {
         let (Ok(text) | Err(text)) = verdict;
         self.lag = Some(text.clone());
