@@ -448,7 +448,10 @@ impl Hub {
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
-            self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
+            let counters = self.spec.counters.backend(*id);
+            counters.connections.set(machine.connections(*id) as u64);
+            counters.replies.set(signs.successes);
+            counters.failures.set(signs.failures);
         }
         self.spec.heartbeat.store(micros(Some(Instant::now())), Ordering::Relaxed);
         publish::counts(&machine, &self.spec.counters, &mut self.published.borrow_mut());
@@ -462,7 +465,10 @@ impl Hub {
     fn queue_report(&self, report: Report, at: Instant) {
         let worker = self.spec.worker;
         let report = match report {
-            Report::LinkLost { backend, epoch, cause } => WorkerReport::LinkLost { backend, epoch, at, cause },
+            Report::LinkLost { backend, epoch, cause } => {
+                self.spec.counters.backend(backend).lost.add(1);
+                WorkerReport::LinkLost { backend, epoch, at, cause }
+            }
             Report::ConnectFailed { backend, cause } => {
                 self.spec.counters.backend(backend).connects(counters::Connect::Failed).add(1);
                 WorkerReport::ConnectFailed { backend, at, cause }

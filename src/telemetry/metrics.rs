@@ -226,6 +226,7 @@ impl Page<'_> {
         let owner = |facts: &Facts| match &facts.owner {
             Owner::Listener(address) => ("listener", address.clone()),
             Owner::Backend(name) => ("backend", name.clone()),
+            Owner::Webhook(address) => ("webhook", address.clone()),
         };
         {
             let mut samples = self.text.begin(&CERTIFICATE_EXPIRY);
