@@ -14,6 +14,9 @@ use crate::logic::settings::{BreakerSettings, HealthSettings};
 /// Between two re-probes that replies or reconnections asked for: at most ten a second.
 const INQUIRY_GAP: Duration = Duration::from_millis(100);
 
+/// Failed attempts to connect that say more than that one of them was unlucky.
+const UNCONNECTED_MIN: u32 = 3;
+
 /// A re-probe on a new connection, and the signs that led to it.
 #[derive(Clone, Debug)]
 pub(super) struct Inquiry {
@@ -64,6 +67,8 @@ pub(super) struct Member {
     /// An operator's ban.
     pub(super) banned_until: Option<Instant>,
     pub(super) inquiry: Option<Inquiry>,
+    /// Since when no worker has got a connection, and how often one has tried.
+    pub(super) unconnected: Option<(Instant, u32)>,
     asked_at: Option<Instant>,
     warning: Option<String>,
 }
@@ -86,6 +91,7 @@ impl Member {
             hold_factor: 1.0,
             banned_until: None,
             inquiry: None,
+            unconnected: None,
             asked_at: None,
             warning: None,
         }
@@ -139,6 +145,16 @@ impl Member {
             *due = now;
         }
         self.ask_if_due(now)
+    }
+
+    /// A worker could not connect. Returns since when nobody could and nothing was heard, if they tried often enough.
+    pub(super) fn on_unconnected(&mut self, at: Instant) -> Option<Instant> {
+        let (since, count) = match self.unconnected {
+            Some((since, count)) if !self.detector.has_replied_since(since) => (since, count + 1),
+            _ => (at, 1),
+        };
+        self.unconnected = Some((since, count));
+        (count >= UNCONNECTED_MIN).then_some(since)
     }
 
     /// Time passed. Returns whether a re-probe must be asked for now.
@@ -240,6 +256,7 @@ impl Member {
         self.health.force_down();
         self.clean_since = None;
         self.inquiry = None;
+        self.unconnected = None;
         self.detector.restart(now);
         self.fault = Some(fault.clone());
         events.push(Event::BackendDown { backend: self.id, fault });
@@ -253,6 +270,7 @@ impl Member {
             events.push(Event::BackendUp { backend: self.id });
         }
         self.fault = None;
+        self.unconnected = None;
         self.detector.restart(now);
         self.with_breaker(now, events, |breaker| breaker.close(now));
     }
