@@ -11,8 +11,8 @@ use handover::logic::detector::{Reading, Sample};
 use handover::logic::failover::{BackendSpec, Event, Failover, GroupSettings, Output, Reason};
 use handover::logic::health::{Cadence, Circumstances};
 use handover::logic::settings::{
-    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, NoneHealthy,
-    ProbeMode, ProbePolicy,
+    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
+    NoneHealthy, ProbeMode, ProbePolicy,
 };
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -42,6 +42,7 @@ fn defaults() -> GroupSettings {
             window: SECONDS(2),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         breaker: BreakerSettings { grace: SECONDS(60), grace_max: SECONDS(600) },
         failover: FailoverSettings {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::CommandLists;
 use super::section::Choices;
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
-    NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
+    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
+    LimitSettings, NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
 };
 use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
@@ -149,6 +149,7 @@ fn detector() -> DetectorSettings {
         window: seconds(2),
         failures_min: 5,
         failure_rate: 0.1,
+        latency: LatencySettings::default(),
     }
 }
 

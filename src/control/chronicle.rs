@@ -126,6 +126,12 @@ impl Chronicle {
             Event::ProbeWarning { backend, warning: Some(warning) } => {
                 ("probe_warning", format!("{}: {warning}", name(backend)))
             }
+            Event::Degraded { backend, evidence: Some(evidence) } => {
+                ("degraded", format!("{} answers too slowly: {evidence}", name(backend)))
+            }
+            Event::Degraded { backend, evidence: None } => {
+                ("degraded", format!("{} answers in time again", name(backend)))
+            }
             Event::NoneHealthy => ("none_healthy", "no backend is healthy: staying on the last active".to_owned()),
             Event::Refusing => ("refusing", "no backend is healthy: commands are refused at once".to_owned()),
             Event::Recovered { backend, after } => {
@@ -204,6 +210,14 @@ impl Chronicle {
             Event::ProbeWarning { backend, warning: None } => {
                 let backend = self.name_of(*backend);
                 tracing::info!(group, backend, "the health check tells all again");
+            }
+            Event::Degraded { backend, evidence: Some(evidence) } => {
+                let backend = self.name_of(*backend);
+                tracing::info!(group, backend, evidence, "backend answers too slowly");
+            }
+            Event::Degraded { backend, evidence: None } => {
+                let backend = self.name_of(*backend);
+                tracing::info!(group, backend, "backend answers in time again");
             }
             Event::NoneHealthy => tracing::error!(group, "no backend is healthy: staying on the last active"),
             Event::Refusing => tracing::error!(group, "no backend is healthy: commands are refused at once"),

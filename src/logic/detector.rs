@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::logic::latency::Histogram;
 use crate::logic::settings::DetectorSettings;
 
 /// Requests written within this time of each other count as written together.
@@ -23,6 +24,10 @@ pub struct Reading {
     pub successes: u64,
     /// Failures, since the start.
     pub failures: u64,
+    /// Runs by the time that they waited for their replies, since the start.
+    pub replies: Histogram,
+    /// How often something of a client's or of the worker's own kept replies waiting, since the start.
+    pub disturbances: u64,
 }
 
 /// The readings of all workers together.
@@ -38,6 +43,10 @@ pub struct Sample {
     pub successes: u64,
     /// Failures, since the start.
     pub failures: u64,
+    /// Runs by the time that they waited for their replies, since the start.
+    pub replies: Histogram,
+    /// How often something else than the backend kept replies waiting, since the start.
+    pub disturbances: u64,
 }
 
 impl Sample {
@@ -51,12 +60,16 @@ impl Sample {
             let waits = |reading: &Reading| reading.waiting_since.is_some_and(|since| since <= silent + TOGETHER);
             readings.iter().any(|reading| reading.is_slow && waits(reading))
         });
+        let mut replies = Histogram::default();
+        readings.iter().for_each(|reading| replies.add(&reading.replies));
         Self {
             last_byte,
             silent_since,
             is_slow,
             successes: readings.iter().map(|reading| reading.successes).sum(),
             failures: readings.iter().map(|reading| reading.failures).sum(),
+            replies,
+            disturbances: readings.iter().map(|reading| reading.disturbances).sum(),
         }
     }
 }
@@ -294,6 +307,7 @@ impl Detector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logic::settings::LatencySettings;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -305,6 +319,7 @@ mod tests {
             window: MS(2000),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         }
     }
 

@@ -424,6 +424,9 @@ impl Hub {
         }
         self.feed(|machine| machine.on_tick(now));
         self.carry_out(now);
+        if is_late {
+            self.feed(Multiplexer::on_held_up);
+        }
         self.publish(is_late);
         self.is_hurried.set(self.machine.borrow().is_waiting());
     }
@@ -448,6 +451,10 @@ impl Hub {
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
+            if let Some(record) = machine.backend(*id) {
+                vitals.disturbances.store(record.disturbances, Ordering::Relaxed);
+                vitals.replies.store(&record.replies);
+            }
             self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
         }
         self.spec.heartbeat.store(micros(Some(Instant::now())), Ordering::Relaxed);
