@@ -551,6 +551,25 @@ fn a_backend_that_comes_and_goes_costs_two_switches_after_the_first() {
     }
 }
 
+/// Up for five seconds and down for five, for ten minutes, with what comes of it in the ten minutes after.
+#[test]
+fn five_seconds_up_and_five_down_cost_four_switches_at_most() {
+    for truth in [Truth::Killed, Truth::Hung, Truth::ReadOnly] {
+        for seed in 0..4 {
+            let mut world = World::new(seed, defaults(), &[2.0, 1.0], 2);
+            world.has_traffic = seed % 2 == 0;
+            world.run(MS(5000 + 337 * seed), MS(50));
+            for _ in 0..60 {
+                world.set(0, truth);
+                world.run(SECONDS(5), MS(50));
+                world.set(0, Truth::Up);
+                world.run(SECONDS(5), MS(50));
+            }
+            assert!((1..=4).contains(&switches(&world)), "{truth:?}, seed {seed}: {} switches", switches(&world));
+        }
+    }
+}
+
 #[test]
 fn a_day_of_lost_probes_switches_nothing() {
     let mut world = World::new(1, defaults(), &[2.0, 1.0], 1);

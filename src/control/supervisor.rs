@@ -7,12 +7,15 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::{Availability, BackendId, GroupStatus, Order, ProbeReport, Route, Vitals, WorkerReport};
+use crate::channels::{
+    Availability, BackendId, GroupStatus, Observation, Order, ProbeReport, Route, Vitals, WorkerReport,
+};
 use crate::config::Group;
 use crate::control::chronicle::Chronicle;
 use crate::control::observed::{Clock, Observed};
 use crate::control::state::Keeper;
 use crate::control::{Shared, now};
+use crate::events::EventHub;
 use crate::logic::detector::{Reading, Sample};
 use crate::logic::failover::{BackendSpec, Command, Event, Failover, GroupSettings, Output, Reason, Saved};
 
@@ -30,10 +33,12 @@ type Outcome = oneshot::Sender<Result<String, String>>;
 pub(super) struct Ends {
     pub(super) reports: mpsc::Receiver<WorkerReport>,
     pub(super) probes: mpsc::Receiver<ProbeReport>,
+    pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
     pub(super) route: watch::Sender<Route>,
     pub(super) asks: Vec<Arc<Notify>>,
     pub(super) keeper: Option<Keeper>,
+    pub(super) events: EventHub,
 }
 
 /// Decides for one group.
@@ -57,6 +62,7 @@ enum Wake {
     Stop,
     Report(WorkerReport),
     Probe(ProbeReport),
+    Observation(Observation),
     Operator(Order),
     Time,
 }
@@ -85,7 +91,7 @@ impl Supervisor {
         let machine = Failover::new(start, settings, specs.collect(), shared.vitals.len(), saved);
         let observed: Vec<Observed> = group.backends.iter().map(|backend| Observed::new(&backend.name)).collect();
         let names = shared.ids.iter().copied().zip(group.backends.iter().map(|backend| backend.name.clone()));
-        let chronicle = Chronicle::new(&group.name, names.collect());
+        let chronicle = Chronicle::new(&group.name, names.collect(), ends.events.clone());
         let first = status_of(&chronicle, &machine, &observed, start);
         let (status, receiver) = watch::channel(first);
         let supervisor = Self {
@@ -125,6 +131,7 @@ impl Supervisor {
             Some(report) = self.ends.reports.recv() => Wake::Report(report),
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
+            Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
         }
     }
@@ -150,6 +157,10 @@ impl Supervisor {
                 self.machine.on_probe(now, &report);
                 true
             }
+            Wake::Observation(observation) => {
+                self.note(now, observation);
+                true
+            }
             Wake::Operator(order) => {
                 self.obey(now, order);
                 true
@@ -168,7 +179,10 @@ impl Supervisor {
         let group = self.name.as_str();
         match &result {
             Ok(()) => tracing::info!(group, by, order = what, "operator"),
-            Err(why) => tracing::warn!(group, by, order = what, %why, "operator's order refused"),
+            Err(why) => {
+                tracing::warn!(group, by, order = what, %why, "operator's order refused");
+                self.chronicle.refuse(&command, &by, &why.to_string(), self.machine.route().epoch);
+            }
         }
         let Some(outcome) = outcome else { return };
         let target = match command {
@@ -222,7 +236,7 @@ impl Supervisor {
                     }
                 }
                 Output::Log(event) => {
-                    self.chronicle.tell(&event);
+                    self.chronicle.tell(&event, self.machine.route().epoch);
                     self.tell(&event);
                 }
                 Output::Persist(saved) => {
@@ -247,6 +261,17 @@ impl Supervisor {
     fn observe(&mut self, report: &ProbeReport) {
         if let Some(index) = self.index(report.backend) {
             self.observed[index].on_probe(report);
+        }
+    }
+
+    fn note(&mut self, now: Instant, observation: Observation) {
+        match observation {
+            Observation::Lag { backend, verdict } => {
+                if let Some(index) = self.index(backend) {
+                    self.observed[index].on_lag(&verdict);
+                }
+                self.machine.on_lag(now, backend, verdict.is_ok());
+            }
         }
     }
 

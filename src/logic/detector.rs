@@ -414,6 +414,26 @@ mod tests {
         assert_eq!(watch(&mut detector, start, outcomes(0, 5), 2550, 5000), []);
     }
 
+    /// At one failure a second no two seconds have five, though nothing succeeds; within two seconds five are enough.
+    #[test]
+    fn failures_one_second_apart_do_not_trip_and_five_within_two_seconds_do() {
+        for (apart_ms, expected) in [(1000, None), (400, Some(5))] {
+            let start = Instant::now();
+            let mut detector = Detector::new(settings());
+            detector.on_sample(start, outcomes(0, 0));
+            let mut tripped = None;
+            for failures in 1..=20 {
+                for step in 1..=apart_ms / 50 {
+                    let at = start + MS(50 * step + apart_ms * (failures - 1));
+                    let seen = failures - u64::from(step < apart_ms / 50);
+                    let found = detector.on_sample(at, outcomes(0, seen));
+                    tripped = tripped.or(found.map(|_| seen));
+                }
+            }
+            assert_eq!(tripped, expected, "{apart_ms} ms apart");
+        }
+    }
+
     #[test]
     fn a_clean_re_probe_makes_one_failure_of_what_a_lost_connection_took() {
         let start = Instant::now();

@@ -96,7 +96,7 @@ fn a_slow_active_is_left_within_five_seconds_as_a_planned_switch() {
         let mut busy = Busy::new(settings());
         busy.group.forget();
         busy.run(5, Speeds { replies, probes: [replies, MS_1] });
-        busy.run(3, FAST);
+        busy.run(3, Speeds { replies, probes: [replies, MS_1] });
         assert_eq!(busy.switches(), [slow()], "{replies:?}");
         let phases: Vec<_> = busy.group.routes.iter().map(|route| route.phase).collect();
         assert!(phases.iter().any(|phase| matches!(phase, Phase::Hold { .. })), "{phases:?}");
