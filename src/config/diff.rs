@@ -14,7 +14,7 @@ use super::{
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::record::EventKind;
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
+    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LatencySettings, LimitSettings, RetrySettings,
 };
 use crate::tls::{ClientFiles, ServerFiles};
 
@@ -356,14 +356,20 @@ impl Facts {
     }
 
     fn detector(&mut self, detector: &DetectorSettings) {
-        let DetectorSettings { hang_timeout, suspect_after, slow_timeout, window, failures_min, failure_rate } =
+        let DetectorSettings { hang_timeout, suspect_after, slow_timeout, window, failures_min, failure_rate, latency } =
             detector;
+        let LatencySettings { factor, floor, lasting, timeout_rate, window: gray_window } = latency;
         self.put_time("detector.hang_timeout", *hang_timeout);
         self.put_time("detector.suspect_after", *suspect_after);
         self.put_time("detector.slow_timeout", *slow_timeout);
         self.put_time("detector.window", *window);
         self.put("detector.min_failures", failures_min);
         self.put("detector.failure_rate", failure_rate);
+        self.put("detector.latency_factor", factor);
+        self.put_time("detector.latency_floor", *floor);
+        self.put_time("detector.latency_for", *lasting);
+        self.put("detector.timeout_rate", timeout_rate);
+        self.put_time("detector.gray_window", *gray_window);
     }
 
     fn failover(&mut self, failover: &FailoverSettings) {

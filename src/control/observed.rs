@@ -101,6 +101,7 @@ impl Observed {
             },
             clean_since: member.clean_since.map(|since| clock.at(since)),
             banned_until: member.banned_until.map(|until| clock.at(until)),
+            degraded: member.degraded.map(str::to_owned),
             lag: self.lag.clone(),
         }
     }

@@ -331,7 +331,8 @@ fn status_of(
     let route = machine.route().clone();
     let reason = match route.active {
         None => "no backend has been found healthy yet".to_owned(),
-        Some(_) => machine.reason().to_string(),
+        Some(_) if machine.cause().is_empty() => machine.reason().to_string(),
+        Some(_) => format!("{} ({})", machine.reason(), machine.cause()),
     };
     GroupStatus {
         name: chronicle.group().to_owned(),
@@ -358,5 +359,7 @@ fn read(vitals: &Vitals, origin: Instant) -> Reading {
         is_slow: vitals.waiting_slow.load(Ordering::Relaxed),
         successes: vitals.successes.load(Ordering::Relaxed),
         failures: vitals.failures.load(Ordering::Relaxed),
+        replies: vitals.replies.load(),
+        disturbances: vitals.disturbances.load(Ordering::Relaxed),
     }
 }

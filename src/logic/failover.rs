@@ -4,6 +4,7 @@
 //! randomness: time and jitter are arguments.
 
 mod event;
+mod gray;
 mod member;
 mod operator;
 mod switching;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 pub use self::event::{
     Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Saved, SavedBreaker, StayEnd, Switched,
 };
+use self::gray::Comparison;
 use self::member::{Inquiry, Member, Sign};
 use self::switching::{Reporting, Stage};
 use crate::logic::backoff::Backoff;
@@ -75,6 +77,8 @@ pub struct MemberView<'a> {
     pub banned_until: Option<Instant>,
     /// Why it cannot serve.
     pub fault: Option<&'a Fault>,
+    /// It serves, but far too slowly: what was seen.
+    pub degraded: Option<&'a str>,
 }
 
 /// An operator holds the active on a backend.
@@ -115,6 +119,8 @@ pub struct Failover {
     active: Option<BackendId>,
     /// Why the active is active.
     reason: Reason,
+    /// What was seen then, in words.
+    cause: String,
     stage: Stage,
     attempts: u64,
     acquittals: u64,
@@ -133,6 +139,7 @@ pub struct Failover {
     chosen_at: Option<Instant>,
     stay: Option<Stay>,
     blocked: Option<Blocked>,
+    comparison: Comparison,
     reporting: Option<Reporting>,
     published: Route,
     must_persist: bool,
@@ -167,6 +174,7 @@ impl Failover {
             epoch: 0,
             active: None,
             reason: Reason::Start,
+            cause: String::new(),
             stage: Stage::Starting { first_good: None, is_overdue: false },
             attempts: 0,
             acquittals: 0,
@@ -181,6 +189,7 @@ impl Failover {
             chosen_at: None,
             stay,
             blocked: None,
+            comparison: Comparison::default(),
             reporting: None,
             published: Route::unknown(),
             must_persist: false,
@@ -198,7 +207,9 @@ impl Failover {
         let hold_factor = 1.0 + self.settings.failover.failback_jitter * (2.0 * self.jitter - 1.0);
         let mut events = Vec::new();
         let member = &mut self.members[index];
-        let fault = member.on_verdict((report.started_at, now), verdict, hold_factor, &mut events);
+        let is_slow = member.is_still_slow(report);
+        member.note_pulse(report, worth);
+        let fault = member.on_verdict((report.started_at, now), verdict, (hold_factor, is_slow), &mut events);
         if let ProbeVerdict::Good { warning, .. } = verdict {
             member.detector.on_alive(report.started_at);
             member.warn(warning.clone(), &mut events);
@@ -244,6 +255,7 @@ impl Failover {
         for (index, sample) in samples.iter().enumerate().take(self.members.len()) {
             let member = &mut self.members[index];
             let finding = member.detector.on_sample(now, *sample);
+            member.latency.on_look(now, &sample.replies, sample.disturbances);
             if member.health.is_unhealthy() {
                 continue;
             }
@@ -258,6 +270,7 @@ impl Failover {
             };
             self.bring_down(now, index, Fault { reason, cause: cause.to_owned(), since });
         }
+        self.judge_grayness(now);
         self.settle(now);
     }
 
@@ -303,6 +316,12 @@ impl Failover {
         &self.reason
     }
 
+    /// What was seen when the active became active, in words; empty if nothing was.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
+
     /// Whether no switch is under way.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
@@ -337,6 +356,7 @@ impl Failover {
             clean_since: member.clean_since,
             banned_until: member.banned_until,
             fault: member.fault.as_ref(),
+            degraded: member.degraded.as_deref(),
         })
     }
 
@@ -372,7 +392,9 @@ impl Failover {
             return if took > allowed { Worth::Nothing } else { Worth::Counts };
         };
         let member = &mut self.members[index];
-        let since = if *refused { report.started_at } else { report.started_at + took / 2 };
+        // One that is slow anyway is not late for it.
+        let is_strict = !*refused && member.latency.suspected_since().is_none();
+        let since = if is_strict { report.started_at + took / 2 } else { report.started_at };
         if member.detector.has_replied_since(since) {
             let mut events = Vec::new();
             member.warn(Some(format!("probes fail although live traffic is answered: {cause}")), &mut events);

@@ -11,6 +11,7 @@ pub mod failover;
 pub mod health;
 pub mod identity;
 pub mod judged;
+pub mod latency;
 pub mod multiplexer;
 pub mod parity;
 pub mod record;

@@ -439,6 +439,9 @@ impl Hub {
         }
         self.feed(|machine| machine.on_tick(now));
         self.carry_out(now);
+        if is_late {
+            self.feed(Multiplexer::on_held_up);
+        }
         self.publish(is_late);
         self.is_hurried.set(self.machine.borrow().is_waiting());
     }
@@ -463,6 +466,10 @@ impl Hub {
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
+            if let Some(record) = machine.backend(*id) {
+                vitals.disturbances.store(record.disturbances, Ordering::Relaxed);
+                vitals.replies.store(&record.replies);
+            }
             let counters = self.spec.counters.backend(*id);
             counters.connections.set(machine.connections(*id) as u64);
             counters.replies.set(signs.successes);

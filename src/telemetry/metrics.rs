@@ -39,6 +39,8 @@ const BACKEND_WEIGHT: Metric = Metric::gauge("handover_backend_weight", "Prefere
 const BACKEND_ROLE: Metric = Metric::gauge("handover_backend_role", "Always 1; the role last seen is a label.");
 const BACKEND_CIRCUIT: Metric =
     Metric::gauge("handover_backend_circuit_state", "1 for the state that the circuit breaker is in.");
+const BACKEND_DEGRADED: Metric =
+    Metric::gauge("handover_backend_degraded", "1 while the active answers, but far too slowly.");
 const BACKEND_CONNECTIONS: Metric =
     Metric::gauge("handover_backend_connections", "Connections of the data path open to the backend.");
 const BACKEND_CONNECTS: Metric =
@@ -263,6 +265,9 @@ impl Page<'_> {
             for state in ["closed", "open", "half-open"] {
                 samples.sample(&[group, name, ("state", state)], u8::from(backend.circuit == state));
             }
+        });
+        self.each_backend(&BACKEND_DEGRADED, |_, backend, labels, samples| {
+            samples.sample(labels, u8::from(backend.degraded.is_some()));
         });
         self.each_backend(&HEALTH_CHECKS, |_, backend, &[group, name], samples| {
             samples.sample(&[group, name, ("result", "good")], backend.probes.0);

@@ -13,6 +13,9 @@ pub(super) fn why(group: &GroupStatus, now: SystemTime) -> Vec<String> {
     if let Some((_, until)) = group.stay {
         lines.push(format!("an operator holds it there for {} more", ahead(now, until)));
     }
+    if let Some(evidence) = &active.degraded {
+        lines.push(format!("it answers too slowly ({evidence}), and no backend is known that is surely faster"));
+    }
     let preferred = group.backends.iter().filter(|backend| backend.id != active.id && backend.weight > active.weight);
     for backend in preferred {
         let why = obstacle(group, backend, now);

@@ -73,6 +73,8 @@ pub enum Reason {
     ProbesFailed,
     /// Too many failures on live traffic.
     FailureRate,
+    /// It answers, but far too slowly, and a better one is there.
+    Slow,
     /// Return to a heavier backend.
     Failback,
     /// An operator's will.
@@ -88,6 +90,7 @@ impl fmt::Display for Reason {
             Self::CannotServe { word } => return write!(formatter, "cannot serve: {word}"),
             Self::ProbesFailed => "probes failed",
             Self::FailureRate => "failure rate",
+            Self::Slow => "slow",
             Self::Failback => "failback",
             Self::Operator => "operator",
         })
@@ -298,6 +301,13 @@ pub enum Event {
         backend: BackendId,
         /// What.
         warning: Option<String>,
+    },
+    /// The active answers, but far too slowly; `None`: not any more.
+    Degraded {
+        /// Which.
+        backend: BackendId,
+        /// What was seen, in words.
+        evidence: Option<String>,
     },
     /// No backend can serve.
     NoneHealthy,

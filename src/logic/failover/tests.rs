@@ -1,9 +1,12 @@
 //! Cases of the decision machine, one after another.
 
+mod acceptance;
+mod gray;
+
 use super::*;
 use crate::logic::judged::Judged;
 use crate::logic::route::Phase;
-use crate::logic::settings::{Failback, InitialPolicy, ProbeMode, ProbePolicy};
+use crate::logic::settings::{Failback, InitialPolicy, LatencySettings, ProbeMode, ProbePolicy};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const HEAVY: BackendId = BackendId(0);
@@ -33,6 +36,7 @@ fn settings() -> GroupSettings {
             window: MS(2000),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         breaker: BreakerSettings { grace: MS(10_000), grace_max: MS(80_000) },
         failover: FailoverSettings {
