@@ -46,6 +46,7 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         clean_since: None,
         banned_until: None,
         wishes: BackendWishes::default(),
+        degraded: None,
         lag: None,
     }
 }
@@ -64,6 +65,8 @@ fn group(name: &str, backends: Vec<BackendStatus>) -> GroupStatus {
         active_since: None,
         stay: None,
         wishes: GroupWishes::default(),
+        compared: 0,
+        differences: Vec::new(),
         events: Arc::default(),
     }
 }

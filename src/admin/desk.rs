@@ -138,7 +138,12 @@ impl Desk {
             Request::Status => self.status(),
             Request::Why => why::why(&self.stands(group)?, SystemTime::now()),
             Request::Events(count) => show::events(&self.stands(group)?, count),
-            Request::Show(name) => show::backend(find(&self.stands(group)?, &name)?),
+            Request::Show(name) => {
+                let status = self.stands(group)?;
+                let mut lines = show::backend(find(&status, &name)?);
+                lines.extend(status.differences.iter().map(|difference| format!("differs from others: {difference}")));
+                lines
+            }
             Request::Explain(command) => self.explain(group, &command)?,
             _ => Vec::new(),
         })

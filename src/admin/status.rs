@@ -62,6 +62,8 @@ struct Backend<'a> {
     circuit: &'a str,
     role: &'a str,
     last_verdict: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded: Option<&'a str>,
     probes_good: u64,
     probes_bad: u64,
     probe_duration_seconds: f64,
@@ -206,6 +208,7 @@ impl<'a> Backend<'a> {
             circuit: backend.circuit,
             role: &backend.role,
             last_verdict: &backend.last_verdict,
+            degraded: backend.degraded.as_deref(),
             probes_good: backend.probes.0,
             probes_bad: backend.probes.1,
             probe_duration_seconds: backend.probe_duration.as_secs_f64(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::address::{BackendUrl, is_local, parse_bind};
+use super::events;
 use super::groups::Groups;
 use super::identity;
 use super::preset::{self, GroupSettings, PRESETS, Preset};
@@ -25,6 +26,10 @@ use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
 /// Rounds closer together than this would be a load, not a check.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// A slow second is no second if it is shorter.
+const LATENCY_FOR_MIN: Duration = Duration::from_secs(1);
+/// Late replies must come in three different seconds.
+const GRAY_WINDOW_MIN: Duration = Duration::from_secs(3);
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 const JITTER_MAX: f64 = 0.5;
 const WORKERS_MAX: usize = 1024;
@@ -141,15 +146,11 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
         tables += 1;
         users.extend(identity::user(section, identity.mode));
     });
-    reserved(&mut root);
+    let events = root.child("events", events::events);
     root.finish();
     groups.check(&admin, notes);
     let users = identity::check(users, identity.mode, tables > 0, notes);
-    Config { workers, groups: groups.into_groups(), limits, admin, log, identity, users, state_file }
-}
-
-fn reserved(root: &mut Section<'_>) {
-    root.refused("events", "webhooks and commands on events are not supported yet");
+    Config { workers, groups: groups.into_groups(), limits, admin, log, identity, users, events, state_file }
 }
 
 fn runtime(section: &mut Section<'_>, cores: usize) -> usize {
@@ -218,6 +219,12 @@ fn detector(section: &mut Section<'_>, into: &mut DetectorSettings) {
     section.duration("window", SHORTEST, &mut into.window);
     section.count("min_failures", 1, &mut into.failures_min);
     section.share("failure_rate", 1.0, &mut into.failure_rate);
+    let latency = &mut into.latency;
+    section.factor("latency_factor", &mut latency.factor);
+    section.duration("latency_floor", Duration::ZERO, &mut latency.floor);
+    section.duration("latency_for", LATENCY_FOR_MIN, &mut latency.lasting);
+    section.share("timeout_rate", 1.0, &mut latency.timeout_rate);
+    section.duration("gray_window", GRAY_WINDOW_MIN, &mut latency.window);
 }
 
 fn breaker(section: &mut Section<'_>, into: &mut BreakerSettings) {

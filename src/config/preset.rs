@@ -6,8 +6,8 @@ use super::checks::CheckSettings;
 use super::section::Choices;
 use super::{CommandLists, Parity};
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
-    NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
+    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
+    LimitSettings, NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
 };
 use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
@@ -154,6 +154,7 @@ fn detector() -> DetectorSettings {
         window: seconds(2),
         failures_min: 5,
         failure_rate: 0.1,
+        latency: LatencySettings::default(),
     }
 }
 

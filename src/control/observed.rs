@@ -73,6 +73,10 @@ impl Observed {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn on_lag(&mut self, verdict: &Result<String, String>) {
         let (Ok(text) | Err(text)) = verdict;
         self.lag = Some(text.clone());
@@ -98,6 +102,7 @@ impl Observed {
             clean_since: member.clean_since.map(|since| clock.at(since)),
             banned_until: member.banned_until.map(|until| clock.at(until)),
             wishes: wishes(member, clock),
+            degraded: member.degraded.map(str::to_owned),
             lag: self.lag.clone(),
         }
     }

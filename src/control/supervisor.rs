@@ -14,12 +14,14 @@ use crate::channels::{
 use crate::config::Group;
 use crate::control::audit;
 use crate::control::chronicle::Chronicle;
+use crate::control::inventory::Bequest;
 use crate::control::observed::{Clock, Observed};
 use crate::control::state::Keeper;
 use crate::control::{Shared, now};
 use crate::events::EventHub;
 use crate::logic::detector::{Reading, Sample};
 use crate::logic::failover::{BackendSpec, Command, Event, Failover, GroupSettings, Output, Reason, Saved};
+use crate::logic::parity::{Parity, ParityChange};
 
 /// The vitals are read so often in one hang timeout, within these bounds.
 const LOOKS_PER_HANG: u32 = 20;
@@ -38,6 +40,7 @@ pub(super) struct Ends {
     pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
     pub(super) rehearsals: mpsc::Receiver<Rehearsal>,
+    pub(super) bequests: watch::Sender<Bequest>,
     pub(super) route: watch::Sender<Route>,
     pub(super) asks: Vec<Arc<Notify>>,
     pub(super) keeper: Option<Keeper>,
@@ -55,6 +58,9 @@ pub struct Supervisor {
     next_tick: Instant,
     observed: Vec<Observed>,
     chronicle: Chronicle,
+    parity: Parity,
+    /// Whose libraries of functions the next active inherits; `None`: nobody's are.
+    testator: Option<Option<BackendId>>,
     /// Who waits for a planned switch to end, and its target.
     switching: Option<(BackendId, Outcome)>,
     /// Who waits for a drill to end.
@@ -98,7 +104,7 @@ impl Supervisor {
         let observed: Vec<Observed> = group.backends.iter().map(|backend| Observed::new(&backend.name)).collect();
         let names = shared.ids.iter().copied().zip(group.backends.iter().map(|backend| backend.name.clone()));
         let chronicle = Chronicle::new(&group.name, names.collect(), ends.events.clone());
-        let first = status_of(&chronicle, &machine, &observed, start);
+        let first = status_of((&chronicle, &Parity::new()), &machine, &observed, start);
         let (status, receiver) = watch::channel(first);
         let supervisor = Self {
             name: group.name.clone(),
@@ -110,6 +116,8 @@ impl Supervisor {
             next_tick: start,
             observed,
             chronicle,
+            parity: Parity::new(),
+            testator: group.parity.loads_functions.then_some(None),
             switching: None,
             drilling: None,
             status_at: start,
@@ -280,6 +288,7 @@ impl Supervisor {
             is_news = true;
             match output {
                 Output::Publish(route) => {
+                    self.bequeath(&route);
                     self.ends.route.send_replace(route);
                 }
                 Output::ProbeNow(backend) => {
@@ -307,7 +316,7 @@ impl Supervisor {
 
     fn publish_status(&mut self, now: Instant) {
         self.status_at = now;
-        self.status.send_replace(status_of(&self.chronicle, &self.machine, &self.observed, now));
+        self.status.send_replace(status_of((&self.chronicle, &self.parity), &self.machine, &self.observed, now));
     }
 
     fn observe(&mut self, report: &ProbeReport) {
@@ -324,6 +333,38 @@ impl Supervisor {
                 }
                 self.machine.on_lag(now, backend, verdict.is_ok());
             }
+            Observation::Inventory { backend, inventory } => {
+                let Some(index) = self.index(backend) else { return };
+                let changes = self.parity.on_inventory(self.observed[index].name(), *inventory);
+                for change in changes {
+                    self.tell_of_parity(&change);
+                }
+            }
+        }
+    }
+
+    fn tell_of_parity(&self, change: &ParityChange) {
+        let group = self.name.as_str();
+        match change {
+            ParityChange::Differs(difference) => {
+                let aspect = difference.aspect.label();
+                tracing::warn!(group, aspect, %difference, "backends differ");
+            }
+            ParityChange::Alike(aspect) => {
+                tracing::info!(group, aspect = aspect.label(), "backends do not differ any more");
+            }
+        }
+    }
+
+    /// A new active gets the libraries of functions that the one before it was last seen with.
+    fn bequeath(&mut self, route: &Route) {
+        let Some(testator) = &mut self.testator else { return };
+        let (from, to) = (*testator, route.active);
+        *testator = to;
+        let Some(from) = from.filter(|_| from != to).and_then(|from| self.index(from)) else { return };
+        let known = self.parity.inventory(self.observed[from].name());
+        if let Some(libraries) = known.and_then(|inventory| inventory.libraries.clone()) {
+            self.ends.bequests.send_replace(Bequest { to, libraries: Arc::new(libraries) });
         }
     }
 
@@ -332,12 +373,18 @@ impl Supervisor {
     }
 }
 
-fn status_of(chronicle: &Chronicle, machine: &Failover, observed: &[Observed], now: Instant) -> GroupStatus {
+fn status_of(
+    (chronicle, parity): (&Chronicle, &Parity),
+    machine: &Failover,
+    observed: &[Observed],
+    now: Instant,
+) -> GroupStatus {
     let clock = Clock { now, wall: SystemTime::now() };
     let route = machine.route().clone();
     let reason = match route.active {
         None => "no backend has been found healthy yet".to_owned(),
-        Some(_) => machine.reason().to_string(),
+        Some(_) if machine.cause().is_empty() => machine.reason().to_string(),
+        Some(_) => format!("{} ({})", machine.reason(), machine.cause()),
     };
     GroupStatus {
         name: chronicle.group().to_owned(),
@@ -350,6 +397,8 @@ fn status_of(chronicle: &Chronicle, machine: &Failover, observed: &[Observed], n
         without_active: machine.without_active(now),
         active_since: chronicle.active_since(),
         stay: machine.stay().map(|stay| (stay.backend, clock.at(stay.until))),
+        compared: parity.known(),
+        differences: parity.differences().to_vec(),
         events: chronicle.events(),
         wishes: GroupWishes {
             pause: machine.pause().map(|pause| (clock.at(pause.until), pause.writes_only)),
@@ -367,5 +416,7 @@ fn read(vitals: &Vitals, origin: Instant) -> Reading {
         is_slow: vitals.waiting_slow.load(Ordering::Relaxed),
         successes: vitals.successes.load(Ordering::Relaxed),
         failures: vitals.failures.load(Ordering::Relaxed),
+        replies: vitals.replies.load(),
+        disturbances: vitals.disturbances.load(Ordering::Relaxed),
     }
 }

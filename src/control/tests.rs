@@ -18,8 +18,8 @@ use crate::channels::Phase;
 use crate::config::{Address, Backend, BackendOverrides, Checks, CommandLists, Parity, Replication};
 use crate::logic::failover::{Command, Manner};
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, NoneHealthy,
-    ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
+    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
+    NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
 };
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -120,6 +120,7 @@ fn config(backends: Vec<Backend>) -> Group {
             window: MS(2000),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         breaker: BreakerSettings { grace: MS(60_000), grace_max: MS(600_000) },
         failover: FailoverSettings {

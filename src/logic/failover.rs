@@ -5,6 +5,7 @@
 
 mod drilling;
 mod event;
+mod gray;
 mod member;
 mod operator;
 mod orders;
@@ -23,6 +24,7 @@ pub use self::event::{
     Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Saved, SavedBreaker, SavedReport,
     StayEnd, Switched,
 };
+use self::gray::Comparison;
 use self::member::{Inquiry, Member, Sign};
 pub use self::reports::{Report, Reported, Verdict};
 pub use self::simulate::Simulation;
@@ -89,6 +91,8 @@ pub struct MemberView<'a> {
     pub is_drained: bool,
     /// What checkers say of it.
     pub reports: &'a [Reported],
+    /// It serves, but far too slowly: what was seen.
+    pub degraded: Option<&'a str>,
 }
 
 /// An operator holds the active on a backend.
@@ -129,6 +133,8 @@ pub struct Failover {
     active: Option<BackendId>,
     /// Why the active is active.
     reason: Reason,
+    /// What was seen then, in words.
+    cause: String,
     stage: Stage,
     attempts: u64,
     acquittals: u64,
@@ -152,6 +158,7 @@ pub struct Failover {
     /// An operator lets clients wait.
     pause: Option<Pause>,
     drilling: Option<Drilling>,
+    comparison: Comparison,
     reporting: Option<Reporting>,
     published: Route,
     must_persist: bool,
@@ -190,6 +197,7 @@ impl Failover {
             epoch: 0,
             active: None,
             reason: Reason::Start,
+            cause: String::new(),
             stage: Stage::Starting { first_good: None, is_overdue: false },
             attempts: 0,
             acquittals: 0,
@@ -207,6 +215,7 @@ impl Failover {
             stranded: None,
             pause: None,
             drilling: None,
+            comparison: Comparison::default(),
             reporting: None,
             published: Route::unknown(),
             must_persist: false,
@@ -224,7 +233,9 @@ impl Failover {
         let hold_factor = 1.0 + self.settings.failover.failback_jitter * (2.0 * self.jitter - 1.0);
         let mut events = Vec::new();
         let member = &mut self.members[index];
-        let fault = member.on_verdict((report.started_at, now), verdict, hold_factor, &mut events);
+        let is_slow = member.is_still_slow(report);
+        member.note_pulse(report, worth);
+        let fault = member.on_verdict((report.started_at, now), verdict, (hold_factor, is_slow), &mut events);
         if let ProbeVerdict::Good { warning, .. } = verdict {
             member.detector.on_alive(report.started_at);
             member.warn(warning.clone(), &mut events);
@@ -241,6 +252,9 @@ impl Failover {
 
     /// A worker reported.
     pub fn on_worker(&mut self, now: Instant, report: WorkerReport) {
+        if let WorkerReport::ConnectFailed { backend, at, cause } = &report {
+            self.on_unconnected(now, *backend, *at, cause);
+        }
         match report {
             WorkerReport::LinkLost { backend, at, cause, .. } | WorkerReport::ConnectFailed { backend, at, cause } => {
                 self.on_sign(now, backend, Sign::Lost(Fault { reason: Reason::ConnectionLost, cause, since: at }));
@@ -267,6 +281,7 @@ impl Failover {
         for (index, sample) in samples.iter().enumerate().take(self.members.len()) {
             let member = &mut self.members[index];
             let finding = member.detector.on_sample(now, *sample);
+            member.latency.on_look(now, &sample.replies, sample.disturbances);
             if member.health.is_unhealthy() {
                 continue;
             }
@@ -281,6 +296,7 @@ impl Failover {
             };
             self.bring_down(now, index, Fault { reason, cause: cause.to_owned(), since });
         }
+        self.judge_grayness(now);
         self.settle(now);
     }
 
@@ -329,6 +345,12 @@ impl Failover {
     #[must_use]
     pub const fn reason(&self) -> &Reason {
         &self.reason
+    }
+
+    /// What was seen when the active became active, in words; empty if nothing was.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        &self.cause
     }
 
     /// Whether no switch is under way.
@@ -386,6 +408,7 @@ impl Failover {
             fault: member.fault.as_ref(),
             is_drained: member.is_drained,
             reports: member.reports.all(),
+            degraded: member.degraded.as_deref(),
         })
     }
 
@@ -423,7 +446,9 @@ impl Failover {
             return if took > allowed { Worth::Nothing } else { Worth::Counts };
         };
         let member = &mut self.members[index];
-        let since = if *refused { report.started_at } else { report.started_at + took / 2 };
+        // One that is slow anyway is not late for it.
+        let is_strict = !*refused && member.latency.suspected_since().is_none();
+        let since = if is_strict { report.started_at + took / 2 } else { report.started_at };
         if member.detector.has_replied_since(since) {
             let mut events = Vec::new();
             member.warn(Some(format!("probes fail although live traffic is answered: {cause}")), &mut events);
@@ -498,10 +523,24 @@ impl Failover {
         }
     }
 
+    /// No worker gets a connection although probes do: live traffic decides, as with silence.
+    fn on_unconnected(&mut self, now: Instant, backend: BackendId, at: Instant, cause: &str) {
+        let Some(index) = self.index(backend) else { return };
+        let detector = &self.settings.detector;
+        let limit = detector.slow_timeout.max(detector.hang_timeout);
+        let member = &mut self.members[index];
+        let Some(since) = member.on_unconnected(at).filter(|since| at >= *since + limit) else { return };
+        if !member.health.is_unhealthy() {
+            let cause = format!("no connection could be opened for {} ms: {cause}", (at - since).as_millis());
+            self.bring_down(now, index, Fault { reason: Reason::ConnectionLost, cause, since });
+        }
+    }
+
     /// A connection to the active that was given up works again: look at once instead of at the next round.
     fn on_connected(&mut self, now: Instant, backend: BackendId) {
         let Some(index) = self.index(backend) else { return };
         let member = &mut self.members[index];
+        member.unconnected = None;
         if self.active == Some(backend) && member.health.is_unhealthy() && member.on_sign(now, Sign::Look) {
             self.outputs.push_back(Output::ProbeNow(backend));
         }

@@ -61,6 +61,8 @@ names! {
         SwitchRefused = "switch_refused",
         /// A backend became healthy or unhealthy.
         BackendHealth = "backend_health",
+        /// The active answers, but far too slowly, or in time again.
+        BackendDegraded = "backend_degraded",
         /// A breaker opened, became half-open, or closed.
         Breaker = "breaker",
         /// A health check tells less than it should, or all again.

@@ -11,7 +11,7 @@ use super::counters::{
     Memory, Mode, Outcome, ProtocolFault, SubscriptionKind, SubscriptionState, Way, WorkerCounters,
 };
 use super::exposition::{Exposition, Metric, Samples};
-use crate::channels::{Availability, BackendStatus, GroupStatus};
+use crate::channels::{Aspect, Availability, BackendStatus, GroupStatus};
 use crate::logic::record::EventKind;
 use crate::tls::{Facts, Owner};
 
@@ -39,6 +39,8 @@ const BACKEND_WEIGHT: Metric = Metric::gauge("handover_backend_weight", "Prefere
 const BACKEND_ROLE: Metric = Metric::gauge("handover_backend_role", "Always 1; the role last seen is a label.");
 const BACKEND_CIRCUIT: Metric =
     Metric::gauge("handover_backend_circuit_state", "1 for the state that the circuit breaker is in.");
+const BACKEND_DEGRADED: Metric =
+    Metric::gauge("handover_backend_degraded", "1 while the active answers, but far too slowly.");
 const BACKEND_CONNECTIONS: Metric =
     Metric::gauge("handover_backend_connections", "Connections of the data path open to the backend.");
 const BACKEND_CONNECTS: Metric =
@@ -68,6 +70,10 @@ const PAUSED: Metric = Metric::gauge("handover_clients_paused", "1 while clients
 const STRANDED: Metric = Metric::gauge(
     "handover_stranded",
     "1 while the active is drained or reported down and no other backend can take over.",
+);
+const PARITY: Metric = Metric::gauge(
+    "handover_backend_parity",
+    "1 while all backends of the group that were looked at are alike in this aspect.",
 );
 const WITHOUT_ACTIVE: Metric =
     Metric::counter("handover_without_active_seconds_total", "Time without an active backend that serves.");
@@ -231,6 +237,7 @@ impl Page<'_> {
         let owner = |facts: &Facts| match &facts.owner {
             Owner::Listener(address) => ("listener", address.clone()),
             Owner::Backend(name) => ("backend", name.clone()),
+            Owner::Webhook(address) => ("webhook", address.clone()),
         };
         {
             let mut samples = self.text.begin(&CERTIFICATE_EXPIRY);
@@ -267,6 +274,9 @@ impl Page<'_> {
             for state in ["closed", "open", "half-open"] {
                 samples.sample(&[group, name, ("state", state)], u8::from(backend.circuit == state));
             }
+        });
+        self.each_backend(&BACKEND_DEGRADED, |_, backend, labels, samples| {
+            samples.sample(labels, u8::from(backend.degraded.is_some()));
         });
         self.each_backend(&HEALTH_CHECKS, |_, backend, &[group, name], samples| {
             samples.sample(&[group, name, ("result", "good")], backend.probes.0);
@@ -329,6 +339,12 @@ impl Page<'_> {
         });
         self.each_group(&STRANDED, |group, samples| {
             samples.sample(&[group.name()], u64::from(group.status.wishes.is_stranded));
+        });
+        self.each_group(&PARITY, |group, samples| {
+            for aspect in Aspect::ALL.into_iter().filter(|_| group.status.compared > 1) {
+                let differs = group.status.differences.iter().any(|difference| difference.aspect == aspect);
+                samples.sample(&[group.name(), ("aspect", aspect.label())], u8::from(!differs));
+            }
         });
         self.each_group(&FAILBACK_BLOCKED, |group, samples| {
             let Some(reason) = &group.status.failback_blocked else { return };

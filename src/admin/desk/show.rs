@@ -14,6 +14,7 @@ pub(super) fn backend(backend: &BackendStatus) -> Vec<String> {
         backend.name, backend.weight, backend.circuit, backend.role, backend.probes.0, backend.probes.1
     )];
     lines.extend(backend.fault.iter().map(|fault| format!("fault: {fault}")));
+    lines.extend(backend.degraded.iter().map(|evidence| format!("too slow: {evidence}")));
     lines.extend(wishes(backend));
     lines.extend(backend.circuit_until.iter().map(|until| format!("its breaker is open for {} more", left(*until))));
     lines.extend(backend.lag.iter().map(|lag| format!("lag: {lag}")));

@@ -23,6 +23,9 @@ pub(super) fn why(group: &GroupStatus, now: SystemTime) -> Vec<String> {
     if let Some((drill, until)) = group.wishes.drill {
         lines.push(format!("a drill plays {} for {} more", drill.fault, ahead(now, until)));
     }
+    if let Some(evidence) = &active.degraded {
+        lines.push(format!("it answers too slowly ({evidence}), and no backend is known that is surely faster"));
+    }
     let preferred = group.backends.iter().filter(|backend| backend.id != active.id && backend.weight > active.weight);
     for backend in preferred.clone() {
         let why = obstacle(group, backend, now);

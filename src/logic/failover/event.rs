@@ -113,6 +113,8 @@ pub enum Reason {
     ProbesFailed,
     /// Too many failures on live traffic.
     FailureRate,
+    /// It answers, but far too slowly, and a better one is there.
+    Slow,
     /// Return to a heavier backend.
     Failback,
     /// An operator's will.
@@ -132,6 +134,7 @@ impl fmt::Display for Reason {
             Self::CannotServe { word } => return write!(formatter, "cannot serve: {word}"),
             Self::ProbesFailed => "probes failed",
             Self::FailureRate => "failure rate",
+            Self::Slow => "slow",
             Self::Failback => "failback",
             Self::Operator => "operator",
             Self::ReportedDown => "reported down",
@@ -379,6 +382,13 @@ pub enum Event {
         backend: BackendId,
         /// What.
         warning: Option<String>,
+    },
+    /// The active answers, but far too slowly; `None`: not any more.
+    Degraded {
+        /// Which.
+        backend: BackendId,
+        /// What was seen, in words.
+        evidence: Option<String>,
     },
     /// No backend can serve.
     NoneHealthy,

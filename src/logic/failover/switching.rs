@@ -4,7 +4,9 @@ use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::logic::failover::Failover;
-use crate::logic::failover::event::{Blocked, CallOff, Event, Manner, Output, Reason, Refused, StayEnd, Switched};
+use crate::logic::failover::event::{
+    Blocked, CallOff, Event, Fault, Manner, Output, Reason, Refused, StayEnd, Switched,
+};
 use crate::logic::failover::member::{Member, Sign};
 use crate::logic::health::ProbeVerdict;
 use crate::logic::judged::Judged;
@@ -143,6 +145,7 @@ impl Failover {
                 self.call_off(now, CallOff::TargetUnhealthy)
             }
             Stage::Holding { missing, .. } if missing.0.is_empty() => self.complete(now),
+            Stage::Holding { switch, until, .. } if switch.reason == Reason::Slow => now >= *until && self.force(now),
             Stage::Holding { until, .. } => now >= *until && self.call_off(now, CallOff::NotDrained),
             Stage::Cutting { missing, until, .. } => (missing.0.is_empty() || now >= *until) && self.complete(now),
         }
@@ -280,7 +283,7 @@ impl Failover {
     }
 
     /// When the flap guard lets failbacks through again, if it does not now.
-    fn is_calm_at(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn is_calm_at(&self, now: Instant) -> Option<Instant> {
         let failover = &self.settings.failover;
         let in_window = |at: &&Instant| **at + failover.switches_window > now;
         let count = self.recent.iter().filter(in_window).count();
@@ -350,9 +353,37 @@ impl Failover {
 
     /// Begins a planned switch: the target must answer a probe now.
     pub(super) fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
+        self.plan_switch(now, Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now });
+    }
+
+    /// Leaves a slow active as a planned switch, so that what it can still answer is not lost.
+    pub(super) fn leave_slow(&mut self, now: Instant, to: BackendId, fault: Fault) {
+        let Fault { reason, cause, since } = fault;
+        self.plan_switch(now, Switch { to, reason, cause, seen_at: since, decided_at: now });
+    }
+
+    /// What a slow active has not answered when the drain ends is judged as if it were dead.
+    fn force(&mut self, now: Instant) -> bool {
+        let Stage::Holding { switch, .. } = &self.stage else { return false };
+        let switch = switch.clone();
+        self.give_up_slow(now, &switch);
+        self.cut(now, switch);
+        true
+    }
+
+    /// From now on the slow active is unhealthy.
+    fn give_up_slow(&mut self, now: Instant, switch: &Switch) {
+        let Some(index) = self.active.and_then(|id| self.index(id)) else { return };
+        if self.members[index].health.is_healthy() {
+            let (reason, cause, since) = (switch.reason.clone(), switch.cause.clone(), switch.seen_at);
+            self.bring_down(now, index, Fault { reason, cause, since });
+        }
+    }
+
+    fn plan_switch(&mut self, now: Instant, switch: Switch) {
+        let to = switch.to;
         let Some(index) = self.index(to) else { return };
         let until = now + self.members[index].health_settings.timeout * 2 + PROVING_SLACK;
-        let switch = Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now };
         self.stage = Stage::Proving { switch, until };
         if self.members[index].on_sign(now, Sign::Look) {
             self.outputs.push_back(Output::ProbeNow(to));
@@ -409,6 +440,9 @@ impl Failover {
         let retry_in =
             matches!(switch.reason, Reason::Failback | Reason::Drained).then(|| self.failback_backoff.grow());
         self.failback_after = retry_in.map(|wait| now + wait).or(self.failback_after);
+        if switch.reason == Reason::Slow {
+            self.put_off_leaving(now);
+        }
         self.stage = Stage::Serving;
         self.log([Event::SwitchCalledOff { to, why, retry_in }]);
         self.end_stay_on(to, StayEnd::CalledOff);
@@ -427,6 +461,9 @@ impl Failover {
         }
         if missing > 0 {
             self.log([Event::WorkersLate { missing }]);
+        }
+        if switch.reason == Reason::Slow {
+            self.give_up_slow(now, &switch);
         }
         match switch.reason {
             Reason::Operator => self.chosen_at = Some(now),
@@ -468,6 +505,7 @@ impl Failover {
         self.members[index].is_level = None;
         self.active = Some(switch.to);
         self.reason = switch.reason.clone();
+        self.cause.clone_from(&switch.cause);
         self.stage = Stage::Serving;
         self.must_persist = true;
         self.failback_after = None;

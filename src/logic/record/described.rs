@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Details, EventKind, Failed, Happening, InFlight, Millis, Outcomes, Severity, State};
-use crate::logic::failover::{Event, Reason, Switched};
+use crate::logic::failover::{Blocked, Event, Reason, Switched};
 use crate::logic::judged::Judged;
 use crate::logic::route::BackendId;
 
@@ -67,6 +67,16 @@ impl Happening {
                 let details = Details { state: Some(State::Ended), ..about(backend) };
                 Self::new(Kind::CheckWarning, Info, "the health check tells all again", text, details)
             }
+            Event::Degraded { backend, evidence: Some(evidence) } => {
+                let text = format!("{} answers too slowly: {evidence}", name(*backend));
+                let details = Details { state: Some(State::Began), cause: Some(evidence.clone()), ..about(backend) };
+                Self::new(Kind::BackendDegraded, Info, "backend answers too slowly", text, details)
+            }
+            Event::Degraded { backend, evidence: None } => {
+                let text = format!("{} answers in time again", name(*backend));
+                let details = Details { state: Some(State::Ended), ..about(backend) };
+                Self::new(Kind::BackendDegraded, Info, "backend answers in time again", text, details)
+            }
             Event::NoneHealthy => {
                 let title = "no backend is healthy: staying on the last active";
                 Self::new(Kind::NoneHealthy, Error, title, title.to_owned(), empty())
@@ -83,7 +93,9 @@ impl Happening {
             Event::FailbackBlocked { reason: Some(reason) } => {
                 let title = "a heavier backend is healthy but not returned to";
                 let details = Details { state: Some(State::Began), reason: Some(reason.to_string()), ..empty() };
-                Self::new(Kind::FailbackBlocked, Info, title, format!("{title}: {reason}"), details)
+                // The guard is an alarm: something comes and goes, and nobody but a person will end it.
+                let severity = if *reason == Blocked::FlapGuard { Warning } else { Info };
+                Self::new(Kind::FailbackBlocked, severity, title, format!("{title}: {reason}"), details)
             }
             Event::FailbackBlocked { reason: None } => {
                 let title = "failback is no longer blocked";
