@@ -342,11 +342,11 @@ async fn the_page_is_a_table_with_one_line_a_backend() {
     assert_eq!(code, 200);
     assert!(head.contains("content-type: text/plain") && head.contains("connection: close"), "{head}");
     for line in [
-        "group default - healthy, epoch 4: the heaviest healthy one",
+        "group default - healthy, east is active, epoch 4: the heaviest healthy one",
         "no failback: flap guard: 3 switches in 10m",
-        "   backend  weight  health     circuit  role    last check",
-        "*  east     0.5     healthy    closed   master  good",
-        "   west     1.5     UNHEALTHY  open     master  connection refused by \"it\"",
+        "   backend  weight  health     circuit  role    wanted  last check",
+        "*  east     0.5     healthy    closed   master          good",
+        "   west     1.5     UNHEALTHY  open     master          connection refused by \"it\"",
         "/metrics  for Prometheus",
     ] {
         assert!(body.lines().any(|found| found == line), "{line:?} is not in\n{body}");

@@ -120,11 +120,6 @@ impl Handover {
         self.folder().join("run/console.sock")
     }
 
-    /// The address of its HTTP side.
-    pub fn http_address(&self) -> SocketAddr {
-        self.http.address()
-    }
-
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()

@@ -64,6 +64,13 @@ impl Failover {
     }
 
     fn begin_stay(&mut self, now: Instant, backend: BackendId, length: Duration) -> Result<(), Refused> {
+        let index = self.index(backend).ok_or(Refused::UnknownBackend)?;
+        if self.members[index].is_drained {
+            return Err(Refused::TargetDrained);
+        }
+        if self.members[index].reports.down().is_some() {
+            return Err(Refused::TargetReported);
+        }
         if self.active != Some(backend) {
             self.switch_by_operator(now, backend, Manner::Planned)?;
         } else if !self.stage.is_serving() {
