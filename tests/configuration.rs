@@ -135,8 +135,8 @@ fn wrong_lines_and_what_is_said_of_them() {
         ("health.exec = { command = 'x' }", "health.exec: health checks by a program are not supported yet"),
         ("health.lag = { port = 9443 }", "health.lag: the lag check is not supported yet"),
         (
-            "failover.promote = 'command'",
-            r#"failover.promote = "command": promoting a replica is not supported yet; only "never" is"#,
+            "failover.promote = 'promote.sh'",
+            r#"failover.promote = "promote.sh": must be "never", "command" or the absolute path of a program"#,
         ),
         (
             "pubsub.mode = 'hub'",

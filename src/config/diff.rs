@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Admin, Backend, BackendOverrides, BackendTls, CommandLists, Config, Credential, Group, Listener, Log, User,
+    Admin, Backend, BackendOverrides, BackendTls, CommandLists, Config, Credential, Group, Listener, Log, Promotion, User,
     format_duration, format_size,
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
@@ -192,6 +192,7 @@ impl Facts {
             detector,
             breaker: BreakerSettings { grace, grace_max },
             failover,
+            promotion: Promotion { by, timeout, waits },
             retry,
             commands,
         } = group;
@@ -203,6 +204,9 @@ impl Facts {
         self.put_time("breaker.grace", *grace);
         self.put_time("breaker.grace_max", *grace_max);
         self.failover(failover);
+        self.put("failover.promote", by);
+        self.put_time("failover.promote_timeout", *timeout);
+        self.put("failover.wait_for_replication", waits);
         self.retry(retry);
         self.commands(commands);
         for listener in listeners {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::CommandLists;
+use super::{CommandLists, Promotion};
 use super::section::Choices;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
@@ -36,6 +36,7 @@ pub(super) struct GroupSettings {
     pub(super) detector: DetectorSettings,
     pub(super) breaker: BreakerSettings,
     pub(super) failover: FailoverSettings,
+    pub(super) promotion: Promotion,
     pub(super) retry: RetrySettings,
     /// Whether the file chose `retry.ceiling`, so that `replication` does not.
     pub(super) ceiling_is_written: bool,
@@ -62,6 +63,7 @@ impl GroupSettings {
             detector: detector(),
             breaker: BreakerSettings { grace: seconds(60), grace_max: seconds(600) },
             failover: failover(),
+            promotion: Promotion::default(),
             retry: RetrySettings {
                 ceiling: RetryCeiling::WriteLastWins,
                 rearm_blocked: true,

@@ -12,6 +12,7 @@ pub mod health;
 pub mod identity;
 pub mod judged;
 pub mod multiplexer;
+pub mod replication;
 pub mod report;
 pub mod route;
 pub mod selection;
