@@ -13,10 +13,11 @@ const LINES_MAX: usize = 900;
 const ROOMS: &[(&str, &[&str])] = &[
     ("resp", &[]),
     ("lifecycle", &[]),
-    ("tls", &[]),
+    ("files", &[]),
+    ("tls", &["files"]),
     ("command", &["resp"]),
     ("logic", &["resp", "command"]),
-    ("config", &["resp", "command", "logic", "tls"]),
+    ("config", &["resp", "command", "logic", "files", "tls"]),
     ("channels", &["logic", "config"]),
     ("telemetry", &["lifecycle", "logic", "config", "channels", "tls"]),
     ("net", &["resp", "logic", "config", "tls"]),
@@ -46,6 +47,7 @@ const EVERYTHING: &[&str] = &[
     "app",
     "cli",
     "tls",
+    "files",
 ];
 
 const PURE: &[&str] = &["resp", "command", "logic"];

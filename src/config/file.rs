@@ -15,6 +15,7 @@ use super::problem::Problems;
 use super::section::{Choices, Notes, Section, closest};
 use super::sources::{RUNTIME_DIRECTORY, STATE_DIRECTORY, Sources};
 use super::{Address, Admin, CommandLists, Config, Credential, Loaded, Log, LogFormat, Promote, Promotion};
+use crate::files;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling,
@@ -425,7 +426,7 @@ fn read_password(path: &Path, warning: &mut Option<String>) -> Result<String, St
 /// A file that only its owner should read.
 pub(super) fn read_secret(path: &Path, warning: &mut Option<String>) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
-    let text = fs::read_to_string(path).map_err(cannot)?;
+    let text = files::read_text(path).map_err(cannot)?;
     let mode = fs::metadata(path).map_err(cannot)?.permissions().mode();
     if mode & WORLD_READABLE != 0 {
         *warning = Some(format!("{} can be read by every user of this machine", path.display()));
