@@ -149,4 +149,8 @@ pub struct BackendStatus {
     pub clean_since: Option<SystemTime>,
     /// An operator banned it until then.
     pub banned_until: Option<SystemTime>,
+    /// Why it is not returned to for what its server said: a label, and what was seen.
+    pub fence: Option<(&'static str, String)>,
+    /// What it is in its replication, in words; `None`: a master, or unknown.
+    pub replication: Option<String>,
 }

@@ -39,6 +39,8 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         circuit_until: None,
         clean_since: None,
         banned_until: None,
+        fence: None,
+        replication: None,
     }
 }
 

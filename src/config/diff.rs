@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Admin, Backend, BackendOverrides, BackendTls, CommandLists, Config, Credential, Group, Listener, Log, Promotion, User,
-    format_duration, format_size,
+    Admin, Backend, BackendOverrides, BackendTls, CommandLists, Config, Credential, Group, Listener, Log, Promotion,
+    User, format_duration, format_size,
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::settings::{

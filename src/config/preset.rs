@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{CommandLists, Promotion};
 use super::section::Choices;
+use super::{CommandLists, Promotion};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,

@@ -138,6 +138,7 @@ impl Chronicle {
             Event::StayEnded { backend, why } => ("stay_ended", format!("no longer held on {}: {why}", name(backend))),
             Event::Banned { backend, length } => ("banned", format!("{} is banned for {length:?}", name(backend))),
             Event::BanEnded { backend } => ("ban_ended", format!("{} is no longer banned", name(backend))),
+            Event::Replication { backend, news } => (news.kind(), format!("{} {news}", name(backend))),
             Event::ProbeWarning { warning: None, .. } | Event::FailbackBlocked { .. } | Event::WorkersLate { .. } => {
                 return None;
             }
@@ -237,6 +238,14 @@ impl Chronicle {
             Event::BanEnded { backend } => {
                 let backend = self.name_of(*backend);
                 tracing::warn!(group, backend, "ban ended");
+            }
+            Event::Replication { backend, news } => {
+                let (backend, kind) = (self.name_of(*backend), news.kind());
+                if news.is_warning() {
+                    tracing::warn!(group, backend, kind, "{backend} {news}");
+                } else {
+                    tracing::info!(group, backend, kind, "{backend} {news}");
+                }
             }
         }
     }

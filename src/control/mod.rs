@@ -6,6 +6,7 @@ pub mod checks;
 mod chronicle;
 mod observed;
 pub mod prober;
+mod promotion;
 pub mod state;
 pub mod supervisor;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::channels::{Availability, BackendId, ProbeReport, Route, Vitals};
 use crate::control::checks::Checker;
+use crate::control::checks::command::Told;
 use crate::control::now;
 use crate::logic::health::{Cadence, Circumstances, ProbeVerdict, Tally};
 use crate::logic::settings::HealthSettings;
@@ -26,7 +27,13 @@ pub struct Prober {
     pub(super) vitals: Vec<Arc<Vitals>>,
     pub(super) origin: Instant,
     pub(super) ask: Arc<Notify>,
-    pub(super) reports: mpsc::Sender<ProbeReport>,
+    pub(super) reports: mpsc::Sender<Probed>,
+}
+
+/// A round's report, and what the server then said of itself.
+pub struct Probed {
+    pub(super) report: ProbeReport,
+    pub(super) told: Option<Told>,
 }
 
 /// Why the prober woke.
@@ -50,7 +57,9 @@ impl Prober {
                 Wake::Asked => self.immediate(&stop).await,
             };
             let Some(report) = report else { return };
-            if self.reports.send(report).await.is_err() {
+            let has_answered = matches!(report.verdict, ProbeVerdict::Good { .. } | ProbeVerdict::CannotServe { .. });
+            let told = if has_answered { self.checker.facts().await } else { None };
+            if self.reports.send(Probed { report, told }).await.is_err() {
                 return;
             }
         }

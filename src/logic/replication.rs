@@ -29,12 +29,7 @@ pub struct ReplicationSettings {
 
 impl Default for ReplicationSettings {
     fn default() -> Self {
-        Self {
-            replication: Replication::None,
-            promotes: false,
-            promote_timeout: Duration::from_secs(5),
-            waits: true,
-        }
+        Self { replication: Replication::None, promotes: false, promote_timeout: Duration::from_secs(5), waits: true }
     }
 }
 

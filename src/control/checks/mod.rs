@@ -1,8 +1,8 @@
 //! The health checks of one backend, and what they say together.
 
-mod command;
+pub(super) mod command;
 
-use self::command::CommandCheck;
+use self::command::{CommandCheck, Told};
 use crate::config::Backend;
 use crate::logic::health::ProbeVerdict;
 use crate::logic::settings::HealthSettings;
@@ -24,5 +24,11 @@ impl Checker {
     /// If the caller gives up, the connection is closed with its unanswered commands.
     pub async fn probe(&mut self, is_fresh: bool) -> (ProbeVerdict, bool) {
         self.commands.probe(is_fresh).await
+    }
+
+    /// What the server says of itself, asked on the connection that the last probe has left; `None`: nothing was asked,
+    /// or the connection was lost.
+    pub async fn facts(&mut self) -> Option<Told> {
+        self.commands.facts().await
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Detector, Excused};
 use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
+use crate::logic::failover::fencing::Server;
 use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
 use crate::logic::route::BackendId;
@@ -63,6 +64,8 @@ pub(super) struct Member {
     pub(super) hold_factor: f64,
     /// An operator's ban.
     pub(super) banned_until: Option<Instant>,
+    /// What its server has said of itself.
+    pub(super) server: Server,
     pub(super) inquiry: Option<Inquiry>,
     asked_at: Option<Instant>,
     warning: Option<String>,
@@ -85,6 +88,7 @@ impl Member {
             clean_since: None,
             hold_factor: 1.0,
             banned_until: None,
+            server: Server::default(),
             inquiry: None,
             asked_at: None,
             warning: None,

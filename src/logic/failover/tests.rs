@@ -1,5 +1,7 @@
 //! Cases of the decision machine, one after another.
 
+mod replication;
+
 use super::*;
 use crate::logic::judged::Judged;
 use crate::logic::route::Phase;
@@ -120,6 +122,7 @@ impl Group {
                 Output::ProbeNow(backend) => self.asked.push(backend),
                 Output::Log(event) => self.events.push(event),
                 Output::Persist(saved) => self.saved = Some(saved),
+                Output::Promote(order) => panic!("nothing replicates: {order:?}"),
             }
         }
     }
