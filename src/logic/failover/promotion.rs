@@ -14,6 +14,8 @@ use crate::logic::replication::{Facts, ReplicationSettings, Role};
 use crate::logic::report::ProbeReport;
 use crate::logic::route::BackendId;
 
+/// The shell keeps its own limits; this is left for the health check that follows, and to hear why it gave up.
+const PROVING_SLACK: Duration = Duration::from_secs(1);
 /// The first wait after a promotion that failed, and the longest.
 const FAILED_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -188,7 +190,8 @@ impl Failover {
         self.tell_promoting(backend);
         self.outputs.push_back(Output::Promote(order));
         let step = Step::Ordered { since: now };
-        self.stage = Stage::Promoting { switch, step, until: now + limit, hold: None, is_promoting: true };
+        let until = now + limit + PROVING_SLACK;
+        self.stage = Stage::Promoting { switch, step, until, hold: None, is_promoting: true };
     }
 
     /// Nothing is in flight any more: a planned switch to a replica of the active waits until it has everything.
@@ -209,7 +212,7 @@ impl Failover {
             self.tell_promoting(switch.to);
         }
         self.outputs.push_back(Output::Promote(order));
-        let until = now + catch_up.unwrap_or_default() + promote.unwrap_or_default();
+        let until = now + catch_up.unwrap_or_default() + promote.unwrap_or_default() + PROVING_SLACK;
         self.stage =
             Stage::Promoting { switch, step: Step::Ordered { since: now }, until, hold: Some(hold), is_promoting };
         true

@@ -232,7 +232,7 @@ fn a_promotion_that_fails_or_hangs_is_tried_again_later() {
         trio.kill(A);
         ask(&mut trio);
         if hangs {
-            trio.pass(MS(5000));
+            trio.pass(MS(6000));
         } else {
             trio.promotion(C, Err("ended with exit status: 1".into()));
         }
@@ -404,7 +404,7 @@ fn a_replica_that_takes_writes_is_waited_for_and_nothing_else() {
     trio.promotion(B, Ok(()));
     assert_eq!(trio.active(), Some(B));
     let mut trio = begin(true);
-    trio.pass(MS(1000));
+    trio.pass(MS(2000));
     assert_eq!((trio.active(), trio.machine.is_settled()), (Some(A), true));
     let called_off = |event: &Event| matches!(event, Event::SwitchCalledOff { why: CallOff::NotCaughtUp, .. });
     assert!(trio.events.iter().any(called_off));
