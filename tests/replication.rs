@@ -71,19 +71,19 @@ impl Stand {
         ask(&mut self.console(), "WHY")
     }
 
-    fn lines(&self, kind: &str) -> Vec<LogLine> {
-        self.handover.log().into_iter().filter(|line| line.field("kind") == kind).collect()
+    fn lines(&self, message: &str) -> Vec<LogLine> {
+        self.handover.log().into_iter().filter(|line| line.message() == message).collect()
     }
 
     #[track_caller]
-    fn wait_for(&self, kind: &str) -> LogLine {
-        self.handover.wait_for_log(|line| line.field("kind") == kind, PATIENCE)
+    fn wait_for(&self, message: &str) -> LogLine {
+        self.handover.wait_for_log(|line| line.message() == message, PATIENCE)
     }
 }
 
 #[track_caller]
 fn knows_replica(handover: &Handover, name: &str) {
-    let is_it = |line: &LogLine| line.field("kind") == "replica" && line.field("backend") == name;
+    let is_it = |line: &LogLine| line.message() == "backend is a replica" && line.field("backend") == name;
     handover.wait_for_log(is_it, PATIENCE);
 }
 
@@ -123,13 +123,13 @@ fn a_killed_master_is_replaced_by_its_replica_and_not_returned_to() {
     assert_eq!(client.command(&["GET", "key"]), Value::bulk("new"));
     stand.expect_active("west");
     assert_eq!(info(&stand.replicas[0], "role").as_deref(), Some("master"));
-    assert_eq!(stand.lines("promoted").len(), 1);
+    assert_eq!(stand.lines("replica was promoted").len(), 1);
 
     // It comes back empty, as a master, and heavier.
-    stand.handover.expect_warning("it is a second master");
-    stand.handover.allow_warning("it came back with less than was seen");
+    stand.handover.expect_warning("more than one master");
+    stand.handover.allow_warning("came back with less");
     stand.east.restart();
-    stand.wait_for("multiple_masters");
+    stand.wait_for("more than one master");
     let labels = [("backend", "east"), ("reason", "multiple_masters")];
     stand.handover.expect_metric("handover_backend_fenced", &labels, 1.0);
     stand.handover.expect_metric("handover_backend_up", &[("backend", "east")], 1.0);
@@ -137,12 +137,12 @@ fn a_killed_master_is_replaced_by_its_replica_and_not_returned_to() {
     std::thread::sleep(Duration::from_secs(1));
     stand.expect_active("west");
     assert!(stand.why().contains("east is fenced (multiple_masters)"), "{}", stand.why());
-    assert_eq!((client.command(&["GET", "key"]), stand.lines("promoted").len()), (Value::bulk("new"), 1));
+    assert_eq!((client.command(&["GET", "key"]), stand.lines("replica was promoted").len()), (Value::bulk("new"), 1));
 
     // As a replica of the active it is one that can be switched to; the operator says so.
     let west = stand.replicas[0].address();
     stand.east.command(&["REPLICAOF", "127.0.0.1", &west.port().to_string()]);
-    stand.wait_for("fence_lifted");
+    stand.wait_for("backend may be returned to again");
     wait_until(PATIENCE, || ask(&mut stand.console(), "SWITCH east").starts_with("switched from west to east"));
     assert_eq!(client.command(&["GET", "key"]), Value::bulk("new"));
     assert_eq!(info(&stand.replicas[0], "role").as_deref(), Some("slave"), "FAILOVER has turned it around");
@@ -162,7 +162,7 @@ fn nothing_is_promoted_unless_it_is_configured() {
     stand.replicas[0].command(&["REPLICAOF", "NO", "ONE"]);
     assert_eq!(stand.handover.client().command(&["INCR", "n"]), Value::Integer(1));
     stand.expect_active("west");
-    assert!(stand.lines("promoting").is_empty());
+    assert!(stand.lines("replica is being promoted").is_empty());
 }
 
 #[test]
@@ -197,8 +197,8 @@ fn a_program_promotes_and_one_that_fails_or_hangs_is_told_of() {
         match failure {
             None => assert_eq!(stand.handover.client().command(&["INCR", "n"]), Value::Integer(1), "{text}"),
             Some(failure) => {
-                let line = stand.wait_for("promotion_failed");
-                assert!(line.message().contains(failure), "{}", line.text);
+                let line = stand.wait_for("replica was not promoted");
+                assert!(line.field("cause").contains(failure), "{}", line.text);
                 assert_eq!(info(&stand.replicas[0], "role").as_deref(), Some("slave"));
             }
         }
@@ -254,7 +254,7 @@ fn a_planned_switch_hands_the_master_over_and_back_without_a_lost_write() {
     assert_eq!(stand.east.command(&["GET", "n"]), Value::bulk(last.to_string()));
     wait_until(PATIENCE, || replicated(&stand.replicas[0], "n", &last.to_string()));
     assert_eq!(info(&stand.replicas[0], "role").as_deref(), Some("slave"));
-    assert!(stand.lines("multiple_masters").is_empty());
+    assert!(stand.lines("more than one master").is_empty());
 }
 
 /// The replica takes writes, so it is healthy; its way to the master runs through a relay.
@@ -265,7 +265,7 @@ fn a_planned_switch_waits_for_the_replica_or_is_called_off() {
     let west = RedisServer::builder().replica_of(relay.address()).directive("replica-read-only no").start();
     wait_until(PATIENCE, || info(&west, "master_link_status").as_deref() == Some("up"));
     let handover = handover(&[&east, &west], "");
-    handover.allow_warning("second master");
+    handover.allow_warning("more than one master");
     knows_replica(&handover, "west");
     let stand = Stand { handover, east, replicas: vec![west] };
     let (mut client, mut console) = (stand.handover.client(), stand.console());
@@ -290,7 +290,7 @@ fn a_server_that_may_not_tell_is_warned_of_and_served() {
     let east = RedisServer::builder().user("default on nopass ~* &* +@all -info").start();
     let handover = handover(&[&east], "");
     handover.allow_warning("has only one");
-    handover.expect_warning("let its user run INFO");
-    handover.wait_for_log(|line| line.field("kind") == "facts_unknown", PATIENCE);
+    handover.expect_warning("does not say what it replicates");
+    handover.wait_for_log(|line| line.message() == "backend does not say what it replicates", PATIENCE);
     assert_eq!(handover.client().command(&["INCR", "n"]), Value::Integer(1));
 }

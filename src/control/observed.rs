@@ -35,6 +35,7 @@ pub(super) struct Observed {
     probes: (u64, u64),
     probe_duration: Duration,
     history: VecDeque<ProbeLine>,
+    lag: Option<String>,
 }
 
 impl Observed {
@@ -46,6 +47,7 @@ impl Observed {
             probes: (0, 0),
             probe_duration: Duration::ZERO,
             history: VecDeque::new(),
+            lag: None,
         }
     }
 
@@ -81,6 +83,11 @@ impl Observed {
         .to_owned();
     }
 
+    pub(super) fn on_lag(&mut self, verdict: &Result<String, String>) {
+        let (Ok(text) | Err(text)) = verdict;
+        self.lag = Some(text.clone());
+    }
+
     pub(super) fn status(&self, member: &MemberView<'_>, clock: Clock) -> BackendStatus {
         BackendStatus {
             id: member.id,
@@ -102,6 +109,7 @@ impl Observed {
             banned_until: member.banned_until.map(|until| clock.at(until)),
             fence: member.fence.map(|fence| (fence.reason.label(), fence.evidence.clone())),
             replication: None,
+            lag: self.lag.clone(),
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{
-    Availability, BackendId, BackendStatus, GroupStatus, Order, ProbeReport, Route, Vitals, WorkerReport,
+    Availability, BackendId, BackendStatus, GroupStatus, Observation, Order, ProbeReport, Route, Vitals, WorkerReport,
 };
 use crate::config::{Group, Promote};
 use crate::control::checks::command::Told;
@@ -18,6 +18,7 @@ use crate::control::prober::Probed;
 use crate::control::promotion::{Promoting, Server, carry_out, outcome};
 use crate::control::state::Keeper;
 use crate::control::{Shared, now};
+use crate::events::EventHub;
 use crate::logic::detector::{Reading, Sample};
 use crate::logic::failover::{
     BackendSpec, Command, Event, Failover, GroupSettings, Output, PromotionOrder, Reason, Saved,
@@ -38,10 +39,12 @@ type Outcome = oneshot::Sender<Result<String, String>>;
 pub(super) struct Ends {
     pub(super) reports: mpsc::Receiver<WorkerReport>,
     pub(super) probes: mpsc::Receiver<Probed>,
+    pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
     pub(super) route: watch::Sender<Route>,
     pub(super) asks: Vec<Arc<Notify>>,
     pub(super) keeper: Option<Keeper>,
+    pub(super) events: EventHub,
 }
 
 /// Decides for one group.
@@ -70,6 +73,7 @@ enum Wake {
     Stop,
     Report(WorkerReport),
     Probe(Probed),
+    Observation(Observation),
     Operator(Order),
     Promotion(BackendId, Result<(), String>),
     Time,
@@ -108,7 +112,7 @@ impl Supervisor {
         let servers = servers.map(|(backend, tls)| Server { backend: backend.clone(), tls: tls.clone() }).collect();
         let observed: Vec<Observed> = group.backends.iter().map(|backend| Observed::new(&backend.name)).collect();
         let names = shared.ids.iter().copied().zip(group.backends.iter().map(|backend| backend.name.clone()));
-        let chronicle = Chronicle::new(&group.name, names.collect());
+        let chronicle = Chronicle::new(&group.name, names.collect(), ends.events.clone());
         let first = status_of(&chronicle, &machine, &observed, start);
         let (status, receiver) = watch::channel(first);
         let supervisor = Self {
@@ -152,6 +156,7 @@ impl Supervisor {
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
             (backend, outcome) = outcome(&mut self.promoting) => Wake::Promotion(backend, outcome),
+            Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
         }
     }
@@ -181,6 +186,10 @@ impl Supervisor {
                 self.machine.on_probe(now, &report);
                 true
             }
+            Wake::Observation(observation) => {
+                self.note(now, observation);
+                true
+            }
             Wake::Operator(order) => {
                 self.obey(now, order);
                 true
@@ -203,7 +212,10 @@ impl Supervisor {
         let group = self.name.as_str();
         match &result {
             Ok(()) => tracing::info!(group, by, order = what, "operator"),
-            Err(why) => tracing::warn!(group, by, order = what, %why, "operator's order refused"),
+            Err(why) => {
+                tracing::warn!(group, by, order = what, %why, "operator's order refused");
+                self.chronicle.refuse(&command, &by, &why.to_string(), self.machine.route().epoch);
+            }
         }
         let Some(outcome) = outcome else { return };
         let target = match command {
@@ -257,7 +269,7 @@ impl Supervisor {
                     }
                 }
                 Output::Log(event) => {
-                    self.chronicle.tell(&event);
+                    self.chronicle.tell(&event, self.machine.route().epoch);
                     self.tell(&event);
                 }
                 Output::Promote(order) => self.promote(order),
@@ -297,6 +309,17 @@ impl Supervisor {
     fn observe_facts(&mut self, backend: BackendId, told: &Result<Facts, String>) {
         if let (Ok(facts), Some(index)) = (told, self.index(backend)) {
             self.observed[index].on_facts(facts);
+        }
+    }
+
+    fn note(&mut self, now: Instant, observation: Observation) {
+        match observation {
+            Observation::Lag { backend, verdict } => {
+                if let Some(index) = self.index(backend) {
+                    self.observed[index].on_lag(&verdict);
+                }
+                self.machine.on_lag(now, backend, verdict.is_ok());
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::channels::Phase;
-use crate::config::{Address, Backend, BackendOverrides, CommandLists, Promotion, Replication};
+use crate::config::{Address, Backend, BackendOverrides, Checks, CommandLists, Parity, Promotion, Replication};
 use crate::logic::failover::{Command, Manner};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, NoneHealthy,
@@ -62,6 +62,7 @@ impl Server {
             tls: None,
             weight,
             connect_timeout: Duration::from_secs(5),
+            checks: Checks::default(),
             overrides: BackendOverrides::default(),
         }
     }
@@ -144,6 +145,7 @@ fn config(backends: Vec<Backend>) -> Group {
             deadline: MS(2000),
         },
         commands: CommandLists::default(),
+        parity: Parity { interval: Duration::ZERO, loads_functions: false },
     }
 }
 
@@ -168,7 +170,9 @@ impl Plane {
         let vitals: Vec<Arc<Vitals>> = (0..2).map(|_| Arc::default()).collect();
         let origin = Instant::now();
         let shared = Shared { ids: vec![HEAVY, LIGHT], vitals: vec![vitals.clone()], origin, tls: vec![None, None] };
-        let GroupControl { supervisor, probers, reports, orders, route, status } = group(&config, shared, None, keeper);
+        let events = EventHub::new(Arc::default(), CancellationToken::new());
+        let GroupControl { supervisor, probers, reports, orders, route, status } =
+            group(&config, shared, None, keeper, events);
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(supervisor.run(stop.clone()));
         for prober in probers {

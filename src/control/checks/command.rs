@@ -202,6 +202,8 @@ fn parts_of(modes: &[ProbeMode]) -> Vec<Part> {
             ProbeMode::Echo => &[Part::Echo],
             ProbeMode::Role => &[Part::Role],
             ProbeMode::Write => &[Part::Ping, Part::Role, Part::Write, Part::Echo],
+            // Not by commands.
+            ProbeMode::Lag | ProbeMode::Exec => &[],
         }
     };
     let mut parts: Vec<Part> = modes.iter().flat_map(of_mode).copied().collect();
@@ -363,7 +365,7 @@ pub(in crate::control) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BackendOverrides;
+    use crate::config::{BackendOverrides, Checks};
     use crate::logic::settings::ProbePolicy;
     use tokio::net::{TcpListener, TcpStream};
 
@@ -448,6 +450,7 @@ mod tests {
             tls: None,
             weight: 1.0,
             connect_timeout: Duration::from_secs(5),
+            checks: Checks::default(),
             overrides: BackendOverrides::default(),
         };
         CommandCheck::new(&backend, &settings, None)
