@@ -10,6 +10,7 @@
 //! | workers → supervisor: [`Vitals`] | atomics, one a worker and backend | - | the latest values |
 //! | prober → supervisor: [`ProbeReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the prober waits |
 //! | prober → supervisor: [`Observation`] | `mpsc`, one a group | [`OBSERVATIONS_MAX`] | the prober's lag check and comparison wait, its probes do not |
+//! | supervisor → prober: libraries of functions to load (`Bequest` in `control/inventory.rs`) | `watch`, one a group | 1, the latest | replaced: only the latest active inherits |
 //! | supervisor → prober: immediate re-probe | `Notify`, one a backend | 1 | already asked for |
 //! | supervisor → admin: [`GroupStatus`] | `watch`, one a group | 1, the latest | replaced |
 //! | console, application → supervisor: [`Order`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
@@ -86,7 +87,17 @@ pub enum Observation {
         /// `Err`: too far behind, or nobody can tell.
         verdict: Result<String, String>,
     },
+    /// What it is, for the comparison with the others.
+    Inventory {
+        /// Whose.
+        backend: BackendId,
+        /// What.
+        inventory: Box<Inventory>,
+    },
 }
+
+use crate::logic::parity::Inventory;
+pub use crate::logic::parity::{Aspect, Difference};
 
 /// What the admin plane shows of a group.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,6 +122,10 @@ pub struct GroupStatus {
     pub active_since: Option<SystemTime>,
     /// Where an operator holds the active, and until when.
     pub stay: Option<(BackendId, SystemTime)>,
+    /// Backends that were looked at for the comparison.
+    pub compared: usize,
+    /// What differs between them.
+    pub differences: Vec<Difference>,
     /// The latest changes, oldest first.
     pub events: Arc<VecDeque<Arc<EventRecord>>>,
 }

@@ -60,6 +60,8 @@ fn group(name: &str, backends: Vec<BackendStatus>) -> GroupStatus {
         without_active: Duration::from_millis(1_250),
         active_since: None,
         stay: None,
+        compared: 0,
+        differences: Vec::new(),
         events: Arc::default(),
     }
 }

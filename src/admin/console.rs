@@ -295,7 +295,9 @@ impl Console {
             }
             Request::Show(name) => {
                 let status = self.group(group)?.status.borrow().clone();
-                show(backend(&status, &name)?)
+                let mut lines = show(backend(&status, &name)?);
+                lines.extend(status.differences.iter().map(|difference| format!("differs from others: {difference}")));
+                lines
             }
             Request::Explain(command) => self.explain(group, &command)?,
             Request::Change(change) => return self.change(group, change).await.map(Answer::Line),

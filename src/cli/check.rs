@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Exit;
+use super::{Exit, probe};
 use crate::config::{Backend, Config, Group, Loaded, Problems, Promote, Replication, SessionMode, Sources};
 use crate::logic::identity::IdentityMode;
 use crate::logic::settings::{HealthSettings, ProbeMode};
@@ -18,13 +18,24 @@ pub struct Finding {
     pub errors: String,
 }
 
-/// Checks and prints.
+/// Checks and prints; with `probes` it asks the backends, too, if the configuration is good.
 #[must_use]
-pub fn check(sources: &Sources) -> Exit {
-    let Finding { exit, output, errors } = finding(sources);
+pub fn check(sources: &Sources, probes: bool) -> Exit {
+    let checked = finding(sources);
+    print(&checked);
+    match Config::load(sources) {
+        Ok(loaded) if probes => {
+            let probed = probe::finding(&loaded.config);
+            print(&probed);
+            probed.exit
+        }
+        _ => checked.exit,
+    }
+}
+
+fn print(Finding { output, errors, .. }: &Finding) {
     print!("{output}");
     eprint!("{errors}");
-    exit
 }
 
 /// Checks, and says what there is to print.

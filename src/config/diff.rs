@@ -7,10 +7,12 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Admin, Backend, BackendOverrides, BackendTls, Checks, CommandLists, Config, Credential, ExecCheck, Group, LagCheck,
-    Listener, Log, Parity, Promotion, User, format_duration, format_size,
+    Admin, Backend, BackendOverrides, BackendTls, Checks, CommandLists, CommandSettings, Config, Credential,
+    EventSettings, ExecCheck, Group, LagCheck, Listener, Log, Parity, Promotion, User, WebhookSettings,
+    format_duration, format_size,
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
+use crate::logic::record::EventKind;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
 };
@@ -107,7 +109,7 @@ struct Facts {
 
 impl Facts {
     fn of(config: &Config) -> Self {
-        let Config { workers, groups, limits, admin, log, identity, users, state_file } = config;
+        let Config { workers, groups, limits, admin, log, identity, users, events, state_file } = config;
         let (Admin { http, console }, Log { level, format }) = (admin, log);
         let IdentitySettings { mode, authentication_timeout, verify_interval } = identity;
         let mut facts = Self::default();
@@ -120,6 +122,7 @@ impl Facts {
         facts.put("identity.mode", name_of(mode));
         facts.put_time("identity.authentication_timeout", *authentication_timeout);
         facts.put_time("identity.verify_interval", *verify_interval);
+        facts.events(events);
         facts.limits(limits);
         for user in users {
             facts.user(user);
@@ -157,6 +160,32 @@ impl Facts {
         self.credential(backend.as_ref());
         self.put("allow", allow.as_ref().map_or_else(|| "everything".to_owned(), list));
         self.put("deny", list(deny));
+    }
+
+    fn events(&mut self, events: &EventSettings) {
+        let EventSettings { webhook, command, kinds } = events;
+        self.put("events.webhook", optional(webhook.as_ref().map(|webhook| &webhook.url)));
+        if let Some(WebhookSettings { url, timeout, secret, tls }) = webhook {
+            // A query can hold a token: it counts, and is not shown.
+            let whole = Fact { value: url.target.clone(), shown: url.to_string() };
+            self.put_fact("events.webhook.target", whole);
+            self.put_time("events.webhook_timeout", *timeout);
+            let hidden = Fact { value: secret.clone().unwrap_or_default(), shown: "(hidden)".to_owned() };
+            self.put_fact("events.webhook_secret_file", hidden);
+            if let Some(ClientFiles { ca, identity }) = tls {
+                let (cert, key) = identity.as_ref().map(|(cert, key)| (cert.display(), key.display())).unzip();
+                self.put("events.tls.ca", optional(ca.as_ref().map(|path| path.display())));
+                self.put("events.tls.cert", optional(cert));
+                self.put("events.tls.key", optional(key));
+            }
+        }
+        let words = |command: &CommandSettings| format!("{} {}", command.program, command.arguments.join(" "));
+        self.put("events.command", optional(command.as_ref().map(words)));
+        if let Some(CommandSettings { program: _, arguments: _, timeout }) = command {
+            self.put_time("events.command_timeout", *timeout);
+        }
+        let names = |kinds: &Vec<EventKind>| kinds.iter().map(|kind| kind.label()).collect::<Vec<_>>().join(", ");
+        self.put("events.kinds", kinds.as_ref().map_or_else(|| "all".to_owned(), names));
     }
 
     fn limits(&mut self, limits: &LimitSettings) {
@@ -255,15 +284,13 @@ impl Facts {
 
     fn lag_check(&mut self, lag: Option<&LagCheck>) {
         // The endpoint is the backend's own address.
-        let Some(LagCheck { host, port, credential, tls, tolerance, uid, endpoint: _ }) = lag else { return };
-        let BackendTls { files: ClientFiles { ca, identity: _ }, server_name } = tls;
+        let Some(LagCheck { url, credential, tls, tolerance, uid, endpoint: _ }) = lag else { return };
+        let ClientFiles { ca, identity: _ } = tls;
         let Credential { username, password } = credential;
-        self.put("health.lag.host", host);
-        self.put("health.lag.port", port);
+        self.put("health.lag.url", url.address());
         self.put("health.lag.username", optional(username.as_ref()));
         self.put_fact("health.lag.password", Fact { value: password.clone(), shown: "(hidden)".to_owned() });
         self.put("health.lag.tls.ca", optional(ca.as_ref().map(|path| path.display())));
-        self.put("health.lag.tls.server_name", optional(server_name.as_ref().map(ServerName::to_str)));
         self.put_time("health.lag.tolerance", *tolerance);
         self.put("health.lag.uid", optional(*uid));
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::address::{BackendUrl, is_local, parse_bind};
+use super::events;
 use super::groups::Groups;
 use super::identity;
 use super::preset::{self, GroupSettings, PRESETS, Preset};
@@ -141,15 +142,11 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
         tables += 1;
         users.extend(identity::user(section, identity.mode));
     });
-    reserved(&mut root);
+    let events = root.child("events", events::events);
     root.finish();
     groups.check(&admin, notes);
     let users = identity::check(users, identity.mode, tables > 0, notes);
-    Config { workers, groups: groups.into_groups(), limits, admin, log, identity, users, state_file }
-}
-
-fn reserved(root: &mut Section<'_>) {
-    root.refused("events", "webhooks and commands on events are not supported yet");
+    Config { workers, groups: groups.into_groups(), limits, admin, log, identity, users, events, state_file }
 }
 
 fn runtime(section: &mut Section<'_>, cores: usize) -> usize {

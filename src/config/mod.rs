@@ -3,6 +3,7 @@
 mod address;
 mod checks;
 pub mod diff;
+mod events;
 mod file;
 mod groups;
 mod http_url;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use checks::{Checks, ExecCheck, ExecMode, LagCheck};
+pub use events::{CommandSettings, EventSettings, WebhookSettings};
 pub use http_url::HttpUrl;
 pub use network::Network;
 pub use problem::{Problem, Problems};
@@ -54,6 +56,8 @@ pub struct Config {
     pub identity: IdentitySettings,
     /// Handover's own users; none unless `identity.mode` is `users`. Names are unique.
     pub users: Vec<User>,
+    /// Where records of events go.
+    pub events: EventSettings,
     /// Where the last active, epochs and breakers survive a restart; `None`: nowhere.
     pub state_file: Option<PathBuf>,
 }

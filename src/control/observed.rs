@@ -74,6 +74,10 @@ impl Observed {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The server said what it is: a replica, too, that fails the check.
     pub(super) fn on_facts(&mut self, facts: &Facts) {
         self.role = match facts.role {

@@ -13,6 +13,7 @@ use crate::channels::{
 use crate::config::{Group, Promote};
 use crate::control::checks::command::Told;
 use crate::control::chronicle::Chronicle;
+use crate::control::inventory::Bequest;
 use crate::control::observed::{Clock, Observed};
 use crate::control::prober::Probed;
 use crate::control::promotion::{Promoting, Server, carry_out, outcome};
@@ -23,6 +24,7 @@ use crate::logic::detector::{Reading, Sample};
 use crate::logic::failover::{
     BackendSpec, Command, Event, Failover, GroupSettings, Output, PromotionOrder, Reason, Saved,
 };
+use crate::logic::parity::{Parity, ParityChange};
 use crate::logic::replication::{Facts, ReplicationSettings};
 
 /// The vitals are read so often in one hang timeout, within these bounds.
@@ -41,6 +43,7 @@ pub(super) struct Ends {
     pub(super) probes: mpsc::Receiver<Probed>,
     pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
+    pub(super) bequests: watch::Sender<Bequest>,
     pub(super) route: watch::Sender<Route>,
     pub(super) asks: Vec<Arc<Notify>>,
     pub(super) keeper: Option<Keeper>,
@@ -58,6 +61,9 @@ pub struct Supervisor {
     next_tick: Instant,
     observed: Vec<Observed>,
     chronicle: Chronicle,
+    parity: Parity,
+    /// Whose libraries of functions the next active inherits; `None`: nobody's are.
+    testator: Option<Option<BackendId>>,
     /// Who waits for a planned switch to end, and its target.
     switching: Option<(BackendId, Outcome)>,
     status_at: Instant,
@@ -113,7 +119,7 @@ impl Supervisor {
         let observed: Vec<Observed> = group.backends.iter().map(|backend| Observed::new(&backend.name)).collect();
         let names = shared.ids.iter().copied().zip(group.backends.iter().map(|backend| backend.name.clone()));
         let chronicle = Chronicle::new(&group.name, names.collect(), ends.events.clone());
-        let first = status_of(&chronicle, &machine, &observed, start);
+        let first = status_of((&chronicle, &Parity::new()), &machine, &observed, start);
         let (status, receiver) = watch::channel(first);
         let supervisor = Self {
             name: group.name.clone(),
@@ -125,6 +131,8 @@ impl Supervisor {
             next_tick: start,
             observed,
             chronicle,
+            parity: Parity::new(),
+            testator: group.parity.loads_functions.then_some(None),
             switching: None,
             status_at: start,
             servers,
@@ -261,6 +269,7 @@ impl Supervisor {
             is_news = true;
             match output {
                 Output::Publish(route) => {
+                    self.bequeath(&route);
                     self.ends.route.send_replace(route);
                 }
                 Output::ProbeNow(backend) => {
@@ -297,7 +306,7 @@ impl Supervisor {
 
     fn publish_status(&mut self, now: Instant) {
         self.status_at = now;
-        self.status.send_replace(status_of(&self.chronicle, &self.machine, &self.observed, now));
+        self.status.send_replace(status_of((&self.chronicle, &self.parity), &self.machine, &self.observed, now));
     }
 
     fn observe(&mut self, report: &ProbeReport) {
@@ -320,6 +329,38 @@ impl Supervisor {
                 }
                 self.machine.on_lag(now, backend, verdict.is_ok());
             }
+            Observation::Inventory { backend, inventory } => {
+                let Some(index) = self.index(backend) else { return };
+                let changes = self.parity.on_inventory(self.observed[index].name(), *inventory);
+                for change in changes {
+                    self.tell_of_parity(&change);
+                }
+            }
+        }
+    }
+
+    fn tell_of_parity(&self, change: &ParityChange) {
+        let group = self.name.as_str();
+        match change {
+            ParityChange::Differs(difference) => {
+                let aspect = difference.aspect.label();
+                tracing::warn!(group, aspect, %difference, "backends differ");
+            }
+            ParityChange::Alike(aspect) => {
+                tracing::info!(group, aspect = aspect.label(), "backends do not differ any more");
+            }
+        }
+    }
+
+    /// A new active gets the libraries of functions that the one before it was last seen with.
+    fn bequeath(&mut self, route: &Route) {
+        let Some(testator) = &mut self.testator else { return };
+        let (from, to) = (*testator, route.active);
+        *testator = to;
+        let Some(from) = from.filter(|_| from != to).and_then(|from| self.index(from)) else { return };
+        let known = self.parity.inventory(self.observed[from].name());
+        if let Some(libraries) = known.and_then(|inventory| inventory.libraries.clone()) {
+            self.ends.bequests.send_replace(Bequest { to, libraries: Arc::new(libraries) });
         }
     }
 
@@ -328,7 +369,12 @@ impl Supervisor {
     }
 }
 
-fn status_of(chronicle: &Chronicle, machine: &Failover, observed: &[Observed], now: Instant) -> GroupStatus {
+fn status_of(
+    (chronicle, parity): (&Chronicle, &Parity),
+    machine: &Failover,
+    observed: &[Observed],
+    now: Instant,
+) -> GroupStatus {
     let clock = Clock { now, wall: SystemTime::now() };
     let route = machine.route().clone();
     let reason = match route.active {
@@ -353,6 +399,8 @@ fn status_of(chronicle: &Chronicle, machine: &Failover, observed: &[Observed], n
         without_active: machine.without_active(now),
         active_since: chronicle.active_since(),
         stay: machine.stay().map(|stay| (stay.backend, clock.at(stay.until))),
+        compared: parity.known(),
+        differences: parity.differences().to_vec(),
         events: chronicle.events(),
     }
 }

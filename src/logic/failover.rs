@@ -232,6 +232,9 @@ impl Failover {
 
     /// A worker reported.
     pub fn on_worker(&mut self, now: Instant, report: WorkerReport) {
+        if let WorkerReport::ConnectFailed { backend, at, cause } = &report {
+            self.on_unconnected(now, *backend, *at, cause);
+        }
         match report {
             WorkerReport::LinkLost { backend, at, cause, .. } | WorkerReport::ConnectFailed { backend, at, cause } => {
                 self.on_sign(now, backend, Sign::Lost(Fault { reason: Reason::ConnectionLost, cause, since: at }));
@@ -464,10 +467,24 @@ impl Failover {
         }
     }
 
+    /// No worker gets a connection although probes do: live traffic decides, as with silence.
+    fn on_unconnected(&mut self, now: Instant, backend: BackendId, at: Instant, cause: &str) {
+        let Some(index) = self.index(backend) else { return };
+        let detector = &self.settings.detector;
+        let limit = detector.slow_timeout.max(detector.hang_timeout);
+        let member = &mut self.members[index];
+        let Some(since) = member.on_unconnected(at).filter(|since| at >= *since + limit) else { return };
+        if !member.health.is_unhealthy() {
+            let cause = format!("no connection could be opened for {} ms: {cause}", (at - since).as_millis());
+            self.bring_down(now, index, Fault { reason: Reason::ConnectionLost, cause, since });
+        }
+    }
+
     /// A connection to the active that was given up works again: look at once instead of at the next round.
     fn on_connected(&mut self, now: Instant, backend: BackendId) {
         let Some(index) = self.index(backend) else { return };
         let member = &mut self.members[index];
+        member.unconnected = None;
         if self.active == Some(backend) && member.health.is_unhealthy() && member.on_sign(now, Sign::Look) {
             self.outputs.push_back(Output::ProbeNow(backend));
         }

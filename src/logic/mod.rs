@@ -12,6 +12,7 @@ pub mod health;
 pub mod identity;
 pub mod judged;
 pub mod multiplexer;
+pub mod parity;
 pub mod record;
 pub mod replication;
 pub mod report;

@@ -11,7 +11,7 @@ use super::counters::{
     Memory, Mode, Outcome, ProtocolFault, SubscriptionKind, SubscriptionState, Way, WorkerCounters,
 };
 use super::exposition::{Exposition, Metric, Samples};
-use crate::channels::{Availability, BackendStatus, GroupStatus};
+use crate::channels::{Aspect, Availability, BackendStatus, GroupStatus};
 use crate::logic::record::EventKind;
 use crate::tls::{Facts, Owner};
 
@@ -63,6 +63,10 @@ const SWITCH_DURATION: Metric =
 const FAILBACK_BLOCKED: Metric = Metric::gauge(
     "handover_failback_blocked",
     "1 while a heavier healthy backend is not returned to, with the reason.",
+);
+const PARITY: Metric = Metric::gauge(
+    "handover_backend_parity",
+    "1 while all backends of the group that were looked at are alike in this aspect.",
 );
 const WITHOUT_ACTIVE: Metric =
     Metric::counter("handover_without_active_seconds_total", "Time without an active backend that serves.");
@@ -226,6 +230,7 @@ impl Page<'_> {
         let owner = |facts: &Facts| match &facts.owner {
             Owner::Listener(address) => ("listener", address.clone()),
             Owner::Backend(name) => ("backend", name.clone()),
+            Owner::Webhook(address) => ("webhook", address.clone()),
         };
         {
             let mut samples = self.text.begin(&CERTIFICATE_EXPIRY);
@@ -316,6 +321,12 @@ impl Page<'_> {
             let Some((detect, switch)) = group.status.last_switch else { return };
             samples.sample(&[group.name(), ("phase", "detect")], detect.as_secs_f64());
             samples.sample(&[group.name(), ("phase", "switch")], switch.as_secs_f64());
+        });
+        self.each_group(&PARITY, |group, samples| {
+            for aspect in Aspect::ALL.into_iter().filter(|_| group.status.compared > 1) {
+                let differs = group.status.differences.iter().any(|difference| difference.aspect == aspect);
+                samples.sample(&[group.name(), ("aspect", aspect.label())], u8::from(!differs));
+            }
         });
         self.each_group(&FAILBACK_BLOCKED, |group, samples| {
             let Some(reason) = &group.status.failback_blocked else { return };

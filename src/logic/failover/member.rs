@@ -15,6 +15,9 @@ use crate::logic::settings::{BreakerSettings, HealthSettings, ProbeMode};
 /// Between two re-probes that replies or reconnections asked for: at most ten a second.
 const INQUIRY_GAP: Duration = Duration::from_millis(100);
 
+/// Failed attempts to connect that say more than that one of them was unlucky.
+const UNCONNECTED_MIN: u32 = 3;
+
 /// A re-probe on a new connection, and the signs that led to it.
 #[derive(Clone, Debug)]
 pub(super) struct Inquiry {
@@ -69,6 +72,8 @@ pub(super) struct Member {
     /// Whether its data is close enough behind the others; `None`: nobody has said since it last was the active.
     pub(super) is_level: Option<bool>,
     pub(super) inquiry: Option<Inquiry>,
+    /// Since when no worker has got a connection, and how often one has tried.
+    pub(super) unconnected: Option<(Instant, u32)>,
     asked_at: Option<Instant>,
     warning: Option<String>,
 }
@@ -93,6 +98,7 @@ impl Member {
             server: Server::default(),
             is_level: None,
             inquiry: None,
+            unconnected: None,
             asked_at: None,
             warning: None,
         }
@@ -156,6 +162,16 @@ impl Member {
             *due = now;
         }
         self.ask_if_due(now)
+    }
+
+    /// A worker could not connect. Returns since when nobody could and nothing was heard, if they tried often enough.
+    pub(super) fn on_unconnected(&mut self, at: Instant) -> Option<Instant> {
+        let (since, count) = match self.unconnected {
+            Some((since, count)) if !self.detector.has_replied_since(since) => (since, count + 1),
+            _ => (at, 1),
+        };
+        self.unconnected = Some((since, count));
+        (count >= UNCONNECTED_MIN).then_some(since)
     }
 
     /// Time passed. Returns whether a re-probe must be asked for now.
@@ -257,6 +273,7 @@ impl Member {
         self.health.force_down();
         self.clean_since = None;
         self.inquiry = None;
+        self.unconnected = None;
         self.detector.restart(now);
         self.fault = Some(fault.clone());
         events.push(Event::BackendDown { backend: self.id, fault });
@@ -270,6 +287,7 @@ impl Member {
             events.push(Event::BackendUp { backend: self.id });
         }
         self.fault = None;
+        self.unconnected = None;
         self.detector.restart(now);
         self.with_breaker(now, events, |breaker| breaker.close(now));
     }

@@ -792,3 +792,32 @@ fn a_last_active_that_was_banned_meanwhile_is_not_begun_with() {
     group.probe(LIGHT, good());
     assert_eq!(group.state(), (8, Some(LIGHT), Phase::Serve));
 }
+
+/// Only the way of the commands is broken: each probe acquits, and still nobody gets through.
+#[test]
+fn a_backend_that_no_worker_can_connect_to_is_left_though_its_probes_are_good() {
+    let mut group = Group::serving(settings());
+    let fail = |group: &mut Group| {
+        let cause = "timed out".to_owned();
+        group.say(WorkerReport::ConnectFailed { backend: HEAVY, at: group.now, cause });
+        if group.machine.route().phase == Phase::Serve {
+            group.re_probe(HEAVY, good());
+        }
+    };
+    for _ in 0..6 {
+        fail(&mut group);
+        assert_eq!(group.state().1, Some(HEAVY));
+        group.pass(MS(990));
+    }
+    group.say(WorkerReport::Connected { backend: HEAVY, at: group.now });
+    for _ in 0..8 {
+        assert_eq!(group.state().2, Phase::Serve, "a connection that works starts it anew");
+        group.pass(MS(800));
+        fail(&mut group);
+    }
+    group.pass(MS(800));
+    fail(&mut group);
+    group.acknowledge();
+    assert_eq!(group.state(), (2, Some(LIGHT), Phase::Serve));
+    assert_eq!(*group.machine.reason(), Reason::ConnectionLost);
+}
