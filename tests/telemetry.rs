@@ -47,6 +47,8 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         banned_until: None,
         wishes: BackendWishes::default(),
         degraded: None,
+        fence: None,
+        replication: None,
         lag: None,
     }
 }

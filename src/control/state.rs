@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::logic::failover::{Report, Saved, SavedBreaker, SavedReport, Verdict};
+use crate::logic::failover::{FenceReason, Report, Saved, SavedBreaker, SavedReport, SavedServer, Seen, Verdict};
 
 /// Names the format; a file without it is not ours.
 const FORMAT: &str = "handover-state-1";
@@ -37,6 +37,8 @@ struct GroupState {
     drained: Vec<String>,
     #[serde(default)]
     reports: Vec<ReportState>,
+    #[serde(default)]
+    servers: Vec<ServerState>,
 }
 
 /// What a checker said of a backend.
@@ -55,6 +57,26 @@ enum VerdictState {
     Down,
     Drain,
     Weight(f64),
+}
+
+/// What was seen of a server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct ServerState {
+    backend: String,
+    run_id: String,
+    histories: Vec<String>,
+    offset: u64,
+    keys: Option<u64>,
+    was_whole: bool,
+    fence: Option<FenceState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct FenceState {
+    reason: String,
+    evidence: String,
+    is_lasting: bool,
+    age_ms: u64,
 }
 
 /// What an operator asked for, for a time.
@@ -218,6 +240,7 @@ impl GroupState {
             bans: saved.bans.iter().map(Term::of).collect(),
             drained: saved.drained.clone(),
             reports: saved.reports.iter().filter_map(ReportState::of).collect(),
+            servers: saved.servers.iter().map(ServerState::of).collect(),
         }
     }
 
@@ -237,6 +260,7 @@ impl GroupState {
             bans: self.bans.iter().map(|term| term.saved(passed)).collect(),
             drained: self.drained.clone(),
             reports: self.reports.iter().map(|report| report.saved(passed)).collect(),
+            servers: self.servers.iter().map(|server| server.saved(passed)).collect(),
         }
     }
 }
@@ -271,6 +295,29 @@ impl ReportState {
     }
 }
 
+impl ServerState {
+    fn of(saved: &SavedServer) -> Self {
+        let Seen { run_id, histories, offset, keys, was_whole } = saved.seen.clone();
+        let fence = saved.fence.as_ref().map(|(reason, evidence, is_lasting, age)| FenceState {
+            reason: reason.label().to_owned(),
+            evidence: evidence.clone(),
+            is_lasting: *is_lasting,
+            age_ms: millis(*age),
+        });
+        Self { backend: saved.backend.clone(), run_id, histories, offset, keys, was_whole, fence }
+    }
+
+    /// A fence of a reason that is not known here was set by a later version: it is not kept.
+    fn saved(&self, passed_ms: u64) -> SavedServer {
+        let Self { backend, run_id, histories, offset, keys, was_whole, fence } = self.clone();
+        let fence = fence.and_then(|fence| {
+            let age = Duration::from_millis(fence.age_ms.saturating_add(passed_ms));
+            Some((FenceReason::of_label(&fence.reason)?, fence.evidence, fence.is_lasting, age))
+        });
+        SavedServer { backend, seen: Seen { run_id, histories, offset, keys, was_whole }, fence }
+    }
+}
+
 impl Term {
     fn of((backend, left): &(String, Duration)) -> Self {
         Self { backend: backend.clone(), left_ms: millis(*left) }
@@ -290,7 +337,11 @@ mod tests {
     fn saved(active: &str) -> Saved {
         let breaker = SavedBreaker { backend: "east".into(), grace: SECOND * 60, left: SECOND * 30 };
         let (stay, bans) = (Some((active.into(), SECOND * 30)), vec![("east".into(), SECOND * 20)]);
-        Saved { active: Some(active.into()), epoch: 7, breakers: vec![breaker], stay, bans, ..Saved::default() }
+        let seen = Seen { run_id: "r".into(), histories: vec!["h".into()], offset: 14, keys: Some(3), was_whole: true };
+        let fence = Some((FenceReason::StaleData, "less".into(), true, SECOND));
+        let servers = vec![SavedServer { backend: "east".into(), seen, fence }];
+        let breakers = vec![breaker];
+        Saved { active: Some(active.into()), epoch: 7, breakers, stay, bans, servers, ..Saved::default() }
     }
 
     #[tokio::test]
@@ -318,6 +369,11 @@ mod tests {
         assert_eq!(state.saved(900_000).breakers[0].left, Duration::ZERO);
         assert_eq!(state.saved(110_000).stay, Some(("west".into(), SECOND * 20)));
         assert_eq!(state.saved(900_000).bans, [("east".into(), Duration::ZERO)]);
+        let aged = state.saved(110_000).servers.remove(0);
+        assert_eq!(
+            (aged.fence.as_ref().map(|fence| fence.3), &aged.seen),
+            (Some(SECOND * 11), &saved("x").servers[0].seen)
+        );
         assert_eq!(state.saved(50_000).breakers[0].left, SECOND * 30, "the clock went back");
     }
 

@@ -5,10 +5,13 @@
 
 mod drilling;
 mod event;
+mod fencing;
 mod gray;
 mod member;
+mod news;
 mod operator;
 mod orders;
+mod promotion;
 mod reports;
 mod simulate;
 mod switching;
@@ -24,8 +27,13 @@ pub use self::event::{
     Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Saved, SavedBreaker, SavedReport,
     StayEnd, Switched,
 };
+use self::fencing::restore_servers;
+pub use self::fencing::{Fence, FenceReason, SavedServer, Seen};
 use self::gray::Comparison;
 use self::member::{Inquiry, Member, Sign};
+pub use self::news::News;
+pub use self::promotion::PromotionOrder;
+use self::promotion::Promotions;
 pub use self::reports::{Report, Reported, Verdict};
 pub use self::simulate::Simulation;
 use self::switching::{Reporting, Stage};
@@ -33,8 +41,10 @@ use crate::logic::backoff::Backoff;
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Finding, Sample};
 use crate::logic::health::ProbeVerdict;
+use crate::logic::replication::ReplicationSettings;
 use crate::logic::report::{ProbeReport, WorkerReport};
 use crate::logic::route::{Availability, BackendId, Pause, Route};
+use crate::logic::selection;
 use crate::logic::settings::{BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, NoneHealthy};
 
 /// The first wait after a failback that was called off, and the longest.
@@ -93,6 +103,8 @@ pub struct MemberView<'a> {
     pub reports: &'a [Reported],
     /// It serves, but far too slowly: what was seen.
     pub degraded: Option<&'a str>,
+    /// Why it is not returned to, for what it said of itself.
+    pub fence: Option<&'a Fence>,
 }
 
 /// An operator holds the active on a backend.
@@ -161,6 +173,8 @@ pub struct Failover {
     comparison: Comparison,
     reporting: Option<Reporting>,
     published: Route,
+    replication: ReplicationSettings,
+    promotions: Promotions,
     must_persist: bool,
     jitter: f64,
     outputs: VecDeque<Output>,
@@ -185,6 +199,7 @@ impl Failover {
             for member in &mut members {
                 member.is_drained = saved.drained.contains(&member.name);
             }
+            restore_servers(&mut members, &saved.servers, now);
             let last = members.iter().find(|member| Some(&member.name) == saved.active.as_ref());
             restored = last.map(|member| (member.id, saved.epoch));
             let held =
@@ -218,6 +233,8 @@ impl Failover {
             comparison: Comparison::default(),
             reporting: None,
             published: Route::unknown(),
+            replication: ReplicationSettings::default(),
+            promotions: Promotions::default(),
             must_persist: false,
             jitter: 0.5,
             outputs: VecDeque::new(),
@@ -247,6 +264,7 @@ impl Failover {
         }
         self.revive_active(now, index, report, verdict);
         self.prove(now, index, report, verdict);
+        self.on_probe_of_replica(now, report, worth);
         self.settle(now);
     }
 
@@ -328,11 +346,8 @@ impl Failover {
         let own = [self.stage_deadline(), self.refusing_at(), self.reporting.as_ref().map(|report| report.until)];
         let stay = self.stay.map(|stay| stay.until);
         let orders = [self.pause.map(|pause| pause.until), self.drill_deadline(), self.drain_deadline(), stay];
-        members
-            .chain(own.into_iter().flatten())
-            .chain(self.failback_deadline())
-            .chain(orders.into_iter().flatten())
-            .min()
+        let own = own.into_iter().chain(orders).flatten().chain(self.promotion_deadline());
+        members.chain(own).chain(self.failback_deadline()).min()
     }
 
     /// The route in force.
@@ -409,6 +424,7 @@ impl Failover {
             is_drained: member.is_drained,
             reports: member.reports.all(),
             degraded: member.degraded.as_deref(),
+            fence: member.server.fence.as_ref(),
         })
     }
 
@@ -432,6 +448,7 @@ impl Failover {
                 .collect(),
             drained: self.members.iter().filter(|member| member.is_drained).map(|member| member.name.clone()).collect(),
             reports: self.members.iter().flat_map(|member| member.reports.saved(&member.name, now)).collect(),
+            servers: self.members.iter().filter_map(|member| member.server.saved(&member.name, now)).collect(),
         }
     }
 
@@ -566,6 +583,7 @@ impl Failover {
         self.end_stay_in_time(now);
         self.end_pause_in_time(now);
         self.stop_drill_in_time(now);
+        self.lift_fences_in_time(now);
         while self.step(now) {}
         self.judge_availability(now);
         self.publish();
@@ -645,7 +663,10 @@ impl Failover {
 
     /// The next that would be chosen; nobody before the first choice.
     fn standby(&self) -> Option<BackendId> {
-        self.active.and_then(|_| self.best_other())
+        let active = self.active?;
+        let others = self.members.iter().filter(|member| member.id != active);
+        let is_next = |member: &Member| member.is_selectable() && member.server.is_trusted();
+        selection::best(others.map(|member| member.candidate(is_next(member))), None)
     }
 
     fn index(&self, id: BackendId) -> Option<usize> {

@@ -17,6 +17,7 @@ pub mod latency;
 pub mod multiplexer;
 pub mod parity;
 pub mod record;
+pub mod replication;
 pub mod report;
 pub mod route;
 pub mod selection;

@@ -4,6 +4,9 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::drilling::Ledger;
+use super::fencing::{FenceReason, SavedServer};
+use super::news::News;
+use super::promotion::PromotionOrder;
 use super::reports::{Report, Reported};
 use crate::logic::drill::Drill;
 use crate::logic::judged::Judged;
@@ -173,6 +176,8 @@ pub enum Blocked {
     FlapGuard,
     /// The last attempt was called off; the next one waits.
     CalledOff,
+    /// It came back with less than was seen, or as a second master.
+    Fenced(FenceReason),
 }
 
 impl fmt::Display for Blocked {
@@ -186,6 +191,7 @@ impl fmt::Display for Blocked {
             Self::Lag => "lag: it is too far behind the others, or nobody can tell",
             Self::FlapGuard => "too many switches of late",
             Self::CalledOff => "the last attempt was called off",
+            Self::Fenced(reason) => return write!(formatter, "fenced: {reason}"),
         })
     }
 }
@@ -199,6 +205,10 @@ pub enum CallOff {
     TargetUnhealthy,
     /// The target was drained, or reported down.
     TargetSetAside,
+    /// The target is a replica and did not get all that the active has in time.
+    NotCaughtUp,
+    /// The target is a replica and was not promoted.
+    NotPromoted,
     /// A fault of the active, or an operator, took precedence.
     Overtaken,
 }
@@ -209,6 +219,8 @@ impl fmt::Display for CallOff {
             Self::NotDrained => "commands were still in flight after the drain time",
             Self::TargetUnhealthy => "the target does not answer its probe",
             Self::TargetSetAside => "the target was drained or reported down meanwhile",
+            Self::NotCaughtUp => "the replica did not catch up within the drain time",
+            Self::NotPromoted => "the replica was not promoted",
             Self::Overtaken => "overtaken by a forced switch",
         })
     }
@@ -499,6 +511,13 @@ pub enum Event {
         /// What it led to.
         ledger: Ledger,
     },
+    /// Something about what replicates what.
+    Replication {
+        /// Of which backend.
+        backend: BackendId,
+        /// What.
+        news: News,
+    },
 }
 
 /// What the machine asks of its shell.
@@ -512,6 +531,8 @@ pub enum Output {
     Log(Event),
     /// Keep this over a restart.
     Persist(Saved),
+    /// Let a replica catch up, or promote it, and say how it went.
+    Promote(PromotionOrder),
 }
 
 /// What survives a restart. Times are relative to the moment of saving.
@@ -527,6 +548,8 @@ pub struct Saved {
     pub stay: Option<(String, Duration)>,
     /// Banned backends, and for how long still.
     pub bans: Vec<(String, Duration)>,
+    /// What was seen of each server.
+    pub servers: Vec<SavedServer>,
     /// Backends that an operator drained.
     pub drained: Vec<String>,
     /// Reports in force.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Detector, Excused};
 use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
+use crate::logic::failover::fencing::Server;
 use crate::logic::failover::gray::Pulse;
 use crate::logic::failover::reports::Reports;
 use crate::logic::failover::{BackendSpec, GroupSettings};
@@ -77,6 +78,8 @@ pub(super) struct Member {
     /// An operator took it out of service.
     pub(super) is_drained: bool,
     pub(super) reports: Reports,
+    /// What its server has said of itself.
+    pub(super) server: Server,
     /// Whether its data is close enough behind the others; `None`: nobody has said since it last was the active.
     pub(super) is_level: Option<bool>,
     pub(super) inquiry: Option<Inquiry>,
@@ -109,6 +112,7 @@ impl Member {
             banned_until: None,
             is_drained: false,
             reports: Reports::default(),
+            server: Server::default(),
             is_level: None,
             inquiry: None,
             unconnected: None,
@@ -139,6 +143,11 @@ impl Member {
     /// Its lag, if it is checked at all, is no reason against a failback.
     pub(super) fn may_lead(&self) -> bool {
         self.is_level == Some(true) || !self.health_settings.modes.contains(&ProbeMode::Lag)
+    }
+
+    /// Neither an operator nor what its server said of itself speaks against it.
+    pub(super) fn may_be_chosen(&self) -> bool {
+        !self.is_set_aside() && self.server.is_trusted()
     }
 
     pub(super) const fn is_banned(&self) -> bool {

@@ -181,8 +181,11 @@ impl Failover {
 
     /// The best backend other than the active that may be selected.
     pub(super) fn best_other(&self) -> Option<BackendId> {
-        let others = self.members.iter().filter(|member| Some(member.id) != self.active);
-        selection::best(others.map(|member| member.candidate(member.is_selectable())), None)
+        let others = self.members.iter().enumerate().filter(|(_, member)| Some(member.id) != self.active);
+        let is_good = |index: usize, member: &Member| {
+            member.is_selectable() && member.server.is_trusted() && !self.must_be_promoted(index)
+        };
+        selection::best(others.map(|(index, member)| member.candidate(is_good(index, member))), None)
     }
 
     /// By an operator, or by a checker; an operator's stay on it counts more than a checker's word.

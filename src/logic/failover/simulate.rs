@@ -188,6 +188,8 @@ impl Rehearsal {
                 Output::Publish(route) => self.obey(route.phase),
                 Output::ProbeNow(id) => self.begin_probe(id, true, Duration::ZERO),
                 Output::Log(event) => self.note(event),
+                // As if it took no time.
+                Output::Promote(order) => self.machine.on_promotion(self.now, order.backend, Ok(())),
                 Output::Persist(_) => {}
             }
         }
