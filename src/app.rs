@@ -16,16 +16,19 @@ pub(crate) use self::settings::{commons, multiplexer_settings};
 use self::settings::{policy_of, users_of};
 use self::sockets::{bind_admin, bind_all, bind_console, start_acceptors, start_admin, start_console};
 use crate::admin::console::{Console, ConsoleGroup};
+use crate::admin::events::Streams;
 use crate::admin::http::Admin;
 use crate::channels::{BackendId, GroupStatus, Order, Vitals};
 use crate::cli::Exit;
 use crate::config::diff::{Effect, diff};
 use crate::config::{Backend, BackendTls, Config, Sources};
 use crate::control::{self, GroupControl, Shared, state};
+use crate::events::EventHub;
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
 use crate::logic::identity::Users;
 use crate::logic::multiplexer::{CloseReason, Commons};
+use crate::logic::record::Happening;
 use crate::net::dial::Endpoint;
 use crate::proxy::hub::HubSpec;
 use crate::proxy::inquiry::Question;
@@ -69,6 +72,7 @@ struct App {
     users: Vec<watch::Sender<Arc<Users>>>,
     threads: Vec<JoinHandle<()>>,
     reloads: Arc<Reloads>,
+    events: EventHub,
     /// Has the certificates looked at now.
     hurry: Arc<Notify>,
 }
@@ -114,6 +118,8 @@ impl App {
         let lifecycle = Lifecycle::new();
         let draining = CancellationToken::new();
         let (saved, keeper) = open_state(&config, &lifecycle);
+        let events = EventHub::new(Arc::default(), lifecycle.stopping());
+        let outcomes = EventHub::new(events.counters().clone(), lifecycle.stopping());
         let origin = Instant::now();
         let ids = number_backends(&config);
         let counters: Vec<Vec<Arc<WorkerCounters>>> =
@@ -127,7 +133,7 @@ impl App {
             let vitals: Vec<Vec<Arc<Vitals>>> =
                 (0..config.workers).map(|_| ids.iter().map(|_| Arc::default()).collect()).collect();
             let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin, tls: tls.clone() };
-            let control = control::group(group, shared, saved.get(&group.name), keeper.clone());
+            let control = control::group(group, shared, saved.get(&group.name), keeper.clone(), events.clone());
             let GroupControl { supervisor, probers, reports, orders: operator, route, status } = control;
             lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
             for prober in probers {
@@ -148,13 +154,14 @@ impl App {
                 reloads: reloads.clone(),
                 certificates: certificates.facts(),
                 log_lines_dropped: logging.dropped(),
+                streams: Streams::new(events.clone(), outcomes.clone()),
                 started: origin,
                 draining: draining.clone(),
             };
             start_admin(&lifecycle, listener, view);
         }
 
-        start_console(&lifecycle, console, console_of(&config, &statuses, &orders, &draining));
+        start_console(&lifecycle, console, console_of(&config, &statuses, &orders, &draining, [&events, &outcomes]));
 
         let (arrivals, mut receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| mpsc::channel(ARRIVALS_MAX)).unzip();
@@ -205,7 +212,20 @@ impl App {
         lifecycle.start("certificates", certificates.run(lifecycle.stopping()));
         let alive = is_alive(statuses.clone(), heartbeats, origin);
         lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
-        Ok(Self { config, lifecycle, draining, orders, statuses, ids, remaining, users, threads, reloads, hurry })
+        Ok(Self {
+            config,
+            lifecycle,
+            draining,
+            orders,
+            statuses,
+            ids,
+            remaining,
+            users,
+            threads,
+            reloads,
+            events,
+            hurry,
+        })
     }
 
     /// SIGHUP: weights, users, certificates and the log level at once; the rest is named.
@@ -221,7 +241,7 @@ impl App {
             }
             Err(problems) => {
                 self.reloads.failed();
-                error!(%problems, "the configuration was not reloaded: what was in force stays");
+                self.events.tell(None, None, Happening::config_reloaded(Err(problems.to_string())));
             }
         }
         Systemd.ready();
@@ -259,7 +279,8 @@ impl App {
             }
         }
         self.reloads.succeeded(SystemTime::now());
-        info!(changes = changes.len(), "configuration reloaded");
+        let changes = changes.iter().map(ToString::to_string).collect();
+        self.events.tell(None, None, Happening::config_reloaded(Ok(changes)));
     }
 
     /// The first SIGTERM: no new clients; those that are here get what is due to them.
@@ -312,6 +333,7 @@ fn console_of(
     statuses: &[watch::Receiver<GroupStatus>],
     orders: &[mpsc::Sender<Order>],
     draining: &CancellationToken,
+    [events, outcomes]: [&EventHub; 2],
 ) -> Console {
     let groups = config.groups.iter().zip(statuses.iter().zip(orders)).map(|(group, (status, orders))| ConsoleGroup {
         status: status.clone(),
@@ -319,7 +341,13 @@ fn console_of(
         policy: policy_of(group),
         ceiling: group.retry.ceiling,
     });
-    Console { groups: groups.collect(), started: SystemTime::now(), draining: draining.clone() }
+    Console {
+        groups: groups.collect(),
+        events: events.clone(),
+        outcomes: outcomes.clone(),
+        started: SystemTime::now(),
+        draining: draining.clone(),
+    }
 }
 
 type SavedGroups = std::collections::BTreeMap<String, crate::logic::failover::Saved>;

@@ -18,6 +18,7 @@
 //! | acceptor → worker: `Arrival` (`proxy/worker.rs`) | `mpsc`, one a worker | `ARRIVALS_MAX` in `app.rs` | the acceptor waits |
 //! | worker → worker: `Question` of CLIENT LIST, KILL … (`proxy/inquiry.rs`) | `mpsc`, one a worker and group | `INQUIRIES_MAX` in `app.rs` | the one who asks waits |
 //! | application → workers: `Users` (`logic/identity/users.rs`) | `watch`, one a group | 1, the latest | replaced: tables are whole |
+//! | supervisor, application → console, HTTP, webhook, program: `EventRecord` (`events/hub.rs`) | ring with a place for each reader | `RECORDS_MAX` in `events/hub.rs` | the reader loses the oldest, is told how many, and they are counted |
 //! | worker → application: clients that remain at a drain | `watch`, one a worker | 1, the latest | replaced |
 
 use std::collections::VecDeque;
@@ -54,6 +55,8 @@ pub struct Order {
 pub use crate::logic::failover::{Command, Manner};
 
 pub use crate::logic::judged::Judged;
+
+pub use crate::logic::record::EventRecord;
 
 /// What a worker keeps up to date for each backend; plain stores by the worker, read by the supervisor.
 /// Times are microseconds since the process's start, zero meaning "never" or "nothing".
@@ -124,18 +127,7 @@ pub struct GroupStatus {
     /// What differs between them.
     pub differences: Vec<Difference>,
     /// The latest changes, oldest first.
-    pub events: Arc<VecDeque<EventLine>>,
-}
-
-/// A change of a group's state, in words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventLine {
-    /// When.
-    pub at: SystemTime,
-    /// What kind: `switched`, `backend_down` …
-    pub kind: &'static str,
-    /// What happened.
-    pub text: String,
+    pub events: Arc<VecDeque<Arc<EventRecord>>>,
 }
 
 /// A health check that was done.

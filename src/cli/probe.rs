@@ -49,7 +49,7 @@ async fn probe(config: &Config) -> Finding {
 }
 
 async fn probe_backend(group: &Group, backend: &Backend, found: &mut Finding) -> Option<Inventory> {
-    let mut fail = |found: &mut Finding, why: &str| {
+    let fail = |found: &mut Finding, why: &str| {
         found.exit = Exit::Failure;
         line(&mut found.errors, &format!("backend {}: {why}", backend.name));
     };

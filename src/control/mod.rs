@@ -26,6 +26,7 @@ use crate::config::Group;
 use crate::control::checks::{Checker, LagWatch};
 use crate::control::inventory::{Bequest, Watch};
 use crate::control::state::Keeper;
+use crate::events::EventHub;
 use crate::logic::failover::Saved;
 use crate::logic::health::Cadence;
 use crate::tls;
@@ -58,9 +59,15 @@ pub struct Shared {
     pub tls: Vec<Option<tls::Client>>,
 }
 
-/// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it.
+/// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it; `events` takes what happens.
 #[must_use]
-pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Option<Keeper>) -> GroupControl {
+pub fn group(
+    group: &Group,
+    shared: Shared,
+    saved: Option<&Saved>,
+    keeper: Option<Keeper>,
+    events: EventHub,
+) -> GroupControl {
     let (reports, worker_reports) = mpsc::channel(REPORTS_MAX);
     let (probe_reports, probes) = mpsc::channel(REPORTS_MAX);
     let (bequest_sender, bequests) = watch::channel(Bequest::default());
@@ -105,6 +112,7 @@ pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Optio
         asks,
         keeper,
         bequests: bequest_sender,
+        events,
     };
     let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
     GroupControl { supervisor, probers, reports, orders, route, status }

@@ -16,6 +16,7 @@ use crate::control::inventory::Bequest;
 use crate::control::observed::{Clock, Observed};
 use crate::control::state::Keeper;
 use crate::control::{Shared, now};
+use crate::events::EventHub;
 use crate::logic::detector::{Reading, Sample};
 use crate::logic::failover::{BackendSpec, Command, Event, Failover, GroupSettings, Output, Reason, Saved};
 use crate::logic::parity::{Parity, ParityChange};
@@ -40,6 +41,7 @@ pub(super) struct Ends {
     pub(super) route: watch::Sender<Route>,
     pub(super) asks: Vec<Arc<Notify>>,
     pub(super) keeper: Option<Keeper>,
+    pub(super) events: EventHub,
 }
 
 /// Decides for one group.
@@ -95,7 +97,7 @@ impl Supervisor {
         let machine = Failover::new(start, settings, specs.collect(), shared.vitals.len(), saved);
         let observed: Vec<Observed> = group.backends.iter().map(|backend| Observed::new(&backend.name)).collect();
         let names = shared.ids.iter().copied().zip(group.backends.iter().map(|backend| backend.name.clone()));
-        let chronicle = Chronicle::new(&group.name, names.collect());
+        let chronicle = Chronicle::new(&group.name, names.collect(), ends.events.clone());
         let first = status_of((&chronicle, &Parity::new()), &machine, &observed, start);
         let (status, receiver) = watch::channel(first);
         let supervisor = Self {
@@ -185,7 +187,10 @@ impl Supervisor {
         let group = self.name.as_str();
         match &result {
             Ok(()) => tracing::info!(group, by, order = what, "operator"),
-            Err(why) => tracing::warn!(group, by, order = what, %why, "operator's order refused"),
+            Err(why) => {
+                tracing::warn!(group, by, order = what, %why, "operator's order refused");
+                self.chronicle.refuse(&command, &by, &why.to_string(), self.machine.route().epoch);
+            }
         }
         let Some(outcome) = outcome else { return };
         let target = match command {
@@ -240,7 +245,7 @@ impl Supervisor {
                     }
                 }
                 Output::Log(event) => {
-                    self.chronicle.tell(&event);
+                    self.chronicle.tell(&event, self.machine.route().epoch);
                     self.tell(&event);
                 }
                 Output::Persist(saved) => {

@@ -169,7 +169,9 @@ impl Plane {
         let vitals: Vec<Arc<Vitals>> = (0..2).map(|_| Arc::default()).collect();
         let origin = Instant::now();
         let shared = Shared { ids: vec![HEAVY, LIGHT], vitals: vec![vitals.clone()], origin, tls: vec![None, None] };
-        let GroupControl { supervisor, probers, reports, orders, route, status } = group(&config, shared, None, keeper);
+        let events = EventHub::new(Arc::default(), CancellationToken::new());
+        let GroupControl { supervisor, probers, reports, orders, route, status } =
+            group(&config, shared, None, keeper, events);
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(supervisor.run(stop.clone()));
         for prober in probers {

@@ -167,7 +167,7 @@ impl Failover {
             epoch: 0,
             active: None,
             reason: Reason::Start,
-            stage: Stage::Starting { first_good: None },
+            stage: Stage::Starting { first_good: None, is_overdue: false },
             attempts: 0,
             acquittals: 0,
             availability: Availability::Degraded,

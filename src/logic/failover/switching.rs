@@ -25,8 +25,8 @@ const PROVING_SLACK: Duration = Duration::from_secs(1);
 /// Where the group stands.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Nothing has been chosen yet; a first backend was good then.
-    Starting { first_good: Option<Instant> },
+    /// Nothing has been chosen yet; a first backend was good then, and has waited long enough for a heavier one.
+    Starting { first_good: Option<Instant>, is_overdue: bool },
     /// The active serves.
     Serving,
     /// The active serves; the target of a planned switch is asked to answer a probe.
@@ -139,23 +139,25 @@ impl Failover {
     /// else a moment after the first good one. Nothing is there to be cut, so it serves at once.
     fn start(&mut self, now: Instant) -> bool {
         let good = self.members.iter().filter(|member| member.health.is_latest_good()).count();
-        let Stage::Starting { first_good } = &mut self.stage else { return false };
+        let Stage::Starting { first_good, is_overdue } = &mut self.stage else { return false };
         if good == 0 {
             return false;
         }
         let since = *first_good.get_or_insert(now);
+        *is_overdue = now >= since + START_MAX;
+        let is_overdue = *is_overdue;
         let needed = match self.settings.failover.initial {
             InitialPolicy::One => 1,
             InitialPolicy::Majority => self.members.len() / 2 + 1,
             InitialPolicy::All => self.members.len(),
         };
-        let last = self.restored.map(|(id, _)| id);
+        let is_banned = |id| self.index(id).is_some_and(|index| self.members[index].is_banned());
+        let last = self.restored.map(|(id, _)| id).filter(|id| !is_banned(*id));
         let preferred = last
             .or_else(|| selection::best(self.members.iter().map(|member| member.candidate(!member.is_banned())), None));
         let is_good = |id| self.index(id).is_some_and(|index| self.members[index].health.is_latest_good());
-        let is_settled = preferred.is_some_and(is_good)
-            || self.members.iter().all(|member| member.health.is_probed())
-            || now >= since + START_MAX;
+        let is_settled =
+            preferred.is_some_and(is_good) || self.members.iter().all(|member| member.health.is_probed()) || is_overdue;
         let choice = last.filter(|id| is_good(*id)).or_else(|| self.refuge());
         let Some(to) = choice.filter(|_| good >= needed && is_settled) else { return false };
         self.begin(now, Switch { to, reason: Reason::Start, cause: String::new(), seen_at: since, decided_at: now });
@@ -273,7 +275,9 @@ impl Failover {
 
     pub(super) fn stage_deadline(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Starting { first_good } => first_good.map(|since| since + START_MAX),
+            Stage::Starting { first_good, is_overdue } => {
+                first_good.filter(|_| !is_overdue).map(|since| since + START_MAX)
+            }
             Stage::Serving => None,
             Stage::Proving { until, .. } | Stage::Holding { until, .. } | Stage::Cutting { until, .. } => Some(*until),
         }

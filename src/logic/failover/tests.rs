@@ -133,6 +133,8 @@ impl Group {
         self.now += time;
         self.machine.on_tick(self.now, 0.5);
         self.drain();
+        let deadline = self.machine.next_deadline();
+        assert!(deadline.is_none_or(|at| at > self.now), "time alone changes nothing: its owner would spin");
     }
 
     fn report(&mut self, backend: BackendId, verdict: ProbeVerdict, took: Duration, immediate: bool) {
@@ -775,4 +777,15 @@ fn a_banned_backend_is_never_chosen() {
     assert_eq!(group.state().1, None, "a ban survives a restart");
     group.probe(LIGHT, good());
     assert_eq!(group.state().1, Some(LIGHT));
+}
+
+/// Before the first choice, the last active may be banned as any other.
+#[test]
+fn a_last_active_that_was_banned_meanwhile_is_not_begun_with() {
+    let saved = Saved { active: Some("heavy".into()), epoch: 7, ..Saved::default() };
+    let mut group = Group::new(settings(), Some(&saved));
+    group.order(Command::Ban { backend: HEAVY, length: MS(300_000) });
+    group.probe(HEAVY, good());
+    group.probe(LIGHT, good());
+    assert_eq!(group.state(), (8, Some(LIGHT), Phase::Serve));
 }
