@@ -21,9 +21,12 @@ use crate::admin::http::Admin;
 use crate::channels::{BackendId, GroupStatus, Order, Vitals};
 use crate::cli::Exit;
 use crate::config::diff::{Effect, diff};
-use crate::config::{Backend, BackendTls, Config, Sources};
+use crate::config::{Backend, BackendTls, Config, Sources, WebhookSettings};
 use crate::control::{self, GroupControl, Shared, state};
-use crate::events::EventHub;
+use crate::events::ledger::Ledger;
+use crate::events::program::Program;
+use crate::events::webhook::Webhook;
+use crate::events::{EventHub, Kinds};
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
 use crate::logic::identity::Users;
@@ -33,7 +36,7 @@ use crate::net::dial::Endpoint;
 use crate::proxy::hub::HubSpec;
 use crate::proxy::inquiry::Question;
 use crate::proxy::worker::{self, WorkerGroup, WorkerSpec};
-use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::counters::{Way, WorkerCounters};
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Reloads;
 use crate::tls::{self, FileProblem, Keeper, Owner};
@@ -120,6 +123,8 @@ impl App {
         let (saved, keeper) = open_state(&config, &lifecycle);
         let events = EventHub::new(Arc::default(), lifecycle.stopping());
         let outcomes = EventHub::new(events.counters().clone(), lifecycle.stopping());
+        // Before anything happens.
+        start_ways_out(&config, &lifecycle, &events, secured.webhook.clone());
         let origin = Instant::now();
         let ids = number_backends(&config);
         let counters: Vec<Vec<Arc<WorkerCounters>>> =
@@ -178,6 +183,7 @@ impl App {
             for (index, (group, (vitals, reports, route))) in config.groups.iter().zip(&parts).enumerate() {
                 let backends = endpoints(&ids[index], &group.backends, &secured.backends[index]);
                 let hub = HubSpec {
+                    route: route.clone(),
                     worker,
                     settings: multiplexer_settings(&config, group, worker, commons[index].clone()),
                     backends,
@@ -208,6 +214,8 @@ impl App {
         }
 
         start_acceptors(&config, bound, &secured.listeners, &arrivals, &lifecycle, &draining);
+        let ledger = Ledger { statuses: statuses.clone(), counters, events: events.clone(), outcomes };
+        lifecycle.start("ledger", ledger.run(lifecycle.stopping()));
         let hurry = certificates.hurry();
         lifecycle.start("certificates", certificates.run(lifecycle.stopping()));
         let alive = is_alive(statuses.clone(), heartbeats, origin);
@@ -359,6 +367,19 @@ fn open_state(config: &Config, lifecycle: &Lifecycle) -> (SavedGroups, Option<st
     (saved, Some(keeper))
 }
 
+/// The webhook and the program, which nothing waits for.
+fn start_ways_out(config: &Config, lifecycle: &Lifecycle, events: &EventHub, tls: Option<tls::Client>) {
+    let kinds = || Kinds::new(config.events.kinds.clone());
+    if let Some(settings) = config.events.webhook.clone() {
+        let webhook = Webhook { settings, tls, kinds: kinds(), reader: events.subscribe(Way::Webhook) };
+        lifecycle.start("webhook", webhook.run(lifecycle.stopping()));
+    }
+    if let Some(settings) = config.events.command.clone() {
+        let program = Program { settings, kinds: kinds(), reader: events.subscribe(Way::Command) };
+        lifecycle.start("program on events", program.run(lifecycle.stopping()));
+    }
+}
+
 /// Whether every worker lets time pass and every supervisor is there: what the service manager's watchdog asks.
 fn is_alive(
     statuses: Vec<watch::Receiver<GroupStatus>>,
@@ -388,11 +409,12 @@ struct Secured {
     listeners: Vec<Vec<Option<tls::Server>>>,
     /// In the order of the groups and their backends.
     backends: Vec<Vec<Option<tls::Client>>>,
+    webhook: Option<tls::Client>,
 }
 
 /// Reads every certificate; from here on the keeper has them.
 fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
-    let mut secured = Secured { listeners: Vec::new(), backends: Vec::new() };
+    let mut secured = Secured { listeners: Vec::new(), backends: Vec::new(), webhook: None };
     let mut keep = || -> Result<(), (Owner, FileProblem)> {
         for group in &config.groups {
             let mut listeners = Vec::new();
@@ -412,6 +434,10 @@ fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
                 backends.push(client.transpose().map_err(|problem| (owner, problem))?);
             }
             secured.backends.push(backends);
+        }
+        if let Some(WebhookSettings { url, tls: Some(files), .. }) = &config.events.webhook {
+            let owner = Owner::Webhook(url.authority());
+            secured.webhook = Some(keeper.client(owner.clone(), files, None).map_err(|problem| (owner, problem))?);
         }
         Ok(())
     };

@@ -41,6 +41,9 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         circuit_until: None,
         clean_since: None,
         banned_until: None,
+        degraded: None,
+        fence: None,
+        replication: None,
         lag: None,
     }
 }

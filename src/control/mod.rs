@@ -7,6 +7,7 @@ mod chronicle;
 pub mod inventory;
 mod observed;
 pub mod prober;
+mod promotion;
 pub mod state;
 pub mod supervisor;
 #[cfg(test)]
@@ -111,8 +112,8 @@ pub fn group(
         route: route_sender,
         asks,
         keeper,
-        bequests: bequest_sender,
         events,
+        bequests: bequest_sender,
     };
     let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
     GroupControl { supervisor, probers, reports, orders, route, status }

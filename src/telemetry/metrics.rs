@@ -37,8 +37,14 @@ const BACKEND_UP: Metric = Metric::gauge("handover_backend_up", "1 when health c
 const BACKEND_ACTIVE: Metric = Metric::gauge("handover_backend_active", "1 for the backend that serves its group.");
 const BACKEND_WEIGHT: Metric = Metric::gauge("handover_backend_weight", "Preference; the heaviest healthy one serves.");
 const BACKEND_ROLE: Metric = Metric::gauge("handover_backend_role", "Always 1; the role last seen is a label.");
+const BACKEND_FENCED: Metric = Metric::gauge(
+    "handover_backend_fenced",
+    "1 while a backend is not returned to for what its server said of itself, with the reason.",
+);
 const BACKEND_CIRCUIT: Metric =
     Metric::gauge("handover_backend_circuit_state", "1 for the state that the circuit breaker is in.");
+const BACKEND_DEGRADED: Metric =
+    Metric::gauge("handover_backend_degraded", "1 while the active answers, but far too slowly.");
 const BACKEND_CONNECTIONS: Metric =
     Metric::gauge("handover_backend_connections", "Connections of the data path open to the backend.");
 const BACKEND_CONNECTS: Metric =
@@ -226,6 +232,7 @@ impl Page<'_> {
         let owner = |facts: &Facts| match &facts.owner {
             Owner::Listener(address) => ("listener", address.clone()),
             Owner::Backend(name) => ("backend", name.clone()),
+            Owner::Webhook(address) => ("webhook", address.clone()),
         };
         {
             let mut samples = self.text.begin(&CERTIFICATE_EXPIRY);
@@ -258,10 +265,17 @@ impl Page<'_> {
         self.each_backend(&BACKEND_ROLE, |_, backend, &[group, name], samples| {
             samples.sample(&[group, name, ("role", bounded_role(&backend.role))], 1);
         });
+        self.each_backend(&BACKEND_FENCED, |_, backend, &[group, name], samples| {
+            let Some((reason, _)) = backend.fence else { return };
+            samples.sample(&[group, name, ("reason", reason)], 1);
+        });
         self.each_backend(&BACKEND_CIRCUIT, |_, backend, &[group, name], samples| {
             for state in ["closed", "open", "half-open"] {
                 samples.sample(&[group, name, ("state", state)], u8::from(backend.circuit == state));
             }
+        });
+        self.each_backend(&BACKEND_DEGRADED, |_, backend, labels, samples| {
+            samples.sample(labels, u8::from(backend.degraded.is_some()));
         });
         self.each_backend(&HEALTH_CHECKS, |_, backend, &[group, name], samples| {
             samples.sample(&[group, name, ("result", "good")], backend.probes.0);
