@@ -350,7 +350,7 @@ impl Supervisor {
 
     /// Begins to carry out an order; what is left of an older one is dropped.
     fn promote(&mut self, order: PromotionOrder) {
-        let server = |id| self.index(id).map(|index| self.servers[index].clone());
+        let server = |id| self.servers.get(self.index(id)?).cloned();
         let Some(to) = server(order.backend) else { return };
         let from = order.from.and_then(server);
         self.promoting = Some(Box::pin(carry_out(order, to, from, self.promote_by.clone())));

@@ -126,10 +126,7 @@ fn news() -> impl Iterator<Item = Event> {
         News::Replica { of: "east".into(), promotes: true },
         News::Promoting { evidence: "it is the replica of east that has most (offset 1402)".into() },
         News::Promoted { took: Duration::from_millis(5) },
-        News::PromotionFailed {
-            cause: "/usr/local/bin/promote ended with exit status: 1".into(),
-            retry_in: Some(SECOND),
-        },
+        News::PromotionFailed { cause: "REPLICAOF NO ONE refused: NOPERM".into(), retry_in: Some(SECOND) },
         fenced(FenceReason::MultipleMasters, "a master of the same data as west, which is active"),
         fenced(FenceReason::StaleData, "started again with 0 keys, it was seen with 100"),
         News::FenceLifted { why: "it replicates the active now" },
