@@ -9,6 +9,7 @@
 //! | workers → supervisor: [`WorkerReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the worker's reporter waits; the path of a command never does, since reports are merged before they queue |
 //! | workers → supervisor: [`Vitals`] | atomics, one a worker and backend | - | the latest values |
 //! | prober → supervisor: [`ProbeReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the prober waits |
+//! | prober → supervisor: [`Observation`] | `mpsc`, one a group | [`OBSERVATIONS_MAX`] | the prober's lag check and comparison wait, its probes do not |
 //! | supervisor → prober: immediate re-probe | `Notify`, one a backend | 1 | already asked for |
 //! | supervisor → admin: [`GroupStatus`] | `watch`, one a group | 1, the latest | replaced |
 //! | console, application → supervisor: [`Order`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
@@ -30,6 +31,9 @@ pub use crate::logic::route::{Availability, BackendId, Phase, Route};
 
 /// Capacity of the report channels.
 pub const REPORTS_MAX: usize = 1024;
+
+/// Capacity of the observations: a backend has few, and they are rare.
+pub const OBSERVATIONS_MAX: usize = 64;
 
 pub use crate::logic::report::{ProbeReport, WorkerId, WorkerReport};
 
@@ -71,6 +75,18 @@ pub struct Vitals {
 }
 
 pub use crate::logic::health::ProbeVerdict;
+
+/// What a prober found out besides a backend's health. Nothing waits for it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation {
+    /// Whether its data is close enough behind the others for a failback, and in which words.
+    Lag {
+        /// Whose.
+        backend: BackendId,
+        /// `Err`: too far behind, or nobody can tell.
+        verdict: Result<String, String>,
+    },
+}
 
 /// What the admin plane shows of a group.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,4 +157,6 @@ pub struct BackendStatus {
     pub clean_since: Option<SystemTime>,
     /// An operator banned it until then.
     pub banned_until: Option<SystemTime>,
+    /// What the lag check last found, in words; `None`: nothing, or it is not asked.
+    pub lag: Option<String>,
 }

@@ -396,6 +396,7 @@ fn show(backend: &BackendStatus) -> Vec<String> {
     lines.extend(backend.fault.iter().map(|fault| format!("fault: {fault}")));
     lines.extend(backend.banned_until.iter().map(|until| format!("banned for {} more", left(*until))));
     lines.extend(backend.circuit_until.iter().map(|until| format!("its breaker is open for {} more", left(*until))));
+    lines.extend(backend.lag.iter().map(|lag| format!("lag: {lag}")));
     let checks = backend.history.iter().rev();
     lines.extend(checks.map(|probe| {
         let took_ms = probe.took.as_secs_f64() * 1e3;

@@ -95,7 +95,8 @@ impl<'a> Status<'a> {
     fn write_page(&self, page: &mut String) -> std::fmt::Result {
         self.write_summary(page)?;
         writeln!(page, "\n/healthz  the process lives\n/readyz   every group has an active backend that serves")?;
-        writeln!(page, "/status   this page as JSON\n/metrics  for Prometheus")
+        writeln!(page, "/status   this page as JSON\n/metrics  for Prometheus")?;
+        writeln!(page, "/events   the latest changes as JSON; /events/stream as they happen")
     }
 
     fn write_summary(&self, page: &mut String) -> std::fmt::Result {

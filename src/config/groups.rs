@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use toml::Value;
 
-use super::address::{BackendUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url};
+use super::address::{
+    BackendUrl, HealthCheckUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url,
+};
+use super::checks::CheckSettings;
 use super::file::{SHORTEST, credential, failover, group_tables, health};
 use super::preset::GroupSettings;
 use super::section::{Choices, Notes, Section};
@@ -126,24 +129,34 @@ impl Groups {
             "" => Ok(None),
             text => parse_health_check_url(text).map(Some),
         });
-        let overrides = backend_overrides(section, self.settings(&group).0);
+        let (overrides, own_checks) = backend_overrides(section, self.settings(&group).0);
         section.refused("connections_max", "a bound on one backend's connections is not supported yet");
         let tls = secure::of_backend(section, url.as_ref().is_some_and(|url| url.is_secure));
-        if let (Some(url), Some(Some(check))) = (&url, &health_check_address) {
-            check_health_check_url(section, url.is_secure, check);
-        }
-        let health_check_address = health_check_address.map(|read| read.and_then(|check| check.address));
+        let (health_check_address, rest) = match health_check_address.flatten() {
+            Some(HealthCheckUrl::Commands(check)) => {
+                if let Some(url) = &url {
+                    check_health_check_url(section, url.is_secure, &check);
+                }
+                (check.address, None)
+            }
+            Some(HealthCheckUrl::Rest(host, port)) => (None, Some((host, port))),
+            None => (None, None),
+        };
+        let address = url.as_ref().and_then(|url| url.address.as_ref());
+        let modes = &overrides.health.as_ref().unwrap_or(&self.settings(&group).0.health).modes;
+        let checks = own_checks.resolve(section, modes, address, rest);
         let login = credential(section, url.clone().unwrap_or_default());
         let backend = match (name.clone(), url.and_then(|url| Some((url.address?, url.database)))) {
             (Some(name), Some((address, database))) => Some(Backend {
                 name,
                 address,
-                health_check_address: health_check_address.flatten(),
+                health_check_address,
                 database: database.unwrap_or(0),
                 credential: login,
                 tls,
                 weight,
                 connect_timeout,
+                checks,
                 overrides,
             }),
             _ => None,
@@ -296,19 +309,24 @@ impl Groups {
             failover: settings.failover,
             retry: settings.retry,
             commands: settings.commands,
+            parity: settings.parity,
         }
     }
 }
 
-fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings) -> BackendOverrides {
+fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings) -> (BackendOverrides, CheckSettings) {
     let mut grace = group.breaker.grace;
     section.duration("grace", SHORTEST, &mut grace);
-    let mut own = group.health.clone();
-    section.child("health", |section| health(section, &mut own));
-    BackendOverrides {
+    let (mut own, mut checks) = (group.health.clone(), group.checks.clone());
+    section.child("health", |section| {
+        health(section, &mut own);
+        checks.read(section);
+    });
+    let overrides = BackendOverrides {
         grace: Some(grace).filter(|grace| *grace != group.breaker.grace),
         health: Some(own).filter(|own| *own != group.health),
-    }
+    };
+    (overrides, checks)
 }
 
 fn name(text: &str) -> Result<String, String> {

@@ -1,6 +1,7 @@
 //! Configuration: the file's private shape is parsed into a [`Config`] that cannot be wrong.
 
 mod address;
+mod checks;
 pub mod diff;
 mod events;
 mod file;
@@ -22,6 +23,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use checks::{Checks, ExecCheck, ExecMode, LagCheck};
 pub use events::{CommandSettings, EventSettings, WebhookSettings};
 pub use http_url::HttpUrl;
 pub use network::Network;
@@ -104,6 +106,17 @@ pub struct Group {
     pub retry: RetrySettings,
     /// Commands refused or shared by the operator's will.
     pub commands: CommandLists,
+    /// How its backends are compared.
+    pub parity: Parity,
+}
+
+/// The comparison of a group's backends (`[parity]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parity {
+    /// Between two comparisons; zero: never.
+    pub interval: Duration,
+    /// Whether the libraries of functions that the active had are loaded on the next one.
+    pub loads_functions: bool,
 }
 
 impl Group {
@@ -215,6 +228,8 @@ pub struct Backend {
     pub tls: Option<BackendTls>,
     /// For connecting and the handshake.
     pub connect_timeout: Duration,
+    /// How it is checked besides by commands.
+    pub checks: Checks,
     /// What it has of its own where its group has something else.
     pub overrides: BackendOverrides,
 }

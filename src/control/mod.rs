@@ -18,9 +18,11 @@ use tokio::sync::{Notify, mpsc, watch};
 
 pub use self::prober::Prober;
 pub use self::supervisor::Supervisor;
-use crate::channels::{BackendId, GroupStatus, ORDERS_MAX, Order, REPORTS_MAX, Route, Vitals, WorkerReport};
+use crate::channels::{
+    BackendId, GroupStatus, OBSERVATIONS_MAX, ORDERS_MAX, Order, REPORTS_MAX, Route, Vitals, WorkerReport,
+};
 use crate::config::Group;
-use crate::control::checks::Checker;
+use crate::control::checks::{Checker, LagWatch};
 use crate::control::state::Keeper;
 use crate::events::EventHub;
 use crate::logic::failover::Saved;
@@ -66,6 +68,7 @@ pub fn group(
 ) -> GroupControl {
     let (reports, worker_reports) = mpsc::channel(REPORTS_MAX);
     let (probe_reports, probes) = mpsc::channel(REPORTS_MAX);
+    let (observation_sender, observations) = mpsc::channel(OBSERVATIONS_MAX);
     let (orders, operator) = mpsc::channel(ORDERS_MAX);
     let (route_sender, route) = watch::channel(Route::unknown());
     let asks: Vec<Arc<Notify>> = group.backends.iter().map(|_| Arc::new(Notify::new())).collect();
@@ -76,7 +79,8 @@ pub fn group(
         .map(|(index, backend)| Prober {
             backend: shared.ids[index],
             settings: group.health_of(backend).clone(),
-            checker: Checker::new(backend, group.health_of(backend), shared.tls[index].clone()),
+            checker: Checker::new(&group.name, backend, group.health_of(backend), shared.tls[index].clone()),
+            lag: backend.checks.lag.clone().map(|check| LagWatch::new(shared.ids[index], check)),
             cadence: Cadence::default(),
             jitter: fastrand::f64(),
             route: route.clone(),
@@ -84,10 +88,19 @@ pub fn group(
             origin: shared.origin,
             ask: Arc::clone(&asks[index]),
             reports: probe_reports.clone(),
+            observations: observation_sender.clone(),
         })
         .collect();
-    let ends =
-        supervisor::Ends { reports: worker_reports, probes, operator, route: route_sender, asks, keeper, events };
+    let ends = supervisor::Ends {
+        reports: worker_reports,
+        probes,
+        observations,
+        operator,
+        route: route_sender,
+        asks,
+        keeper,
+        events,
+    };
     let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
     GroupControl { supervisor, probers, reports, orders, route, status }
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::{Availability, BackendId, GroupStatus, Order, ProbeReport, Route, Vitals, WorkerReport};
+use crate::channels::{
+    Availability, BackendId, GroupStatus, Observation, Order, ProbeReport, Route, Vitals, WorkerReport,
+};
 use crate::config::Group;
 use crate::control::chronicle::Chronicle;
 use crate::control::observed::{Clock, Observed};
@@ -31,6 +33,7 @@ type Outcome = oneshot::Sender<Result<String, String>>;
 pub(super) struct Ends {
     pub(super) reports: mpsc::Receiver<WorkerReport>,
     pub(super) probes: mpsc::Receiver<ProbeReport>,
+    pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
     pub(super) route: watch::Sender<Route>,
     pub(super) asks: Vec<Arc<Notify>>,
@@ -59,6 +62,7 @@ enum Wake {
     Stop,
     Report(WorkerReport),
     Probe(ProbeReport),
+    Observation(Observation),
     Operator(Order),
     Time,
 }
@@ -127,6 +131,7 @@ impl Supervisor {
             Some(report) = self.ends.reports.recv() => Wake::Report(report),
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
+            Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
         }
     }
@@ -150,6 +155,10 @@ impl Supervisor {
                 self.look(now);
                 self.observe(&report);
                 self.machine.on_probe(now, &report);
+                true
+            }
+            Wake::Observation(observation) => {
+                self.note(now, observation);
                 true
             }
             Wake::Operator(order) => {
@@ -252,6 +261,17 @@ impl Supervisor {
     fn observe(&mut self, report: &ProbeReport) {
         if let Some(index) = self.index(report.backend) {
             self.observed[index].on_probe(report);
+        }
+    }
+
+    fn note(&mut self, now: Instant, observation: Observation) {
+        match observation {
+            Observation::Lag { backend, verdict } => {
+                if let Some(index) = self.index(backend) {
+                    self.observed[index].on_lag(&verdict);
+                }
+                self.machine.on_lag(now, backend, verdict.is_ok());
+            }
         }
     }
 

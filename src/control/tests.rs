@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::channels::Phase;
-use crate::config::{Address, Backend, BackendOverrides, CommandLists, Replication};
+use crate::config::{Address, Backend, BackendOverrides, Checks, CommandLists, Parity, Replication};
 use crate::logic::failover::{Command, Manner};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, NoneHealthy,
@@ -62,6 +62,7 @@ impl Server {
             tls: None,
             weight,
             connect_timeout: Duration::from_secs(5),
+            checks: Checks::default(),
             overrides: BackendOverrides::default(),
         }
     }
@@ -143,6 +144,7 @@ fn config(backends: Vec<Backend>) -> Group {
             deadline: MS(2000),
         },
         commands: CommandLists::default(),
+        parity: Parity { interval: Duration::ZERO, loads_functions: false },
     }
 }
 

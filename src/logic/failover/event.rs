@@ -118,6 +118,8 @@ pub enum Blocked {
     Breaker,
     /// It has not been clean for `failback_hold` yet.
     HoldTime,
+    /// It is behind the others, or nobody can tell.
+    Lag,
     /// Too many switches of late.
     FlapGuard,
     /// The last attempt was called off; the next one waits.
@@ -132,6 +134,7 @@ impl fmt::Display for Blocked {
             Self::Never => "failback is never",
             Self::Breaker => "its breaker is not closed",
             Self::HoldTime => "not clean for failback_hold yet",
+            Self::Lag => "lag: it is too far behind the others, or nobody can tell",
             Self::FlapGuard => "too many switches of late",
             Self::CalledOff => "the last attempt was called off",
         })

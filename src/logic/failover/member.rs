@@ -9,7 +9,7 @@ use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
 use crate::logic::route::BackendId;
 use crate::logic::selection::Candidate;
-use crate::logic::settings::{BreakerSettings, HealthSettings};
+use crate::logic::settings::{BreakerSettings, HealthSettings, ProbeMode};
 
 /// Between two re-probes that replies or reconnections asked for: at most ten a second.
 const INQUIRY_GAP: Duration = Duration::from_millis(100);
@@ -63,6 +63,8 @@ pub(super) struct Member {
     pub(super) hold_factor: f64,
     /// An operator's ban.
     pub(super) banned_until: Option<Instant>,
+    /// Whether its data is close enough behind the others; `None`: nobody has said since it last was the active.
+    pub(super) is_level: Option<bool>,
     pub(super) inquiry: Option<Inquiry>,
     asked_at: Option<Instant>,
     warning: Option<String>,
@@ -85,6 +87,7 @@ impl Member {
             clean_since: None,
             hold_factor: 1.0,
             banned_until: None,
+            is_level: None,
             inquiry: None,
             asked_at: None,
             warning: None,
@@ -93,6 +96,11 @@ impl Member {
 
     pub(super) fn is_selectable(&self) -> bool {
         self.health.is_healthy() && self.breaker.is_closed() && !self.is_banned()
+    }
+
+    /// Its lag, if it is checked at all, is no reason against a failback.
+    pub(super) fn may_lead(&self) -> bool {
+        self.is_level == Some(true) || !self.health_settings.modes.contains(&ProbeMode::Lag)
     }
 
     pub(super) const fn is_banned(&self) -> bool {
