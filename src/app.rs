@@ -183,6 +183,7 @@ impl App {
             for (index, (group, (vitals, reports, route))) in config.groups.iter().zip(&parts).enumerate() {
                 let backends = endpoints(&ids[index], &group.backends, &secured.backends[index]);
                 let hub = HubSpec {
+                    route: route.clone(),
                     worker,
                     settings: multiplexer_settings(&config, group, worker, commons[index].clone()),
                     backends,

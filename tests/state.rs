@@ -1,5 +1,6 @@
 //! The state file: what a restart knows, and what a disk, a folder or another process may do to it. And the log, whose
 //! reader may do anything: the data path never notices.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

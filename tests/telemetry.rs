@@ -41,6 +41,9 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         circuit_until: None,
         clean_since: None,
         banned_until: None,
+        degraded: None,
+        fence: None,
+        replication: None,
         lag: None,
     }
 }
@@ -58,6 +61,8 @@ fn group(name: &str, backends: Vec<BackendStatus>) -> GroupStatus {
         without_active: Duration::from_millis(1_250),
         active_since: None,
         stay: None,
+        compared: 0,
+        differences: Vec::new(),
         events: Arc::default(),
     }
 }

@@ -8,13 +8,13 @@ use rustls::pki_types::ServerName;
 
 use super::{
     Admin, Backend, BackendOverrides, BackendTls, Checks, CommandLists, CommandSettings, Config, Credential,
-    EventSettings, ExecCheck, Group, LagCheck, Listener, Log, Parity, User, WebhookSettings, format_duration,
-    format_size,
+    EventSettings, ExecCheck, Group, LagCheck, Listener, Log, Parity, Promotion, User, WebhookSettings,
+    format_duration, format_size,
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::record::EventKind;
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
+    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LatencySettings, LimitSettings, RetrySettings,
 };
 use crate::tls::{ClientFiles, ServerFiles};
 
@@ -221,6 +221,7 @@ impl Facts {
             detector,
             breaker: BreakerSettings { grace, grace_max },
             failover,
+            promotion: Promotion { by, timeout, waits },
             retry,
             commands,
             parity: Parity { interval, loads_functions },
@@ -233,6 +234,9 @@ impl Facts {
         self.put_time("breaker.grace", *grace);
         self.put_time("breaker.grace_max", *grace_max);
         self.failover(failover);
+        self.put("failover.promote", by);
+        self.put_time("failover.promote_timeout", *timeout);
+        self.put("failover.wait_for_replication", waits);
         self.retry(retry);
         self.commands(commands);
         self.put_time("parity.interval", *interval);
@@ -280,15 +284,13 @@ impl Facts {
 
     fn lag_check(&mut self, lag: Option<&LagCheck>) {
         // The endpoint is the backend's own address.
-        let Some(LagCheck { host, port, credential, tls, tolerance, uid, endpoint: _ }) = lag else { return };
-        let BackendTls { files: ClientFiles { ca, identity: _ }, server_name } = tls;
+        let Some(LagCheck { url, credential, tls, tolerance, uid, endpoint: _ }) = lag else { return };
+        let ClientFiles { ca, identity: _ } = tls;
         let Credential { username, password } = credential;
-        self.put("health.lag.host", host);
-        self.put("health.lag.port", port);
+        self.put("health.lag.url", url.address());
         self.put("health.lag.username", optional(username.as_ref()));
         self.put_fact("health.lag.password", Fact { value: password.clone(), shown: "(hidden)".to_owned() });
         self.put("health.lag.tls.ca", optional(ca.as_ref().map(|path| path.display())));
-        self.put("health.lag.tls.server_name", optional(server_name.as_ref().map(ServerName::to_str)));
         self.put_time("health.lag.tolerance", *tolerance);
         self.put("health.lag.uid", optional(*uid));
     }
@@ -358,14 +360,20 @@ impl Facts {
     }
 
     fn detector(&mut self, detector: &DetectorSettings) {
-        let DetectorSettings { hang_timeout, suspect_after, slow_timeout, window, failures_min, failure_rate } =
+        let DetectorSettings { hang_timeout, suspect_after, slow_timeout, window, failures_min, failure_rate, latency } =
             detector;
+        let LatencySettings { factor, floor, lasting, timeout_rate, window: gray_window } = latency;
         self.put_time("detector.hang_timeout", *hang_timeout);
         self.put_time("detector.suspect_after", *suspect_after);
         self.put_time("detector.slow_timeout", *slow_timeout);
         self.put_time("detector.window", *window);
         self.put("detector.min_failures", failures_min);
         self.put("detector.failure_rate", failure_rate);
+        self.put("detector.latency_factor", factor);
+        self.put_time("detector.latency_floor", *floor);
+        self.put_time("detector.latency_for", *lasting);
+        self.put("detector.timeout_rate", timeout_rate);
+        self.put_time("detector.gray_window", *gray_window);
     }
 
     fn failover(&mut self, failover: &FailoverSettings) {

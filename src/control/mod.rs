@@ -4,8 +4,10 @@
 
 pub mod checks;
 mod chronicle;
+pub mod inventory;
 mod observed;
 pub mod prober;
+mod promotion;
 pub mod state;
 pub mod supervisor;
 #[cfg(test)]
@@ -23,6 +25,7 @@ use crate::channels::{
 };
 use crate::config::Group;
 use crate::control::checks::{Checker, LagWatch};
+use crate::control::inventory::{Bequest, Watch};
 use crate::control::state::Keeper;
 use crate::events::EventHub;
 use crate::logic::failover::Saved;
@@ -68,6 +71,7 @@ pub fn group(
 ) -> GroupControl {
     let (reports, worker_reports) = mpsc::channel(REPORTS_MAX);
     let (probe_reports, probes) = mpsc::channel(REPORTS_MAX);
+    let (bequest_sender, bequests) = watch::channel(Bequest::default());
     let (observation_sender, observations) = mpsc::channel(OBSERVATIONS_MAX);
     let (orders, operator) = mpsc::channel(ORDERS_MAX);
     let (route_sender, route) = watch::channel(Route::unknown());
@@ -80,6 +84,15 @@ pub fn group(
             backend: shared.ids[index],
             settings: group.health_of(backend).clone(),
             checker: Checker::new(&group.name, backend, group.health_of(backend), shared.tls[index].clone()),
+            inventory: (!group.parity.interval.is_zero()).then(|| Watch {
+                id: shared.ids[index],
+                group: group.name.clone(),
+                backend: backend.clone(),
+                probe_key: group.health_of(backend).probe_key.clone(),
+                tls: shared.tls[index].clone(),
+                settings: group.parity,
+                bequests: bequests.clone(),
+            }),
             lag: backend.checks.lag.clone().map(|check| LagWatch::new(shared.ids[index], check)),
             cadence: Cadence::default(),
             jitter: fastrand::f64(),
@@ -100,6 +113,7 @@ pub fn group(
         asks,
         keeper,
         events,
+        bequests: bequest_sender,
     };
     let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
     GroupControl { supervisor, probers, reports, orders, route, status }
