@@ -119,6 +119,7 @@ impl<'a> Status<'a> {
         self.write_summary(page)?;
         writeln!(page, "\n/healthz  the process lives\n/readyz   every group has an active backend that serves")?;
         writeln!(page, "/status   this page as JSON; /why, /events and /backends likewise, and as text with ?text")?;
+        writeln!(page, "/events/stream  what changes, as it happens")?;
         writeln!(page, "/metrics  for Prometheus\n/console  POST a line as on the console: curl -d HELP …/console")
     }
 

@@ -225,12 +225,12 @@ impl Page<'_> {
     }
 
     fn events(&mut self, events: &EventCounters) {
-        let mut samples = self.text.begin(&EVENTS);
         // What only readers see is no event of the process.
-        for kind in EventKind::ALL.into_iter().filter(|kind| !matches!(kind, EventKind::Lost | EventKind::Outcomes)) {
+        let is_told = |kind: &EventKind| !matches!(kind, EventKind::Lost | EventKind::Outcomes);
+        let mut samples = self.text.begin(&EVENTS);
+        for kind in EventKind::ALL.into_iter().filter(is_told) {
             samples.sample(&[("kind", kind.label())], events.kind(kind).get());
         }
-        drop(samples);
         let mut samples = self.text.begin(&EVENTS_DROPPED);
         for way in Way::ALL {
             samples.sample(&[("way", way.label())], events.dropped(way).get());
