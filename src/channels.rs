@@ -204,6 +204,10 @@ pub struct BackendStatus {
     pub banned_until: Option<SystemTime>,
     /// It answers, but far too slowly: what was seen.
     pub degraded: Option<String>,
+    /// Why it is not returned to for what its server said: a label, and what was seen.
+    pub fence: Option<(&'static str, String)>,
+    /// What it is in its replication, in words; `None`: a master, or unknown.
+    pub replication: Option<String>,
     /// What the lag check last found, in words; `None`: nothing, or it is not asked.
     pub lag: Option<String>,
 }

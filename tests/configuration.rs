@@ -155,8 +155,8 @@ fn wrong_lines_and_what_is_said_of_them() {
         ("commands.deny = ['a|']", r#"commands.deny[0] = "a|": must be a command's name, or container|subcommand"#),
         // Not supported yet.
         (
-            "failover.promote = 'command'",
-            r#"failover.promote = "command": promoting a replica is not supported yet; only "never" is"#,
+            "failover.promote = 'promote.sh'",
+            r#"failover.promote = "promote.sh": must be "never", "command" or the absolute path of a program"#,
         ),
         (
             "pubsub.mode = 'hub'",

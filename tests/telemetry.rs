@@ -42,6 +42,8 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         clean_since: None,
         banned_until: None,
         degraded: None,
+        fence: None,
+        replication: None,
         lag: None,
     }
 }

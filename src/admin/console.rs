@@ -397,6 +397,9 @@ fn show(backend: &BackendStatus) -> Vec<String> {
     )];
     lines.extend(backend.fault.iter().map(|fault| format!("fault: {fault}")));
     lines.extend(backend.degraded.iter().map(|evidence| format!("too slow: {evidence}")));
+    lines.extend(backend.replication.iter().map(|replication| format!("it is {replication}")));
+    let fence = backend.fence.iter();
+    lines.extend(fence.map(|(label, evidence)| format!("fenced ({label}): {evidence}; SWITCH lifts it")));
     lines.extend(backend.banned_until.iter().map(|until| format!("banned for {} more", left(*until))));
     lines.extend(backend.circuit_until.iter().map(|until| format!("its breaker is open for {} more", left(*until))));
     lines.extend(backend.lag.iter().map(|lag| format!("lag: {lag}")));

@@ -57,6 +57,8 @@ struct Backend<'a> {
     healthy: bool,
     circuit: &'a str,
     role: &'a str,
+    fenced: Option<&'a str>,
+    replication: Option<&'a str>,
     last_verdict: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     degraded: Option<&'a str>,
@@ -176,6 +178,8 @@ impl<'a> Backend<'a> {
             healthy: backend.healthy,
             circuit: backend.circuit,
             role: &backend.role,
+            fenced: backend.fence.as_ref().map(|(label, _)| *label),
+            replication: backend.replication.as_deref(),
             last_verdict: &backend.last_verdict,
             degraded: backend.degraded.as_deref(),
             probes_good: backend.probes.0,

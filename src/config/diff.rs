@@ -8,8 +8,8 @@ use rustls::pki_types::ServerName;
 
 use super::{
     Admin, Backend, BackendOverrides, BackendTls, Checks, CommandLists, CommandSettings, Config, Credential,
-    EventSettings, ExecCheck, Group, LagCheck, Listener, Log, Parity, User, WebhookSettings, format_duration,
-    format_size,
+    EventSettings, ExecCheck, Group, LagCheck, Listener, Log, Parity, Promotion, User, WebhookSettings,
+    format_duration, format_size,
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::record::EventKind;
@@ -221,6 +221,7 @@ impl Facts {
             detector,
             breaker: BreakerSettings { grace, grace_max },
             failover,
+            promotion: Promotion { by, timeout, waits },
             retry,
             commands,
             parity: Parity { interval, loads_functions },
@@ -233,6 +234,9 @@ impl Facts {
         self.put_time("breaker.grace", *grace);
         self.put_time("breaker.grace_max", *grace_max);
         self.failover(failover);
+        self.put("failover.promote", by);
+        self.put_time("failover.promote_timeout", *timeout);
+        self.put("failover.wait_for_replication", waits);
         self.retry(retry);
         self.commands(commands);
         self.put_time("parity.interval", *interval);

@@ -15,7 +15,7 @@ use super::preset::{self, GroupSettings, PRESETS, Preset};
 use super::problem::Problems;
 use super::section::{Choices, Notes, Section, closest};
 use super::sources::{RUNTIME_DIRECTORY, STATE_DIRECTORY, Sources};
-use super::{Address, Admin, CommandLists, Config, Credential, Loaded, Log, LogFormat, Parity};
+use super::{Address, Admin, CommandLists, Config, Credential, Loaded, Log, LogFormat, Parity, Promote, Promotion};
 use crate::files;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
@@ -129,6 +129,7 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
     group_tables(&mut root, &mut base);
     let state_file = root.child("failover", |section| {
         failover(section, &mut base.failover);
+        promotion(section, &mut base.promotion);
         state_file(section, sources)
     });
     let mut limits = preset::limits();
@@ -239,12 +240,29 @@ pub(super) fn failover(section: &mut Section<'_>, into: &mut FailoverSettings) {
     section.share("failback_jitter", JITTER_MAX, &mut into.failback_jitter);
     section.count("switches_max", 1, &mut into.switches_max);
     section.duration("switches_window", SHORTEST, &mut into.switches_window);
-    section.only("promote", "never", "promoting a replica");
     section.choice("initial", INITIALS, &mut into.initial);
     section.count("attempts", 0, &mut into.attempts);
     section.duration("delay", SHORTEST, &mut into.delay);
     section.choice("none_healthy", NONE_HEALTHY, &mut into.none_healthy);
     section.choice("scan_cursors", SCAN_CURSORS, &mut into.checks_cursors);
+}
+
+/// The keys of `[failover]` about a master and its replica.
+pub(super) fn promotion(section: &mut Section<'_>, into: &mut Promotion) {
+    if let Some(by) = section.text("promote", promote) {
+        into.by = by;
+    }
+    section.duration("promote_timeout", SHORTEST, &mut into.timeout);
+    into.waits = section.flag("wait_for_replication").unwrap_or(into.waits);
+}
+
+fn promote(text: &str) -> Result<Promote, String> {
+    match text {
+        "never" => Ok(Promote::Never),
+        "command" => Ok(Promote::Command),
+        path if Path::new(path).is_absolute() => Ok(Promote::Program(PathBuf::from(path))),
+        _ => Err("must be \"never\", \"command\" or the absolute path of a program".to_owned()),
+    }
 }
 
 fn state_file(section: &mut Section<'_>, sources: &Sources) -> Option<PathBuf> {

@@ -9,12 +9,12 @@ use super::address::{
     BackendUrl, HealthCheckUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url,
 };
 use super::checks::CheckSettings;
-use super::file::{SHORTEST, credential, failover, group_tables, health};
+use super::file::{SHORTEST, credential, failover, group_tables, health, promotion};
 use super::preset::GroupSettings;
 use super::section::{Choices, Notes, Section};
 use super::secure;
 use super::values::format_duration;
-use super::{Address, Admin, Backend, BackendOverrides, Group, Listener, Network, Replication, SessionMode};
+use super::{Address, Admin, Backend, BackendOverrides, Group, Listener, Network, Promote, Replication, SessionMode};
 use crate::logic::identity::IdentityMode;
 use crate::logic::settings::{Failback, HealthSettings, RetryCeiling, RetrySettings};
 use crate::tls::ClientAuth;
@@ -76,6 +76,7 @@ impl Groups {
         group_tables(section, &mut settings);
         section.child("failover", |section| {
             failover(section, &mut settings.failover);
+            promotion(section, &mut settings.promotion);
             section.refused("state_file", "stands in [failover] only: one file serves all groups");
         });
         let mut replication = Replication::None;
@@ -88,6 +89,9 @@ impl Groups {
             if !settings.ceiling_is_written {
                 settings.retry.ceiling = RetryCeiling::ReadOnly;
             }
+        }
+        if replication == Replication::BothWays && settings.promotion.by != Promote::Never {
+            section.problem("replication", None, "is \"both-ways\", so there is no replica for failover.promote");
         }
         self.own.insert(name.to_owned(), (settings, replication));
     }
@@ -298,6 +302,9 @@ impl Groups {
     fn empty_group(&self, name: &str) -> Group {
         let (settings, replication) = self.settings(name);
         let settings = settings.clone();
+        // Who lets a replica be promoted has a master and its replicas.
+        let is_one_way = replication == Replication::None && settings.promotion.by != Promote::Never;
+        let replication = if is_one_way { Replication::OneWay } else { replication };
         Group {
             name: name.to_owned(),
             listeners: Vec::new(),
@@ -307,6 +314,7 @@ impl Groups {
             detector: settings.detector,
             breaker: settings.breaker,
             failover: settings.failover,
+            promotion: settings.promotion,
             retry: settings.retry,
             commands: settings.commands,
             parity: settings.parity,

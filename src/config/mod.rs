@@ -94,6 +94,8 @@ pub struct Group {
     pub backends: Vec<Backend>,
     /// What the backends copy from each other.
     pub replication: Replication,
+    /// Whether and how a replica is promoted, and whether a planned switch waits for it.
+    pub promotion: Promotion,
     /// Health checks.
     pub health: HealthSettings,
     /// Failure detection on live traffic.
@@ -134,16 +136,44 @@ impl Group {
     }
 }
 
-/// What the backends of a group copy from each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Replication {
-    /// Nothing that Handover would know of.
-    #[default]
-    None,
-    /// A master's writes go to its replicas.
-    OneWay,
-    /// Writes to any reach all (Active-Active).
-    BothWays,
+pub use crate::logic::replication::Replication;
+
+/// How a replica that is to become the active is promoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promotion {
+    /// By what.
+    pub by: Promote,
+    /// How long it may take, from the order to a clean health check.
+    pub timeout: Duration,
+    /// A planned switch to a replica of the active waits until it has all that the active has.
+    pub waits: bool,
+}
+
+impl Default for Promotion {
+    fn default() -> Self {
+        Self { by: Promote::Never, timeout: Duration::from_secs(5), waits: true }
+    }
+}
+
+/// What promotes a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Promote {
+    /// Nothing that Handover would start.
+    Never,
+    /// `REPLICAOF NO ONE`, or `FAILOVER` where the master lives.
+    Command,
+    /// A program of the operator's.
+    Program(PathBuf),
+}
+
+impl fmt::Display for Promote {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => formatter.write_str("never"),
+            Self::Command => formatter.write_str("command"),
+            Self::Program(path) => write!(formatter, "{}", path.display()),
+        }
+    }
 }
 
 /// Lists of commands from the file (`[commands]`), lower case, `container|subcommand` for subcommands.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::checks::CheckSettings;
 use super::section::Choices;
-use super::{CommandLists, Parity};
+use super::{CommandLists, Parity, Promotion};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
     LimitSettings, NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
@@ -38,6 +38,7 @@ pub(super) struct GroupSettings {
     pub(super) detector: DetectorSettings,
     pub(super) breaker: BreakerSettings,
     pub(super) failover: FailoverSettings,
+    pub(super) promotion: Promotion,
     pub(super) retry: RetrySettings,
     /// Whether the file chose `retry.ceiling`, so that `replication` does not.
     pub(super) ceiling_is_written: bool,
@@ -66,6 +67,7 @@ impl GroupSettings {
             detector: detector(),
             breaker: BreakerSettings { grace: seconds(60), grace_max: seconds(600) },
             failover: failover(),
+            promotion: Promotion::default(),
             retry: RetrySettings {
                 ceiling: RetryCeiling::WriteLastWins,
                 rearm_blocked: true,

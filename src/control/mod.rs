@@ -7,6 +7,7 @@ mod chronicle;
 pub mod inventory;
 mod observed;
 pub mod prober;
+mod promotion;
 pub mod state;
 pub mod supervisor;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{Availability, BackendId, Observation, ProbeReport, Route, Vitals};
+use crate::control::checks::command::Told;
 use crate::control::checks::{Checker, LagWatch};
 use crate::control::inventory::Watch;
 use crate::control::now;
@@ -29,8 +30,14 @@ pub struct Prober {
     pub(super) vitals: Vec<Arc<Vitals>>,
     pub(super) origin: Instant,
     pub(super) ask: Arc<Notify>,
-    pub(super) reports: mpsc::Sender<ProbeReport>,
+    pub(super) reports: mpsc::Sender<Probed>,
     pub(super) observations: mpsc::Sender<Observation>,
+}
+
+/// A round's report, and what the server then said of itself.
+pub struct Probed {
+    pub(super) report: ProbeReport,
+    pub(super) told: Option<Told>,
 }
 
 /// Why the prober woke.
@@ -77,7 +84,9 @@ impl Prober {
                 Wake::Asked => self.immediate(stop).await,
             };
             let Some(report) = report else { return };
-            if self.reports.send(report).await.is_err() {
+            let has_answered = matches!(report.verdict, ProbeVerdict::Good { .. } | ProbeVerdict::CannotServe { .. });
+            let told = if has_answered { self.checker.facts().await } else { None };
+            if self.reports.send(Probed { report, told }).await.is_err() {
                 return;
             }
         }

@@ -8,18 +8,24 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{
-    Availability, BackendId, GroupStatus, Observation, Order, ProbeReport, Route, Vitals, WorkerReport,
+    Availability, BackendId, BackendStatus, GroupStatus, Observation, Order, ProbeReport, Route, Vitals, WorkerReport,
 };
-use crate::config::Group;
+use crate::config::{Group, Promote};
+use crate::control::checks::command::Told;
 use crate::control::chronicle::Chronicle;
 use crate::control::inventory::Bequest;
 use crate::control::observed::{Clock, Observed};
+use crate::control::prober::Probed;
+use crate::control::promotion::{Promoting, Server, carry_out, outcome};
 use crate::control::state::Keeper;
 use crate::control::{Shared, now};
 use crate::events::EventHub;
 use crate::logic::detector::{Reading, Sample};
-use crate::logic::failover::{BackendSpec, Command, Event, Failover, GroupSettings, Output, Reason, Saved};
+use crate::logic::failover::{
+    BackendSpec, Command, Event, Failover, GroupSettings, Output, PromotionOrder, Reason, Saved,
+};
 use crate::logic::parity::{Parity, ParityChange};
+use crate::logic::replication::{Facts, ReplicationSettings};
 
 /// The vitals are read so often in one hang timeout, within these bounds.
 const LOOKS_PER_HANG: u32 = 20;
@@ -34,7 +40,7 @@ type Outcome = oneshot::Sender<Result<String, String>>;
 /// The supervisor's ends of the channels.
 pub(super) struct Ends {
     pub(super) reports: mpsc::Receiver<WorkerReport>,
-    pub(super) probes: mpsc::Receiver<ProbeReport>,
+    pub(super) probes: mpsc::Receiver<Probed>,
     pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
     pub(super) bequests: watch::Sender<Bequest>,
@@ -61,15 +67,21 @@ pub struct Supervisor {
     /// Who waits for a planned switch to end, and its target.
     switching: Option<(BackendId, Outcome)>,
     status_at: Instant,
+    /// What it takes to speak to each backend, and what promotes one.
+    servers: Vec<Server>,
+    promote_by: Promote,
+    /// The order on a replica that is being carried out.
+    promoting: Option<Promoting>,
 }
 
 /// Why the supervisor woke.
 enum Wake {
     Stop,
     Report(WorkerReport),
-    Probe(ProbeReport),
+    Probe(Probed),
     Observation(Observation),
     Operator(Order),
+    Promotion(BackendId, Result<(), String>),
     Time,
 }
 
@@ -94,7 +106,16 @@ impl Supervisor {
             breaker: group.breaker,
             failover: group.failover.clone(),
         };
-        let machine = Failover::new(start, settings, specs.collect(), shared.vitals.len(), saved);
+        let replication = ReplicationSettings {
+            replication: group.replication,
+            promotes: group.promotion.by != Promote::Never,
+            promote_timeout: group.promotion.timeout,
+            waits: group.promotion.waits,
+        };
+        let machine =
+            Failover::new(start, settings, specs.collect(), shared.vitals.len(), saved).with_replication(replication);
+        let servers = group.backends.iter().zip(&shared.tls);
+        let servers = servers.map(|(backend, tls)| Server { backend: backend.clone(), tls: tls.clone() }).collect();
         let observed: Vec<Observed> = group.backends.iter().map(|backend| Observed::new(&backend.name)).collect();
         let names = shared.ids.iter().copied().zip(group.backends.iter().map(|backend| backend.name.clone()));
         let chronicle = Chronicle::new(&group.name, names.collect(), ends.events.clone());
@@ -114,6 +135,9 @@ impl Supervisor {
             testator: group.parity.loads_functions.then_some(None),
             switching: None,
             status_at: start,
+            servers,
+            promote_by: group.promotion.by.clone(),
+            promoting: None,
         };
         (supervisor, receiver)
     }
@@ -139,6 +163,7 @@ impl Supervisor {
             Some(report) = self.ends.reports.recv() => Wake::Report(report),
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
+            (backend, outcome) = outcome(&mut self.promoting) => Wake::Promotion(backend, outcome),
             Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
         }
@@ -158,10 +183,14 @@ impl Supervisor {
                 self.machine.on_worker(now, report);
                 false
             }
-            Wake::Probe(report) => {
+            Wake::Probe(Probed { report, told }) => {
                 // A verdict is weighed against the replies that came until now.
                 self.look(now);
                 self.observe(&report);
+                if let Some(told) = told.map(Told::result) {
+                    self.observe_facts(report.backend, &told);
+                    self.machine.on_facts(now, report.backend, told);
+                }
                 self.machine.on_probe(now, &report);
                 true
             }
@@ -171,6 +200,10 @@ impl Supervisor {
             }
             Wake::Operator(order) => {
                 self.obey(now, order);
+                true
+            }
+            Wake::Promotion(backend, outcome) => {
+                self.machine.on_promotion(now, backend, outcome);
                 true
             }
             Wake::Time => {
@@ -248,6 +281,7 @@ impl Supervisor {
                     self.chronicle.tell(&event, self.machine.route().epoch);
                     self.tell(&event);
                 }
+                Output::Promote(order) => self.promote(order),
                 Output::Persist(saved) => {
                     if let Some(keeper) = &self.ends.keeper {
                         keeper.keep(&self.name, &saved);
@@ -262,6 +296,14 @@ impl Supervisor {
         }
     }
 
+    /// Begins to carry out an order; what is left of an older one is dropped.
+    fn promote(&mut self, order: PromotionOrder) {
+        let server = |id| self.index(id).map(|index| self.servers[index].clone());
+        let Some(to) = server(order.backend) else { return };
+        let from = order.from.and_then(server);
+        self.promoting = Some(Box::pin(carry_out(order, to, from, self.promote_by.clone())));
+    }
+
     fn publish_status(&mut self, now: Instant) {
         self.status_at = now;
         self.status.send_replace(status_of((&self.chronicle, &self.parity), &self.machine, &self.observed, now));
@@ -270,6 +312,12 @@ impl Supervisor {
     fn observe(&mut self, report: &ProbeReport) {
         if let Some(index) = self.index(report.backend) {
             self.observed[index].on_probe(report);
+        }
+    }
+
+    fn observe_facts(&mut self, backend: BackendId, told: &Result<Facts, String>) {
+        if let (Ok(facts), Some(index)) = (told, self.index(backend)) {
+            self.observed[index].on_facts(facts);
         }
     }
 
@@ -338,7 +386,14 @@ fn status_of(
         name: chronicle.group().to_owned(),
         route,
         reason,
-        backends: machine.members().zip(observed).map(|(member, observed)| observed.status(&member, clock)).collect(),
+        backends: machine
+            .members()
+            .zip(observed)
+            .map(|(member, observed)| BackendStatus {
+                replication: machine.standing(member.id),
+                ..observed.status(&member, clock)
+            })
+            .collect(),
         switches: chronicle.switches(),
         last_switch: chronicle.last_switch(),
         failback_blocked: machine.blocked().map(|blocked| blocked.to_string()),

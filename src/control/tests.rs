@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::channels::Phase;
-use crate::config::{Address, Backend, BackendOverrides, Checks, CommandLists, Parity, Replication};
+use crate::config::{Address, Backend, BackendOverrides, Checks, CommandLists, Parity, Promotion, Replication};
 use crate::logic::failover::{Command, Manner};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
@@ -99,6 +99,7 @@ fn config(backends: Vec<Backend>) -> Group {
         listeners: Vec::new(),
         backends,
         replication: Replication::default(),
+        promotion: Promotion::default(),
         health: HealthSettings {
             modes: vec![ProbeMode::Write],
             interval: MS(500),

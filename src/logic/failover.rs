@@ -4,9 +4,12 @@
 //! randomness: time and jitter are arguments.
 
 mod event;
+mod fencing;
 mod gray;
 mod member;
+mod news;
 mod operator;
+mod promotion;
 mod switching;
 #[cfg(test)]
 mod tests;
@@ -17,13 +20,19 @@ use std::time::{Duration, Instant};
 pub use self::event::{
     Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Saved, SavedBreaker, StayEnd, Switched,
 };
+use self::fencing::restore_servers;
+pub use self::fencing::{Fence, FenceReason, SavedServer, Seen};
 use self::gray::Comparison;
 use self::member::{Inquiry, Member, Sign};
+pub use self::news::News;
+pub use self::promotion::PromotionOrder;
+use self::promotion::Promotions;
 use self::switching::{Reporting, Stage};
 use crate::logic::backoff::Backoff;
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Finding, Sample};
 use crate::logic::health::ProbeVerdict;
+use crate::logic::replication::ReplicationSettings;
 use crate::logic::report::{ProbeReport, WorkerReport};
 use crate::logic::route::{Availability, BackendId, Route};
 use crate::logic::selection;
@@ -79,6 +88,8 @@ pub struct MemberView<'a> {
     pub fault: Option<&'a Fault>,
     /// It serves, but far too slowly: what was seen.
     pub degraded: Option<&'a str>,
+    /// Why it is not returned to, for what it said of itself.
+    pub fence: Option<&'a Fence>,
 }
 
 /// An operator holds the active on a backend.
@@ -142,6 +153,8 @@ pub struct Failover {
     comparison: Comparison,
     reporting: Option<Reporting>,
     published: Route,
+    replication: ReplicationSettings,
+    promotions: Promotions,
     must_persist: bool,
     jitter: f64,
     outputs: VecDeque<Output>,
@@ -162,6 +175,7 @@ impl Failover {
         if let Some(saved) = saved {
             restore_breakers(&mut members, saved, now);
             restore_bans(&mut members, saved, now);
+            restore_servers(&mut members, &saved.servers, now);
             let last = members.iter().find(|member| Some(&member.name) == saved.active.as_ref());
             restored = last.map(|member| (member.id, saved.epoch));
             let held =
@@ -192,6 +206,8 @@ impl Failover {
             comparison: Comparison::default(),
             reporting: None,
             published: Route::unknown(),
+            replication: ReplicationSettings::default(),
+            promotions: Promotions::default(),
             must_persist: false,
             jitter: 0.5,
             outputs: VecDeque::new(),
@@ -221,6 +237,7 @@ impl Failover {
         }
         self.revive_active(now, index, report, verdict);
         self.prove(now, index, report, verdict);
+        self.on_probe_of_replica(now, report, worth);
         self.settle(now);
     }
 
@@ -301,7 +318,8 @@ impl Failover {
         let members = self.members.iter().filter_map(Member::deadline);
         let own = [self.stage_deadline(), self.refusing_at(), self.reporting.as_ref().map(|report| report.until)];
         let stay = self.stay.map(|stay| stay.until);
-        members.chain(own.into_iter().flatten()).chain(self.failback_deadline()).chain(stay).min()
+        let own = own.into_iter().flatten().chain(self.promotion_deadline());
+        members.chain(own).chain(self.failback_deadline()).chain(stay).min()
     }
 
     /// The route in force.
@@ -357,6 +375,7 @@ impl Failover {
             banned_until: member.banned_until,
             fault: member.fault.as_ref(),
             degraded: member.degraded.as_deref(),
+            fence: member.server.fence.as_ref(),
         })
     }
 
@@ -378,6 +397,7 @@ impl Failover {
                 .iter()
                 .filter_map(|member| Some((member.name.clone(), member.banned_until?.saturating_duration_since(now))))
                 .collect(),
+            servers: self.members.iter().filter_map(|member| member.server.saved(&member.name, now)).collect(),
         }
     }
 
@@ -510,6 +530,7 @@ impl Failover {
         }
         self.log(events);
         self.end_stay_in_time(now);
+        self.lift_fences_in_time(now);
         while self.step(now) {}
         self.judge_availability(now);
         self.publish();
@@ -587,7 +608,8 @@ impl Failover {
     fn standby(&self) -> Option<BackendId> {
         let active = self.active?;
         let others = self.members.iter().filter(|member| member.id != active);
-        selection::best(others.map(|member| member.candidate(member.is_selectable())), None)
+        let is_next = |member: &Member| member.is_selectable() && member.server.is_trusted();
+        selection::best(others.map(|member| member.candidate(is_next(member))), None)
     }
 
     fn index(&self, id: BackendId) -> Option<usize> {

@@ -15,6 +15,7 @@ pub mod latency;
 pub mod multiplexer;
 pub mod parity;
 pub mod record;
+pub mod replication;
 pub mod report;
 pub mod route;
 pub mod selection;

@@ -4,6 +4,7 @@
 //! [`Happening::of`] is the one place where an event of the decision machine gets its words.
 
 mod described;
+mod replication;
 #[cfg(test)]
 mod tests;
 
@@ -92,6 +93,14 @@ names! {
         Gap = "gap",
         /// More than one master of the same data was seen.
         MultipleMasters = "multiple_masters",
+        /// A backend came back with less than was seen of it.
+        StaleData = "stale_data",
+        /// It may be returned to again.
+        FenceLifted = "fence_lifted",
+        /// A backend is a replica of another.
+        Replica = "replica",
+        /// A replica is promoted, was, or was not.
+        Promotion = "promotion",
         /// An operator plays a fault.
         Drill = "drill",
         /// The configuration was read again.
@@ -134,6 +143,8 @@ names! {
         Began = "began",
         /// Of the same: not any more.
         Ended = "ended",
+        /// Of a promotion: it did not take place.
+        Failed = "failed",
         /// Of a configuration: in force.
         Accepted = "accepted",
         /// Of a configuration: wrong, so that the old one stays.

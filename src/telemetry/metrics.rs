@@ -37,6 +37,10 @@ const BACKEND_UP: Metric = Metric::gauge("handover_backend_up", "1 when health c
 const BACKEND_ACTIVE: Metric = Metric::gauge("handover_backend_active", "1 for the backend that serves its group.");
 const BACKEND_WEIGHT: Metric = Metric::gauge("handover_backend_weight", "Preference; the heaviest healthy one serves.");
 const BACKEND_ROLE: Metric = Metric::gauge("handover_backend_role", "Always 1; the role last seen is a label.");
+const BACKEND_FENCED: Metric = Metric::gauge(
+    "handover_backend_fenced",
+    "1 while a backend is not returned to for what its server said of itself, with the reason.",
+);
 const BACKEND_CIRCUIT: Metric =
     Metric::gauge("handover_backend_circuit_state", "1 for the state that the circuit breaker is in.");
 const BACKEND_DEGRADED: Metric =
@@ -260,6 +264,10 @@ impl Page<'_> {
         self.each_backend(&BACKEND_WEIGHT, |_, backend, labels, samples| samples.sample(labels, backend.weight));
         self.each_backend(&BACKEND_ROLE, |_, backend, &[group, name], samples| {
             samples.sample(&[group, name, ("role", bounded_role(&backend.role))], 1);
+        });
+        self.each_backend(&BACKEND_FENCED, |_, backend, &[group, name], samples| {
+            let Some((reason, _)) = backend.fence else { return };
+            samples.sample(&[group, name, ("reason", reason)], 1);
         });
         self.each_backend(&BACKEND_CIRCUIT, |_, backend, &[group, name], samples| {
             for state in ["closed", "open", "half-open"] {

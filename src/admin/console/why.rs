@@ -21,6 +21,13 @@ pub(super) fn why(group: &GroupStatus, now: SystemTime) -> Vec<String> {
         let why = obstacle(group, backend, now);
         lines.push(format!("{} (weight {}) is heavier, but {why}", backend.name, backend.weight));
     }
+    let others = || group.backends.iter().filter(|backend| backend.id != active.id);
+    for (backend, replication) in others().filter_map(|backend| Some((backend, backend.replication.as_ref()?))) {
+        lines.push(format!("{} is {replication}", backend.name));
+    }
+    for (backend, (label, evidence)) in others().filter_map(|backend| Some((backend, backend.fence.as_ref()?))) {
+        lines.push(format!("{} is fenced ({label}): {evidence}", backend.name));
+    }
     match group.route.standby.and_then(|id| group.backends.iter().find(|backend| backend.id == id)) {
         Some(next) => lines.push(format!("{} would be next", next.name)),
         None => lines.push("no other backend could take over".to_owned()),

@@ -157,7 +157,7 @@ impl Failover {
             self.comparison = Comparison::default();
             return;
         };
-        self.compare(now);
+        self.compare_speeds(now);
         let Some(evidence) = evidence else { return };
         // An operator's will, and the bound on switches, count for more: it is not dead.
         let must_wait = self.stay.is_some()
@@ -189,7 +189,7 @@ impl Failover {
     }
 
     /// Probes the active and all that could take its place, at the same moment and in the same way.
-    fn compare(&mut self, now: Instant) {
+    fn compare_speeds(&mut self, now: Instant) {
         if self.comparison.next_at.is_some_and(|at| now < at) {
             return;
         }

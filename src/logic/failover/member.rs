@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Detector, Excused};
 use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
+use crate::logic::failover::fencing::Server;
 use crate::logic::failover::gray::Pulse;
 use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
@@ -73,6 +74,8 @@ pub(super) struct Member {
     pub(super) hold_factor: f64,
     /// An operator's ban.
     pub(super) banned_until: Option<Instant>,
+    /// What its server has said of itself.
+    pub(super) server: Server,
     /// Whether its data is close enough behind the others; `None`: nobody has said since it last was the active.
     pub(super) is_level: Option<bool>,
     pub(super) inquiry: Option<Inquiry>,
@@ -103,6 +106,7 @@ impl Member {
             clean_since: None,
             hold_factor: 1.0,
             banned_until: None,
+            server: Server::default(),
             is_level: None,
             inquiry: None,
             unconnected: None,
@@ -118,6 +122,11 @@ impl Member {
     /// Its lag, if it is checked at all, is no reason against a failback.
     pub(super) fn may_lead(&self) -> bool {
         self.is_level == Some(true) || !self.health_settings.modes.contains(&ProbeMode::Lag)
+    }
+
+    /// Neither an operator nor what its server said of itself speaks against it.
+    pub(super) const fn may_be_chosen(&self) -> bool {
+        !self.is_banned() && self.server.is_trusted()
     }
 
     pub(super) const fn is_banned(&self) -> bool {

@@ -2,6 +2,7 @@
 
 mod acceptance;
 mod gray;
+mod replication;
 
 use super::*;
 use crate::logic::judged::Judged;
@@ -124,6 +125,7 @@ impl Group {
                 Output::ProbeNow(backend) => self.asked.push(backend),
                 Output::Log(event) => self.events.push(event),
                 Output::Persist(saved) => self.saved = Some(saved),
+                Output::Promote(order) => panic!("nothing replicates: {order:?}"),
             }
         }
     }

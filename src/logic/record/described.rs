@@ -7,7 +7,13 @@ use crate::logic::failover::{Blocked, Event, Reason, Switched};
 use crate::logic::route::BackendId;
 
 impl Happening {
-    fn new(kind: EventKind, severity: Severity, title: &'static str, text: String, details: Details) -> Self {
+    pub(super) fn new(
+        kind: EventKind,
+        severity: Severity,
+        title: &'static str,
+        text: String,
+        details: Details,
+    ) -> Self {
         Self { kind, severity, title, text, details: Box::new(details) }
     }
 
@@ -121,6 +127,7 @@ impl Happening {
                 let details = Details { state: Some(State::Began), length: Some(Millis(*length)), ..about(backend) };
                 Self::new(Kind::Ban, Warning, "backend banned", text, details)
             }
+            Event::Replication { backend, news } => Self::replication(name(*backend), news),
             Event::BanEnded { backend } => {
                 let text = format!("{} is no longer banned", name(*backend));
                 let details = Details { state: Some(State::Ended), ..about(backend) };
@@ -214,18 +221,6 @@ impl Happening {
         let (from, to, reason) = (Some(from.to_owned()), Some(to.to_owned()), Some(reason.to_owned()));
         let details = Details { from, to, reason, length: length.map(Millis), ..empty() };
         Self::new(EventKind::Gap, Severity::Warning, "subscriptions have a gap", text, details)
-    }
-
-    /// More than one master of the same data was seen, or not any more.
-    #[must_use]
-    pub fn multiple_masters(backends: Vec<String>, state: State) -> Self {
-        let (severity, title) = match state {
-            State::Ended => (Severity::Info, "there is one master again"),
-            _ => (Severity::Error, "more than one master of the same data"),
-        };
-        let text = format!("{title}: {}", backends.join(", "));
-        let details = Details { backends: Some(backends), state: Some(state), ..empty() };
-        Self::new(EventKind::MultipleMasters, severity, title, text, details)
     }
 
     /// An operator plays a fault, or the play has ended.
