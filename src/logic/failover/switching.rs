@@ -420,6 +420,9 @@ impl Failover {
             self.members[index].bring_up(now, &mut events);
             self.log(events);
         }
+        if let Some(stay) = self.stay.filter(|stay| stay.backend != switch.to) {
+            self.end_stay_on(stay.backend, StayEnd::BackendDown);
+        }
         self.epoch += 1;
         self.active = Some(switch.to);
         self.reason = switch.reason.clone();
