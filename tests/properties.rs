@@ -92,7 +92,8 @@ proptest! {
             };
             match (before, breaker.state()) {
                 (BreakerState::Closed | BreakerState::HalfOpen { .. }, BreakerState::Open { until }) => {
-                    prop_assert!(matches!(blow, Blow::Trip | Blow::Bad));
+                    let is_fault = matches!(blow, Blow::Trip | Blow::Bad);
+                    prop_assert!(is_fault);
                     let grace = until - now;
                     prop_assert!(grace >= settings.grace && grace <= settings.grace_max);
                     let is_doubled = last_grace.is_some_and(|last| grace == (last * 2).min(settings.grace_max));
@@ -102,7 +103,8 @@ proptest! {
                 }
                 (BreakerState::Open { until }, BreakerState::Open { until: still }) => prop_assert_eq!(until, still),
                 (BreakerState::Open { until }, after) => {
-                    prop_assert!(now >= until && matches!(after, BreakerState::HalfOpen { good: 0 }));
+                    let is_half_open = matches!(after, BreakerState::HalfOpen { good: 0 });
+                    prop_assert!(now >= until && is_half_open);
                 }
                 (BreakerState::HalfOpen { .. }, BreakerState::Closed) => {
                     prop_assert!(run >= GOOD_TO_CLOSE);
