@@ -23,7 +23,7 @@ use support::{Cut, Handover, Mode, RedisServer, Relay, Signal, holds_within, wai
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 /// A fault that must move the traffic has moved it by then, or has not.
-const SWITCH_MAX: Duration = SECONDS(30);
+const SWITCH_MAX: Duration = Duration::from_secs(30);
 
 /// Where the commands and the probes of `east` go through.
 #[derive(Clone, Copy, PartialEq)]
@@ -72,7 +72,7 @@ const FAULT: Fault = Fault {
     ways: Ways::Straight,
     must: Must::Switch,
     has_load: true,
-    watch: SECONDS(5),
+    watch: Duration::from_secs(5),
     needs_packets: false,
     play: |_| {},
 };
@@ -299,6 +299,8 @@ fn run(preset: &str, fault: &Fault) -> Run {
         std::thread::sleep(MS(300) + STEP.mul_f64(fastrand::f64() * f64::from(CLIENTS)));
         let fault_at = Instant::now();
         (fault.play)(&mut scene);
+        // Rules for packets are in force when nft has ended.
+        let fault_at = if fault.needs_packets { Instant::now() } else { fault_at };
         let moved_after = if fault.must == Must::Switch {
             scene.wait_for_switch(SWITCH_MAX).then(|| fault_at.elapsed())
         } else {
@@ -323,7 +325,6 @@ fn run(preset: &str, fault: &Fault) -> Run {
     let first = (!scene.is_east_lost).then_some(&scene.east);
     let last = if moved_after.is_some() { Some(&scene.west) } else { first };
     Run {
-        // Where the fault itself takes its time, the log knows better.
         moved_after,
         recovered_after: load::first_success(&samples, fault_at),
         longest_wait: load::longest_wait(&samples, fault_at).unwrap_or_default(),

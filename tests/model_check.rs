@@ -6,7 +6,8 @@
 //! wrong in a run, in any combination and at any moment; `MODEL_FAULTS`, `MODEL_PLANNED` and `MODEL_COMMANDS` say how
 //! many, for more than the test command has time for.
 //!
-//! It explores 180,000 states in about 6 s of one core, unoptimised.
+//! It explores 73,573 states, 36 steps deep, in about 2 s of one core, unoptimised; with `MODEL_COMMANDS=2` 870,644
+//! states, 42 steps deep, in 20 s.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;

@@ -11,7 +11,7 @@ use handover::logic::budget::Budget;
 use handover::logic::detector::{Detector, Finding, Sample};
 use handover::logic::health::{Health, HealthChange, Tally};
 use handover::logic::selection::{Candidate, best};
-use handover::logic::settings::{BreakerSettings, DetectorSettings, ProbePolicy};
+use handover::logic::settings::{BreakerSettings, DetectorSettings, LatencySettings, ProbePolicy};
 use proptest::prelude::*;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -184,6 +184,7 @@ proptest! {
             window,
             failures_min,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         };
         let start = Instant::now();
         let mut detector = Detector::new(settings);
@@ -218,6 +219,7 @@ proptest! {
             window: MS(2000),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         };
         let limit = if is_slow { slow_timeout.max(MS(hang)) } else { MS(hang) };
         let start = Instant::now();

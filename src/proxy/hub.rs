@@ -439,6 +439,9 @@ impl Hub {
         }
         self.feed(|machine| machine.on_tick(now));
         self.carry_out(now);
+        if is_late {
+            self.feed(Multiplexer::on_held_up);
+        }
         self.publish(is_late);
         self.is_hurried.set(self.machine.borrow().is_waiting());
     }
@@ -463,7 +466,14 @@ impl Hub {
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
-            self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
+            if let Some(record) = machine.backend(*id) {
+                vitals.disturbances.store(record.disturbances, Ordering::Relaxed);
+                vitals.replies.store(&record.replies);
+            }
+            let counters = self.spec.counters.backend(*id);
+            counters.connections.set(machine.connections(*id) as u64);
+            counters.replies.set(signs.successes);
+            counters.failures.set(signs.failures);
         }
         self.spec.heartbeat.store(micros(Some(Instant::now())), Ordering::Relaxed);
         publish::counts(&machine, &self.spec.counters, &mut self.published.borrow_mut());
@@ -477,7 +487,10 @@ impl Hub {
     fn queue_report(&self, report: Report, at: Instant) {
         let worker = self.spec.worker;
         let report = match report {
-            Report::LinkLost { backend, epoch, cause } => WorkerReport::LinkLost { backend, epoch, at, cause },
+            Report::LinkLost { backend, epoch, cause } => {
+                self.spec.counters.backend(backend).lost.add(1);
+                WorkerReport::LinkLost { backend, epoch, at, cause }
+            }
             Report::ConnectFailed { backend, cause } => {
                 self.spec.counters.backend(backend).connects(counters::Connect::Failed).add(1);
                 WorkerReport::ConnectFailed { backend, at, cause }

@@ -26,6 +26,8 @@ struct Memory {
     good_since: Option<Instant>,
     clean_since: Option<Instant>,
     down_at: Option<Instant>,
+    /// The end of the grace that its breaker was last opened for.
+    grace_ends: Option<Instant>,
     banned_until: Option<Instant>,
 }
 
@@ -38,6 +40,7 @@ impl Memory {
             good_since: None,
             clean_since: None,
             down_at: None,
+            grace_ends: None,
             banned_until: None,
         }
     }
@@ -132,9 +135,12 @@ impl Rules {
                 memory.clean_since = None;
                 self.stay.take_if(|(on, _)| on == backend);
             }
+            Event::BreakerOpened { backend, grace } => {
+                self.memories[index(*backend)].grace_ends = Some(now + *grace);
+            }
             Event::BackendUp { backend } if active == Some(*backend) => {
                 let memory = &mut self.memories[index(*backend)];
-                (memory.down_at, memory.bad) = (None, 0);
+                (memory.bad, memory.down_at, memory.grace_ends) = (0, None, None);
             }
             Event::SwitchCalledOff { to, .. } => {
                 self.stay.take_if(|(on, _)| on == to);
@@ -179,8 +185,8 @@ impl Rules {
 
     pub fn on_restart(&mut self, now: Instant, weights: &[f64]) {
         for (memory, weight) in self.memories.iter_mut().zip(weights) {
-            let old = *memory;
-            *memory = Memory { down_at: old.down_at, banned_until: old.banned_until, ..Memory::new(*weight) };
+            let Memory { down_at, grace_ends, banned_until, .. } = *memory;
+            *memory = Memory { down_at, grace_ends, banned_until, ..Memory::new(*weight) };
         }
         let active = self.last.map(|(active, _)| active);
         let stay = self.stay.take_if(|(on, until)| Some(*on) == active && now < *until);
@@ -244,7 +250,7 @@ impl Rules {
             self.guarded.push(now);
         }
         let memory = &mut self.memories[index(active)];
-        (memory.bad, memory.down_at) = (0, None);
+        (memory.bad, memory.down_at, memory.grace_ends) = (0, None, None);
         self.last = Some((active, world.route.epoch));
         (self.bad_since, self.unsettled_since) = (None, None);
         self.active_since = Some(now);
@@ -259,7 +265,8 @@ impl Rules {
         let hold = failover.failback_hold.mul_f64(1.0 - failover.failback_jitter);
         let is_clean = to.clean_since.is_some_and(|since| now >= since + hold);
         assert!(is_clean, "seed {seed}: failback to {:?}, clean since {:?}", world.route.active, to.clean_since);
-        let is_past_grace = to.down_at.is_none_or(|down| now >= down + world.settings.breaker.grace);
+        let is_past_grace = to.down_at.is_none_or(|down| now >= down + world.settings.breaker.grace)
+            && to.grace_ends.is_none_or(|ends| now >= ends);
         assert!(is_past_grace, "seed {seed}: failback to {:?} within its grace", world.route.active);
         let in_window = |at: &&Instant| **at + failover.switches_window > now;
         let recent = self.guarded.iter().filter(in_window).count();

@@ -253,6 +253,8 @@ impl World {
                     self.rules.on_event(self.now, &event, self.route.active);
                 }
                 Output::Persist(saved) => self.saved = Some((self.now, saved)),
+                // None of these backends is a replica of another.
+                Output::Promote(_) => {}
             }
         }
     }
@@ -316,6 +318,10 @@ impl World {
             if self.rng.bool() {
                 reading.waiting_since = None;
             }
+        }
+        if self.rng.bool() {
+            self.look();
+            self.carry_out();
         }
     }
 

@@ -4,7 +4,7 @@
 //! It takes bytes and events and gives bytes and [`Output`]s; it owns no socket. In the order of a command's way:
 //! `requests` (a client's bytes → frames → a lane), `special` (what needs a pin, or is answered here),
 //! `replies` (a backend's bytes → the client's output), `judgement` (a lost connection), `switch` (the route),
-//! `upload` (large requests), `pins`, `transactions` (MULTI in pieces), `withheld` (READONLY and the like), `subscriptions`; `client_command`,
+//! `upload` (large requests), `pins`, `transactions` (MULTI in pieces), `withheld` (READONLY and the like), `pubsub`; `client_command`,
 //! `muted` and `pause` carry out CLIENT.
 
 mod answers;
@@ -23,13 +23,14 @@ mod observe;
 mod pause;
 mod pins;
 mod protocol;
+mod pubsub;
 mod replies;
 mod requests;
 mod scan;
 mod scripts;
 mod session;
 mod special;
-mod subscriptions;
+
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -56,8 +57,9 @@ pub use session::{Access, CloseReason, Session};
 
 use self::identity::Guard;
 use self::link::{Run, RunKind};
+pub use self::pubsub::Kind as SubscriptionKind;
+use self::requests::Request;
 use self::session::Wait;
-pub use self::subscriptions::Kind as SubscriptionKind;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
 use super::budget::Budget;
@@ -507,6 +509,16 @@ impl Multiplexer {
     fn note(&mut self, fate: fn(&mut Judged) -> &mut u64, commands: u64) {
         *fate(&mut self.judged) += commands;
         *fate(&mut self.counters.fates) += commands;
+    }
+
+    /// Puts one request of a session on a connection.
+    fn send_request(&mut self, link: LinkKey, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) {
+        if request.classified.is_slow()
+            && let Some(link) = self.links.get_mut(link)
+        {
+            link.expect_long();
+        }
+        self.send(link, key, request.frame, 1, kind, now);
     }
 
     /// Puts requests of a session on a connection.
