@@ -169,6 +169,7 @@ impl Failover {
         let good = self.members.iter().filter(|member| member.health.is_latest_good()).count();
         let Stage::Starting { first_good, is_overdue } = &mut self.stage else { return false };
         if good == 0 {
+            (*first_good, *is_overdue) = (None, false);
             return false;
         }
         let since = *first_good.get_or_insert(now);
@@ -559,6 +560,9 @@ impl Failover {
             let mut events = Vec::new();
             self.members[index].bring_up(now, &mut events);
             self.log(events);
+        }
+        if let Some(stay) = self.stay.filter(|stay| stay.backend != switch.to) {
+            self.end_stay_on(stay.backend, StayEnd::BackendDown);
         }
         self.lift_fence(index, "it is the active");
         if let Some(old) = from.filter(|from| *from != switch.to).and_then(|from| self.index(from)) {
