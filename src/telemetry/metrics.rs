@@ -221,7 +221,6 @@ impl Page<'_> {
         for kind in EventKind::ALL.into_iter().filter(|kind| !matches!(kind, EventKind::Lost | EventKind::Outcomes)) {
             samples.sample(&[("kind", kind.label())], events.kind(kind).get());
         }
-        drop(samples);
         let mut samples = self.text.begin(&EVENTS_DROPPED);
         for way in Way::ALL {
             samples.sample(&[("way", way.label())], events.dropped(way).get());
