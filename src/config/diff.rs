@@ -12,7 +12,7 @@ use super::{
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
+    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, PubSubSettings, RetrySettings,
 };
 use crate::tls::{ClientFiles, ServerFiles};
 
@@ -193,6 +193,7 @@ impl Facts {
             breaker: BreakerSettings { grace, grace_max },
             failover,
             retry,
+            pubsub,
             commands,
         } = group;
         let order: Vec<_> = backends.iter().map(|backend| backend.name.as_str()).collect();
@@ -204,6 +205,7 @@ impl Facts {
         self.put_time("breaker.grace_max", *grace_max);
         self.failover(failover);
         self.retry(retry);
+        self.pubsub(pubsub);
         self.commands(commands);
         for listener in listeners {
             let Listener { bind, mode, sessions, tls, proxy_sources } = listener;
@@ -348,6 +350,17 @@ impl Facts {
         self.put("retry.attempts", attempts);
         self.put("retry.budget", budget);
         self.put_time("retry.deadline", *deadline);
+    }
+
+    fn pubsub(&mut self, pubsub: &PubSubSettings) {
+        let PubSubSettings { on_gap, standby, propagates, lag_max, heartbeat, heartbeat_lost, publish } = pubsub;
+        self.put("pubsub.on_gap", name_of(on_gap));
+        self.put("pubsub.standby", standby);
+        self.put("pubsub.propagates", propagates);
+        self.put_time("pubsub.lag_max", *lag_max);
+        self.put_time("pubsub.heartbeat", *heartbeat);
+        self.put_time("pubsub.heartbeat_lost", *heartbeat_lost);
+        self.put("pubsub.publish", name_of(publish));
     }
 
     fn commands(&mut self, commands: &CommandLists) {

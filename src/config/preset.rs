@@ -6,7 +6,7 @@ use super::CommandLists;
 use super::section::Choices;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
-    NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
+    NoneHealthy, ProbeMode, ProbePolicy, PubSubSettings, RetryCeiling, RetrySettings,
 };
 use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
@@ -42,6 +42,9 @@ pub(super) struct GroupSettings {
     /// Whether the file chose `retry.deadline`, so that it does not follow `hold`.
     pub(super) deadline_is_written: bool,
     pub(super) commands: CommandLists,
+    pub(super) pubsub: PubSubSettings,
+    /// Whether the file chose `pubsub.propagates`, so that `replication` does not.
+    pub(super) propagates_is_written: bool,
 }
 
 impl GroupSettings {
@@ -72,6 +75,8 @@ impl GroupSettings {
             ceiling_is_written: false,
             deadline_is_written: false,
             commands: CommandLists::default(),
+            pubsub: PubSubSettings::default(),
+            propagates_is_written: false,
         }
     }
 

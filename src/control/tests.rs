@@ -143,6 +143,7 @@ fn config(backends: Vec<Backend>) -> Group {
             deadline: MS(2000),
         },
         commands: CommandLists::default(),
+        pubsub: crate::logic::settings::PubSubSettings::default(),
     }
 }
 

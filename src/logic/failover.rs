@@ -11,6 +11,7 @@ mod switching;
 mod tests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::event::{
@@ -23,7 +24,7 @@ use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Finding, Sample};
 use crate::logic::health::ProbeVerdict;
 use crate::logic::report::{ProbeReport, WorkerReport};
-use crate::logic::route::{Availability, BackendId, Route};
+use crate::logic::route::{Availability, BackendId, Change, Route};
 use crate::logic::selection;
 use crate::logic::settings::{BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, NoneHealthy};
 
@@ -134,6 +135,8 @@ pub struct Failover {
     stay: Option<Stay>,
     blocked: Option<Blocked>,
     reporting: Option<Reporting>,
+    /// The last switch, in words.
+    change: Option<Arc<Change>>,
     published: Route,
     must_persist: bool,
     jitter: f64,
@@ -182,6 +185,7 @@ impl Failover {
             stay,
             blocked: None,
             reporting: None,
+            change: None,
             published: Route::unknown(),
             must_persist: false,
             jitter: 0.5,
@@ -527,6 +531,7 @@ impl Failover {
             standby: self.standby(),
             availability: self.availability,
             acquittals: self.acquittals,
+            change: self.change.clone(),
         };
         if route != self.published {
             self.published = route.clone();

@@ -1,6 +1,7 @@
 //! The route of a group: which backend is active, in which epoch, and whether a switch is under way.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A backend's number within the process. Never reused while the process lives.
@@ -29,6 +30,19 @@ pub struct Route {
     /// Grows each time an immediate re-probe found the active able to serve after all;
     /// replies that were withheld because of a "cannot serve" word are then passed on.
     pub acquittals: u64,
+    /// The switch that began the epoch in force.
+    pub change: Option<Arc<Change>>,
+}
+
+/// A change of the active, in words for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The name of the backend before; `None` at the start.
+    pub from: Option<String>,
+    /// The name of the backend that serves now.
+    pub to: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Route {
@@ -42,6 +56,7 @@ impl Route {
             standby: None,
             availability: Availability::Degraded,
             acquittals: 0,
+            change: None,
         }
     }
 }
