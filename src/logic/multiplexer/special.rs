@@ -24,7 +24,8 @@ impl Multiplexer {
             return Step::Wait;
         }
         let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
-        if !session.is_settled() && !subscribes(request.classified.class) {
+        let is_next = subscribes(request.classified.class) && !request.is_of_wrong_length();
+        if !session.is_settled() && !is_next {
             self.wait(key, Wait::Confirmation, now);
             return Step::Wait;
         }

@@ -148,6 +148,7 @@ impl Multiplexer {
             let Some(subscriptions) = &session.subscriptions else { continue };
             let wanted = subscriptions.count_of(kind);
             let is_live = !subscriptions.needs_link()
+                || subscriptions.leaving_until.is_some()
                 || subscriptions
                     .link
                     .and_then(|link| self.links.get(link))

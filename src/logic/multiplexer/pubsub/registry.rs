@@ -21,7 +21,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub(super) const ALL: [Self; 3] = [Self::Channel, Self::Pattern, Self::Shard];
+    pub(in crate::logic::multiplexer) const ALL: [Self; 3] = [Self::Channel, Self::Pattern, Self::Shard];
 
     pub(super) const fn command(self, subscribe: bool) -> &'static str {
         match (self, subscribe) {
@@ -124,7 +124,7 @@ impl Registry {
     /// A server has to know of something.
     #[must_use]
     pub(super) fn needs_server(&self) -> bool {
-        self.is_subscribed() || self.changes.iter().any(|change| self.due(change) > 0)
+        self.is_subscribed() || self.changes.iter().any(|change| self.asks_server(change))
     }
 
     /// A server has something to deliver.
@@ -171,6 +171,13 @@ impl Registry {
         let names = change.names.iter().filter(|name| !change.kind.is_own(name)).cloned().collect();
         let due = self.due(change);
         (due > 0).then_some(Request { kind: change.kind, subscribe: change.subscribe, names, due })
+    }
+
+    fn asks_server(&self, change: &Change) -> bool {
+        match change.leaves_all {
+            true => self.served(change.kind) > 0,
+            false => change.names.iter().any(|name| !change.kind.is_own(name)),
+        }
     }
 
     /// Confirmations that a server owes.

@@ -285,7 +285,6 @@ impl Multiplexer {
         let old = subscriptions.link.replace(link);
         subscriptions.leaving_until = None;
         subscriptions.attempt = Attempt::default();
-        subscriptions.doubles_until = propagates.then_some(doubles_until);
         if !propagates {
             subscriptions.overlap = None;
         }
@@ -294,6 +293,7 @@ impl Multiplexer {
         let replayed = std::mem::take(&mut subscriptions.replayed);
         let moving_since = subscriptions.moving_since.take();
         let before = subscriptions.epoch.replace(epoch);
+        subscriptions.doubles_until = (propagates && before.is_some()).then_some(doubles_until);
         let is_target = subscriptions.is_target;
         if let Some(old) = old {
             self.close_link(old, false);
