@@ -162,9 +162,16 @@ impl Registry {
         self.changes.back().and_then(|change| self.request(change))
     }
 
-    /// What a server that has everything wanted has to be asked besides.
+    /// What a server that has everything wanted, and perhaps some of this already, has to be asked besides. All that is
+    /// to be left is named, so that it confirms as much in either case.
     pub(super) fn requests(&self) -> impl Iterator<Item = Request> {
-        self.changes.iter().filter_map(|change| self.request(change))
+        self.changes.iter().filter_map(|change| {
+            let mut request = self.request(change)?;
+            if change.leaves_all {
+                request.names = self.names(change.kind).cloned().collect();
+            }
+            Some(request)
+        })
     }
 
     fn request(&self, change: &Change) -> Option<Request> {

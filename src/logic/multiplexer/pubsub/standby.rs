@@ -3,7 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
+use super::frames::write_request;
 use super::outbox::Ring;
+use super::registry::Request;
 use crate::logic::multiplexer::link::{LinkState, Role};
 use crate::logic::multiplexer::{LinkKey, Multiplexer, SessionKey};
 use crate::logic::route::Phase;
@@ -141,10 +145,17 @@ impl Multiplexer {
             return false;
         };
         subscriptions.begin_move(Some(link_key), now);
+        // What it was asked for besides was asked for in silence.
+        let requests: Vec<Request> = subscriptions.registry.requests().collect();
         let mut standby = std::mem::take(&mut subscriptions.standby);
         // While the old connection delivers, nothing was missed.
         let moment = subscriptions.lost_at.filter(|_| subscriptions.link.is_none());
         let messages: Vec<_> = moment.into_iter().flat_map(|moment| standby.ring.take_since(moment)).collect();
+        for request in requests {
+            let mut frame = BytesMut::new();
+            write_request(&mut frame, &request);
+            self.send_subscription(link_key, key, request.due, false, &frame, now);
+        }
         let mut replayed = 0;
         for message in messages {
             replayed += usize::from(self.deliver_from_next(key, &message, now));

@@ -337,6 +337,29 @@ fn a_standby_replays_what_it_carried_since_the_last_proof_of_life() {
 }
 
 #[test]
+fn what_a_standby_was_asked_for_in_silence_is_confirmed_when_it_takes_over() {
+    let mut settings = settings(RetryCeiling::WriteLastWins);
+    settings.pubsub.standby = true;
+    let mut bench = Bench::with(settings);
+    let client = subscriber(&mut bench, "SUBSCRIBE a");
+    let active = subscription(&bench);
+    let route = Route { standby: Some(BackendId(1)), ..bench.multiplexer.route().clone() };
+    bench.multiplexer.on_route(route, bench.now);
+    bench.pass(Duration::from_millis(10));
+    let standby = subscription(&bench);
+    serve_subscriptions(&mut bench);
+    bench.say(client, &["SUBSCRIBE b"]);
+    assert_eq!((bench.written(active).len(), bench.written(standby).len()), (1, 1));
+    bench.reply(standby, &confirmation("subscribe", "b", 2));
+    force(&mut bench, 0, 1);
+    assert_eq!(bench.heard(client), "");
+    assert_eq!(bench.written(standby), ["SUBSCRIBE b"]);
+    bench.reply(standby, &confirmation("subscribe", "b", 2));
+    assert_eq!(bench.heard(client), confirmation("subscribe", "b", 2));
+    assert_live(&bench);
+}
+
+#[test]
 fn what_backends_carry_to_each_other_is_delivered_once() {
     let mut settings = settings(RetryCeiling::WriteLastWins);
     settings.pubsub.propagates = true;
