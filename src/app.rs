@@ -16,21 +16,27 @@ pub(crate) use self::settings::{commons, multiplexer_settings};
 use self::settings::{policy_of, users_of};
 use self::sockets::{bind_admin, bind_all, bind_console, start_acceptors, start_admin, start_console};
 use crate::admin::console::{Console, ConsoleGroup};
+use crate::admin::events::Streams;
 use crate::admin::http::Admin;
 use crate::channels::{BackendId, GroupStatus, Order, Vitals};
 use crate::cli::Exit;
 use crate::config::diff::{Effect, diff};
-use crate::config::{Backend, BackendTls, Config, Sources};
+use crate::config::{Backend, BackendTls, Config, Sources, WebhookSettings};
 use crate::control::{self, GroupControl, Shared, state};
+use crate::events::ledger::Ledger;
+use crate::events::program::Program;
+use crate::events::webhook::Webhook;
+use crate::events::{EventHub, Kinds};
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
 use crate::logic::identity::Users;
 use crate::logic::multiplexer::{CloseReason, Commons};
+use crate::logic::record::Happening;
 use crate::net::dial::Endpoint;
 use crate::proxy::hub::HubSpec;
 use crate::proxy::inquiry::Question;
 use crate::proxy::worker::{self, WorkerGroup, WorkerSpec};
-use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::counters::{Way, WorkerCounters};
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Reloads;
 use crate::tls::{self, FileProblem, Keeper, Owner};
@@ -69,6 +75,7 @@ struct App {
     users: Vec<watch::Sender<Arc<Users>>>,
     threads: Vec<JoinHandle<()>>,
     reloads: Arc<Reloads>,
+    events: EventHub,
     /// Has the certificates looked at now.
     hurry: Arc<Notify>,
 }
@@ -114,6 +121,10 @@ impl App {
         let lifecycle = Lifecycle::new();
         let draining = CancellationToken::new();
         let (saved, keeper) = open_state(&config, &lifecycle);
+        let events = EventHub::new(Arc::default(), lifecycle.stopping());
+        let outcomes = EventHub::new(events.counters().clone(), lifecycle.stopping());
+        // Before anything happens.
+        start_ways_out(&config, &lifecycle, &events, secured.webhook.clone());
         let origin = Instant::now();
         let ids = number_backends(&config);
         let counters: Vec<Vec<Arc<WorkerCounters>>> =
@@ -127,7 +138,7 @@ impl App {
             let vitals: Vec<Vec<Arc<Vitals>>> =
                 (0..config.workers).map(|_| ids.iter().map(|_| Arc::default()).collect()).collect();
             let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin, tls: tls.clone() };
-            let control = control::group(group, shared, saved.get(&group.name), keeper.clone());
+            let control = control::group(group, shared, saved.get(&group.name), keeper.clone(), events.clone());
             let GroupControl { supervisor, probers, reports, orders: operator, route, status } = control;
             lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
             for prober in probers {
@@ -148,13 +159,14 @@ impl App {
                 reloads: reloads.clone(),
                 certificates: certificates.facts(),
                 log_lines_dropped: logging.dropped(),
+                streams: Streams::new(events.clone(), outcomes.clone()),
                 started: origin,
                 draining: draining.clone(),
             };
             start_admin(&lifecycle, listener, view);
         }
 
-        start_console(&lifecycle, console, console_of(&config, &statuses, &orders, &draining));
+        start_console(&lifecycle, console, console_of(&config, &statuses, &orders, &draining, [&events, &outcomes]));
 
         let (arrivals, mut receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| mpsc::channel(ARRIVALS_MAX)).unzip();
@@ -171,6 +183,7 @@ impl App {
             for (index, (group, (vitals, reports, route))) in config.groups.iter().zip(&parts).enumerate() {
                 let backends = endpoints(&ids[index], &group.backends, &secured.backends[index]);
                 let hub = HubSpec {
+                    route: route.clone(),
                     worker,
                     settings: multiplexer_settings(&config, group, worker, commons[index].clone()),
                     backends,
@@ -201,11 +214,26 @@ impl App {
         }
 
         start_acceptors(&config, bound, &secured.listeners, &arrivals, &lifecycle, &draining);
+        let ledger = Ledger { statuses: statuses.clone(), counters, events: events.clone(), outcomes };
+        lifecycle.start("ledger", ledger.run(lifecycle.stopping()));
         let hurry = certificates.hurry();
         lifecycle.start("certificates", certificates.run(lifecycle.stopping()));
         let alive = is_alive(statuses.clone(), heartbeats, origin);
         lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
-        Ok(Self { config, lifecycle, draining, orders, statuses, ids, remaining, users, threads, reloads, hurry })
+        Ok(Self {
+            config,
+            lifecycle,
+            draining,
+            orders,
+            statuses,
+            ids,
+            remaining,
+            users,
+            threads,
+            reloads,
+            events,
+            hurry,
+        })
     }
 
     /// SIGHUP: weights, users, certificates and the log level at once; the rest is named.
@@ -221,7 +249,7 @@ impl App {
             }
             Err(problems) => {
                 self.reloads.failed();
-                error!(%problems, "the configuration was not reloaded: what was in force stays");
+                self.events.tell(None, None, Happening::config_reloaded(Err(problems.to_string())));
             }
         }
         Systemd.ready();
@@ -259,7 +287,8 @@ impl App {
             }
         }
         self.reloads.succeeded(SystemTime::now());
-        info!(changes = changes.len(), "configuration reloaded");
+        let changes = changes.iter().map(ToString::to_string).collect();
+        self.events.tell(None, None, Happening::config_reloaded(Ok(changes)));
     }
 
     /// The first SIGTERM: no new clients; those that are here get what is due to them.
@@ -312,6 +341,7 @@ fn console_of(
     statuses: &[watch::Receiver<GroupStatus>],
     orders: &[mpsc::Sender<Order>],
     draining: &CancellationToken,
+    [events, outcomes]: [&EventHub; 2],
 ) -> Console {
     let groups = config.groups.iter().zip(statuses.iter().zip(orders)).map(|(group, (status, orders))| ConsoleGroup {
         status: status.clone(),
@@ -319,7 +349,13 @@ fn console_of(
         policy: policy_of(group),
         ceiling: group.retry.ceiling,
     });
-    Console { groups: groups.collect(), started: SystemTime::now(), draining: draining.clone() }
+    Console {
+        groups: groups.collect(),
+        events: events.clone(),
+        outcomes: outcomes.clone(),
+        started: SystemTime::now(),
+        draining: draining.clone(),
+    }
 }
 
 type SavedGroups = std::collections::BTreeMap<String, crate::logic::failover::Saved>;
@@ -329,6 +365,19 @@ fn open_state(config: &Config, lifecycle: &Lifecycle) -> (SavedGroups, Option<st
     let (saved, keeper, writer) = state::open(path);
     lifecycle.start("state file", writer.run(lifecycle.stopping()));
     (saved, Some(keeper))
+}
+
+/// The webhook and the program, which nothing waits for.
+fn start_ways_out(config: &Config, lifecycle: &Lifecycle, events: &EventHub, tls: Option<tls::Client>) {
+    let kinds = || Kinds::new(config.events.kinds.clone());
+    if let Some(settings) = config.events.webhook.clone() {
+        let webhook = Webhook { settings, tls, kinds: kinds(), reader: events.subscribe(Way::Webhook) };
+        lifecycle.start("webhook", webhook.run(lifecycle.stopping()));
+    }
+    if let Some(settings) = config.events.command.clone() {
+        let program = Program { settings, kinds: kinds(), reader: events.subscribe(Way::Command) };
+        lifecycle.start("program on events", program.run(lifecycle.stopping()));
+    }
 }
 
 /// Whether every worker lets time pass and every supervisor is there: what the service manager's watchdog asks.
@@ -360,11 +409,12 @@ struct Secured {
     listeners: Vec<Vec<Option<tls::Server>>>,
     /// In the order of the groups and their backends.
     backends: Vec<Vec<Option<tls::Client>>>,
+    webhook: Option<tls::Client>,
 }
 
 /// Reads every certificate; from here on the keeper has them.
 fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
-    let mut secured = Secured { listeners: Vec::new(), backends: Vec::new() };
+    let mut secured = Secured { listeners: Vec::new(), backends: Vec::new(), webhook: None };
     let mut keep = || -> Result<(), (Owner, FileProblem)> {
         for group in &config.groups {
             let mut listeners = Vec::new();
@@ -384,6 +434,10 @@ fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
                 backends.push(client.transpose().map_err(|problem| (owner, problem))?);
             }
             secured.backends.push(backends);
+        }
+        if let Some(WebhookSettings { url, tls: Some(files), .. }) = &config.events.webhook {
+            let owner = Owner::Webhook(url.authority());
+            secured.webhook = Some(keeper.client(owner.clone(), files, None).map_err(|problem| (owner, problem))?);
         }
         Ok(())
     };

@@ -9,9 +9,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use handover::admin::events::Streams;
 use handover::admin::http::{Admin, serve};
 use handover::channels::{Availability, BackendId, BackendStatus, GroupStatus, Judged, Phase, Route};
 use handover::config::{Log, LogFormat};
+use handover::events::EventHub;
 use handover::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use handover::telemetry::counters::{Class, Connect, Memory, Mode, Outcome, WorkerCounters};
 use handover::telemetry::logging::{LinesDropped, Logging};
@@ -39,6 +41,10 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         circuit_until: None,
         clean_since: None,
         banned_until: None,
+        degraded: None,
+        fence: None,
+        replication: None,
+        lag: None,
     }
 }
 
@@ -55,8 +61,14 @@ fn group(name: &str, backends: Vec<BackendStatus>) -> GroupStatus {
         without_active: Duration::from_millis(1_250),
         active_since: None,
         stay: None,
+        compared: 0,
+        differences: Vec::new(),
         events: Arc::default(),
     }
+}
+
+fn hub() -> EventHub {
+    EventHub::new(Arc::default(), CancellationToken::new())
 }
 
 /// A server with two groups of two workers each, and what feeds it.
@@ -91,6 +103,7 @@ impl Fixture {
             reloads: reloads.clone(),
             certificates: Vec::new(),
             log_lines_dropped: LinesDropped::default(),
+            streams: Streams::new(hub(), hub()),
             started: Instant::now(),
             draining: draining.clone(),
         };

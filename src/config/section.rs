@@ -93,7 +93,7 @@ impl<'n> Section<'n> {
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        if !self.table.contains_key(key) {
+        if !self.has(key) {
             self.take(key);
             self.problem(key, None, "is missing");
             return None;
@@ -161,6 +161,15 @@ impl<'n> Section<'n> {
         self.number(key, check, into);
     }
 
+    /// How many times something may grow; 0 for never mind.
+    pub(super) fn factor(&mut self, key: &'static str, into: &mut f64) {
+        let check = |number: f64| match number == 0.0 || (number > 1.0 && number.is_finite()) {
+            true => Ok(()),
+            false => Err("must be 0, or more than 1".to_owned()),
+        };
+        self.number(key, check, into);
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let from_text = self.overridden(key);
@@ -213,6 +222,16 @@ impl<'n> Section<'n> {
         let _: Option<()> = self.parsed(key, |_| Err(why.to_owned()));
         let path = self.path_of(key);
         self.notes.keys.remove(&path);
+    }
+
+    /// Something about this table as a whole that is no mistake, but seldom meant.
+    pub(super) fn warn(&mut self, message: &str) {
+        self.notes.warn(&self.path, message);
+    }
+
+    /// Whether `key` is written.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
     }
 
     /// The table `key`, empty if it is not there.

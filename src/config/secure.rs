@@ -17,11 +17,15 @@ const CLIENT_AUTHS: &Choices<ClientAuth> = &[
 
 /// The `tls` of a listener; `None` without one, or if a problem was noted.
 pub(super) fn of_listener(section: &mut Section<'_>) -> Option<ServerFiles> {
+    let is_written = section.has("tls");
     section.child("tls", |section| {
         let (cert, key, ca) = (file(section, "cert"), file(section, "key"), file(section, "ca"));
         let mut client_auth = ClientAuth::None;
         section.choice("client_auth", CLIENT_AUTHS, &mut client_auth);
         if cert.is_none() && key.is_none() && ca.is_none() && client_auth == ClientAuth::None {
+            if is_written {
+                section.warn("has no cert and key: clients connect without TLS");
+            }
             return None;
         }
         match (&ca, client_auth) {
@@ -79,6 +83,29 @@ pub(super) fn of_backend(section: &mut Section<'_>, is_secure: bool) -> Option<B
             Err(problem) => note(section, problem),
         }
         Some(BackendTls { files, server_name })
+    })
+}
+
+/// The `tls` table of `[events]`: there exactly if the webhook is `https://`.
+pub(super) fn of_webhook(section: &mut Section<'_>, is_secure: bool) -> Option<ClientFiles> {
+    section.child("tls", |section| {
+        let (ca, cert, key) = (file(section, "ca"), file(section, "cert"), file(section, "key"));
+        if !is_secure {
+            for (key, is_written) in [("ca", ca.is_some()), ("cert", cert.is_some()), ("key", key.is_some())] {
+                if is_written {
+                    section.problem(key, None, "has a meaning only with a webhook that begins with https://");
+                }
+            }
+            return None;
+        }
+        let identity = if cert.is_some() || key.is_some() { Some(pair(section, cert, key)?) } else { None };
+        let files = ClientFiles { ca, identity };
+        match files.load() {
+            Ok(loaded) if loaded.not_after != 0 => warn_of_expiry(section, loaded.not_after),
+            Ok(_) => {}
+            Err(problem) => note(section, problem),
+        }
+        Some(files)
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::channels::{BackendStatus, ProbeLine, ProbeReport, ProbeVerdict};
 use crate::logic::breaker::BreakerState;
 use crate::logic::failover::MemberView;
+use crate::logic::replication::{Facts, Role};
 
 /// Rounds that operators can look back at.
 const HISTORY_MAX: usize = 10;
@@ -34,6 +35,7 @@ pub(super) struct Observed {
     probes: (u64, u64),
     probe_duration: Duration,
     history: VecDeque<ProbeLine>,
+    lag: Option<String>,
 }
 
 impl Observed {
@@ -45,6 +47,7 @@ impl Observed {
             probes: (0, 0),
             probe_duration: Duration::ZERO,
             history: VecDeque::new(),
+            lag: None,
         }
     }
 
@@ -71,6 +74,24 @@ impl Observed {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The server said what it is: a replica, too, that fails the check.
+    pub(super) fn on_facts(&mut self, facts: &Facts) {
+        self.role = match facts.role {
+            Role::Master => "master",
+            Role::Replica => "slave",
+        }
+        .to_owned();
+    }
+
+    pub(super) fn on_lag(&mut self, verdict: &Result<String, String>) {
+        let (Ok(text) | Err(text)) = verdict;
+        self.lag = Some(text.clone());
+    }
+
     pub(super) fn status(&self, member: &MemberView<'_>, clock: Clock) -> BackendStatus {
         BackendStatus {
             id: member.id,
@@ -90,6 +111,10 @@ impl Observed {
             },
             clean_since: member.clean_since.map(|since| clock.at(since)),
             banned_until: member.banned_until.map(|until| clock.at(until)),
+            degraded: member.degraded.map(str::to_owned),
+            fence: member.fence.map(|fence| (fence.reason.label(), fence.evidence.clone())),
+            replication: None,
+            lag: self.lag.clone(),
         }
     }
 }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::logic::route::Availability;
-use crate::logic::settings::{Clock, Failback, InitialPolicy, NoneHealthy, PubSubSettings, RetryCeiling};
+use crate::logic::settings::{
+    Clock, Failback, InitialPolicy, LatencySettings, NoneHealthy, PubSubSettings, RetryCeiling,
+};
 
 mod connection_state;
 
@@ -73,6 +75,7 @@ fn settings(ceiling: RetryCeiling) -> Settings {
             window: ms(2000),
             failures_min: 1000,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         policy: Policy::default(),
         client_id_first: 7,

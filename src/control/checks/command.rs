@@ -1,4 +1,6 @@
-//! One probe of one backend: dial, ask in one pipeline, and what the replies mean.
+//! The check by Redis commands: dial, ask in one pipeline, and what the replies mean.
+
+mod facts;
 
 use std::fmt::Write as _;
 use std::io;
@@ -8,6 +10,8 @@ use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use self::facts::Pause;
+pub(in crate::control) use self::facts::Told;
 use crate::config::{Address, Backend, Credential};
 use crate::logic::health::{ProbeVerdict, ServerIdentity};
 use crate::logic::settings::{HealthSettings, ProbeMode};
@@ -22,8 +26,8 @@ const AGGREGATES_MAX: usize = 256;
 /// The most of a reply's text that a verdict repeats.
 const TEXT_CHARS_MAX: usize = 200;
 
-/// Probes one backend; keeps its connection between probes.
-pub struct Checker {
+/// Asks one backend by commands; keeps its connection between probes.
+pub(super) struct CommandCheck {
     address: Address,
     credential: Option<Credential>,
     connect_timeout: Duration,
@@ -33,6 +37,7 @@ pub struct Checker {
     tls: Option<tls::Client>,
     connection: Option<Stream>,
     server: Option<ServerIdentity>,
+    facts_pause: Pause,
 }
 
 /// A command of a probe.
@@ -74,7 +79,7 @@ enum Meaning {
 
 /// Why there were no replies.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+pub(in crate::control) enum AskError {
     #[error("cannot connect: {0}")]
     Connect(io::Error),
     #[error("connection lost: {0}")]
@@ -97,10 +102,9 @@ impl AskError {
     }
 }
 
-impl Checker {
+impl CommandCheck {
     /// For one backend; nothing is opened yet. `tls` is there exactly if its connections use TLS.
-    #[must_use]
-    pub fn new(backend: &Backend, settings: &HealthSettings, tls: Option<tls::Client>) -> Self {
+    pub(super) fn new(backend: &Backend, settings: &HealthSettings, tls: Option<tls::Client>) -> Self {
         Self {
             address: backend.health_check_address.clone().unwrap_or_else(|| backend.address.clone()),
             credential: backend.credential.clone(),
@@ -111,12 +115,13 @@ impl Checker {
             tls,
             connection: None,
             server: None,
+            facts_pause: Pause::default(),
         }
     }
 
     /// Asks once, on a new connection if `is_fresh` or if there is none; says whether it was a new one.
     /// If the caller gives up, the connection is closed with its unanswered commands.
-    pub async fn probe(&mut self, is_fresh: bool) -> (ProbeVerdict, bool) {
+    pub(super) async fn probe(&mut self, is_fresh: bool) -> (ProbeVerdict, bool) {
         let kept = self.connection.take().filter(|_| !is_fresh);
         if let Some(socket) = kept {
             let parts = self.parts.clone();
@@ -197,6 +202,8 @@ fn parts_of(modes: &[ProbeMode]) -> Vec<Part> {
             ProbeMode::Echo => &[Part::Echo],
             ProbeMode::Role => &[Part::Role],
             ProbeMode::Write => &[Part::Ping, Part::Role, Part::Write, Part::Echo],
+            // Not by commands.
+            ProbeMode::Lag | ProbeMode::Exec => &[],
         }
     };
     let mut parts: Vec<Part> = modes.iter().flat_map(of_mode).copied().collect();
@@ -207,7 +214,7 @@ fn parts_of(modes: &[ProbeMode]) -> Vec<Part> {
 
 /// A connection whose other side is who it should be: with TLS every handshake is whole, so that a certificate that has
 /// expired since is seen.
-async fn dial(address: &Address, tls: Option<&tls::Client>) -> io::Result<Stream> {
+pub(in crate::control) async fn dial(address: &Address, tls: Option<&tls::Client>) -> io::Result<Stream> {
     let stream = connect(address).await?;
     if let Stream::Tcp(socket) = &stream {
         socket.set_nodelay(true)?;
@@ -219,7 +226,7 @@ async fn dial(address: &Address, tls: Option<&tls::Client>) -> io::Result<Stream
     }
 }
 
-fn append_command(bytes: &mut Vec<u8>, words: &[&str]) {
+pub(in crate::control) fn append_command(bytes: &mut Vec<u8>, words: &[&str]) {
     let mut head = String::new();
     // Writing to a String cannot fail.
     let _ = write!(head, "*{}\r\n", words.len());
@@ -230,7 +237,10 @@ fn append_command(bytes: &mut Vec<u8>, words: &[&str]) {
 }
 
 /// Reads `count` replies; also says whether nothing came after them.
-async fn read_replies(socket: &mut Stream, count: usize) -> Result<(Vec<OwnedFrame>, bool), AskError> {
+pub(in crate::control) async fn read_replies(
+    socket: &mut Stream,
+    count: usize,
+) -> Result<(Vec<OwnedFrame>, bool), AskError> {
     let mut bytes = Vec::with_capacity(1024);
     let mut at = 0;
     let mut replies = Vec::with_capacity(count);
@@ -348,14 +358,14 @@ fn text_of(frame: &OwnedFrame) -> Option<String> {
 }
 
 /// A server's text as it may appear in a log.
-fn printable(text: &str) -> String {
+pub(in crate::control) fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '?' } else { char }).take(TEXT_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BackendOverrides;
+    use crate::config::{BackendOverrides, Checks};
     use crate::logic::settings::ProbePolicy;
     use tokio::net::{TcpListener, TcpStream};
 
@@ -416,7 +426,7 @@ mod tests {
         assert!(matches!(meaning(Part::Echo, &echo, "nonce", false), Meaning::Failed(_)));
     }
 
-    fn checker(address: Address, credential: Option<Credential>) -> Checker {
+    fn checker(address: Address, credential: Option<Credential>) -> CommandCheck {
         let settings = HealthSettings {
             modes: vec![ProbeMode::Write],
             interval: Duration::from_millis(500),
@@ -440,9 +450,10 @@ mod tests {
             tls: None,
             weight: 1.0,
             connect_timeout: Duration::from_secs(5),
+            checks: Checks::default(),
             overrides: BackendOverrides::default(),
         };
-        Checker::new(&backend, &settings, None)
+        CommandCheck::new(&backend, &settings, None)
     }
 
     /// A listener, and its address.
