@@ -67,7 +67,7 @@ pub(crate) fn settings(worker: u64, seed: u64) -> Settings {
         pubsub: PubSubSettings {
             heartbeat: Duration::from_millis(30),
             heartbeat_lost: Duration::from_millis(120),
-            standby: seed % 3 == 0,
+            standby: seed.is_multiple_of(3),
             ..PubSubSettings::default()
         },
         clock: Clock { origin: Instant::now(), origin_unix_ms: 0 },

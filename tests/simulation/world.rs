@@ -351,7 +351,7 @@ impl World {
                 worker.links_to_write.push(link);
             }
             // The mark behind the messages of the last active, perhaps written in part.
-            let is_mark = b"*1\r\n$4\r\nPING\r\n".ends_with(&bytes);
+            let is_mark = b"*1\r\n$4\r\nPING\r\n".ends_with(bytes);
             let bytes = bytes[..count].to_vec();
             let Some(upstream) = worker.links.get(&link) else { panic!("bytes for a connection that is not open") };
             let route = worker.multiplexer.route();
