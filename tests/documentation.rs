@@ -296,12 +296,15 @@ fn files_and_functions_that_are_named_exist() {
 }
 
 /// What a path from the root of a file system may begin with: places of an installation, and our HTTP paths.
-const ABSOLUTE: [&str; 9] = [
+const ABSOLUTE: [&str; 12] = [
     "/CN=",
     "/etc/handover/",
     "/events",
     "/healthz",
     "/metrics",
+    "/backends",
+    "/console",
+    "/why",
     "/outcomes/stream",
     "/readyz",
     "/status",

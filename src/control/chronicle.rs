@@ -110,6 +110,22 @@ impl Chronicle {
             Command::EndStay => "end the stay".to_owned(),
             Command::Ban { backend, length } => format!("ban {} for {length:?}", self.name_of(*backend)),
             Command::EndBan { backend } => format!("end the ban of {}", self.name_of(*backend)),
+            Command::Drain { backend } => format!("drain {}", self.name_of(*backend)),
+            Command::EndDrain { backend } => format!("end the drain of {}", self.name_of(*backend)),
+            Command::Report { backend, report } => {
+                let name = self.name_of(*backend);
+                format!(
+                    "report {name} {} for {:?} by {}: {}",
+                    report.verdict, report.length, report.reporter, report.reason
+                )
+            }
+            Command::Pause { length, writes_only: false } => format!("pause clients for {length:?}"),
+            Command::Pause { length, writes_only: true } => format!("pause the writes of clients for {length:?}"),
+            Command::Resume => "resume clients".to_owned(),
+            Command::Drill { drill, length, .. } => {
+                format!("drill {} for {length:?} on {}", drill.fault, self.name_of(drill.backend))
+            }
+            Command::EndDrill => "end the drill".to_owned(),
         }
     }
 
@@ -121,7 +137,7 @@ impl Chronicle {
         *self.switches.entry(course).or_default() += 1;
     }
 
-    fn name_of(&self, backend: BackendId) -> &str {
+    pub(super) fn name_of(&self, backend: BackendId) -> &str {
         self.names.iter().find(|(id, _)| *id == backend).map_or("?", |(_, name)| name)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! [`group`] builds what one group needs; the caller starts [`Supervisor::run`] and each [`Prober::run`].
 
+mod audit;
 pub mod checks;
 mod chronicle;
 pub mod inventory;
@@ -21,7 +22,7 @@ use tokio::sync::{Notify, mpsc, watch};
 pub use self::prober::Prober;
 pub use self::supervisor::Supervisor;
 use crate::channels::{
-    BackendId, GroupStatus, OBSERVATIONS_MAX, ORDERS_MAX, Order, REPORTS_MAX, Route, Vitals, WorkerReport,
+    BackendId, GroupStatus, OBSERVATIONS_MAX, ORDERS_MAX, Order, REPORTS_MAX, Rehearsal, Route, Vitals, WorkerReport,
 };
 use crate::config::Group;
 use crate::control::checks::{Checker, LagWatch};
@@ -42,6 +43,8 @@ pub struct GroupControl {
     pub reports: mpsc::Sender<WorkerReport>,
     /// For operators.
     pub orders: mpsc::Sender<Order>,
+    /// For operators who ask what would be.
+    pub rehearsals: mpsc::Sender<Rehearsal>,
     /// For the workers.
     pub route: watch::Receiver<Route>,
     /// For the admin plane.
@@ -74,6 +77,7 @@ pub fn group(
     let (bequest_sender, bequests) = watch::channel(Bequest::default());
     let (observation_sender, observations) = mpsc::channel(OBSERVATIONS_MAX);
     let (orders, operator) = mpsc::channel(ORDERS_MAX);
+    let (rehearsals, asked) = mpsc::channel(ORDERS_MAX);
     let (route_sender, route) = watch::channel(Route::unknown());
     let asks: Vec<Arc<Notify>> = group.backends.iter().map(|_| Arc::new(Notify::new())).collect();
     let probers = group
@@ -109,6 +113,7 @@ pub fn group(
         probes,
         observations,
         operator,
+        rehearsals: asked,
         route: route_sender,
         asks,
         keeper,
@@ -116,7 +121,7 @@ pub fn group(
         bequests: bequest_sender,
     };
     let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
-    GroupControl { supervisor, probers, reports, orders, route, status }
+    GroupControl { supervisor, probers, reports, orders, rehearsals, route, status }
 }
 
 /// The time, by the runtime's clock, which tests may stop.

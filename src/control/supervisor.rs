@@ -8,9 +8,11 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{
-    Availability, BackendId, BackendStatus, GroupStatus, Observation, Order, ProbeReport, Route, Vitals, WorkerReport,
+    Availability, BackendId, BackendStatus, GroupStatus, GroupWishes, Observation, Order, ProbeReport, Rehearsal,
+    Route, Vitals, WorkerReport,
 };
 use crate::config::{Group, Promote};
+use crate::control::audit;
 use crate::control::checks::command::Told;
 use crate::control::chronicle::Chronicle;
 use crate::control::inventory::Bequest;
@@ -43,6 +45,7 @@ pub(super) struct Ends {
     pub(super) probes: mpsc::Receiver<Probed>,
     pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
+    pub(super) rehearsals: mpsc::Receiver<Rehearsal>,
     pub(super) bequests: watch::Sender<Bequest>,
     pub(super) route: watch::Sender<Route>,
     pub(super) asks: Vec<Arc<Notify>>,
@@ -66,6 +69,8 @@ pub struct Supervisor {
     testator: Option<Option<BackendId>>,
     /// Who waits for a planned switch to end, and its target.
     switching: Option<(BackendId, Outcome)>,
+    /// Who waits for a drill to end.
+    drilling: Option<Outcome>,
     status_at: Instant,
     /// What it takes to speak to each backend, and what promotes one.
     servers: Vec<Server>,
@@ -81,6 +86,7 @@ enum Wake {
     Probe(Probed),
     Observation(Observation),
     Operator(Order),
+    Rehearsal(Rehearsal),
     Promotion(BackendId, Result<(), String>),
     Time,
 }
@@ -134,6 +140,7 @@ impl Supervisor {
             parity: Parity::new(),
             testator: group.parity.loads_functions.then_some(None),
             switching: None,
+            drilling: None,
             status_at: start,
             servers,
             promote_by: group.promotion.by.clone(),
@@ -163,6 +170,7 @@ impl Supervisor {
             Some(report) = self.ends.reports.recv() => Wake::Report(report),
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
+            Some(rehearsal) = self.ends.rehearsals.recv() => Wake::Rehearsal(rehearsal),
             (backend, outcome) = outcome(&mut self.promoting) => Wake::Promotion(backend, outcome),
             Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
@@ -202,6 +210,11 @@ impl Supervisor {
                 self.obey(now, order);
                 true
             }
+            Wake::Rehearsal(Rehearsal { backend, fault, outcome }) => {
+                // Who asked may have gone.
+                drop(outcome.send(self.machine.simulate(now, backend, fault)));
+                false
+            }
             Wake::Promotion(backend, outcome) => {
                 self.machine.on_promotion(now, backend, outcome);
                 true
@@ -216,39 +229,78 @@ impl Supervisor {
     /// Carries out an operator's order, and leaves a trace of who gave it.
     fn obey(&mut self, now: Instant, Order { command, by, outcome }: Order) {
         let what = self.chronicle.describe(&command);
-        let result = self.machine.on_operator(now, command);
-        let group = self.name.as_str();
+        let was_settled = self.machine.is_settled();
+        let old = self.standing(&command);
+        let result = self.machine.on_operator(now, command.clone());
+        let (group, new) = (self.name.as_str(), self.standing(&command));
         match &result {
-            Ok(()) => tracing::info!(group, by, order = what, "operator"),
+            Ok(()) => tracing::info!(target: "audit", audit = true, group, by, order = what, old, new, "operator"),
             Err(why) => {
-                tracing::warn!(group, by, order = what, %why, "operator's order refused");
+                tracing::warn!(target: "audit", audit = true, group, by, order = what, old, %why,
+                    "operator's order refused");
                 self.chronicle.refuse(&command, &by, &why.to_string(), self.machine.route().epoch);
             }
         }
         let Some(outcome) = outcome else { return };
-        let target = match command {
+        let moves = matches!(
+            command,
+            Command::Switch { .. } | Command::Stay { .. } | Command::Drain { .. } | Command::Report { .. }
+        );
+        let to = match command {
             Command::Switch { to, .. } => Some(to),
-            Command::Stay { backend, .. } => Some(backend).filter(|_| !self.machine.is_settled()),
-            _ => None,
+            _ => self.machine.target().filter(|_| moves && was_settled),
         };
-        match (result, target) {
+        match (result, to) {
+            (Ok(()), _) if matches!(command, Command::Drill { .. }) => self.drilling = Some(outcome),
             (Ok(()), Some(to)) => self.switching = Some((to, outcome)),
             // Who asked may have gone: the order stands.
-            (result, _) => drop(outcome.send(result.map(|()| what).map_err(|why| why.to_string()))),
+            (Ok(()), None) => {
+                // Who is answered and looks finds it done.
+                self.publish_status(now);
+                drop(outcome.send(Ok(what + self.remark(&command))));
+            }
+            (Err(why), _) => drop(outcome.send(Err(why.to_string()))),
         }
     }
 
-    /// Tells who waits for a switch how it ended.
+    fn standing(&self, command: &Command) -> String {
+        audit::standing(&self.machine, command, |id| self.chronicle.name_of(id).to_owned())
+    }
+
+    /// What who gave an order should know of it.
+    fn remark(&self, command: &Command) -> &'static str {
+        let (Command::Drain { backend } | Command::Report { backend, .. }) = command else { return "" };
+        match self.machine.stranded() {
+            Some(stranded) if stranded == *backend => "; it stays active, for no other backend can take over now",
+            _ => "",
+        }
+    }
+
+    /// Tells who waits for a switch or a drill how it ended.
     fn tell(&mut self, event: &Event) {
+        let text = self.chronicle.last_text();
         let ended = match event {
             Event::Switched(switched) if switched.reason != Reason::Start => Some((switched.to, true)),
             Event::SwitchCalledOff { to, .. } => Some((*to, false)),
+            Event::DrillEnded { .. } => {
+                if let Some(outcome) = self.drilling.take() {
+                    drop(outcome.send(Ok(text)));
+                }
+                return;
+            }
             _ => None,
         };
         let Some((to, has_switched)) = ended else { return };
-        let Some((_, outcome)) = self.switching.take_if(|(target, _)| *target == to || has_switched) else { return };
-        let text = self.chronicle.last_text();
-        let _ = outcome.send(if has_switched { Ok(text) } else { Err(text) });
+        let waiting = self.switching.take_if(|(target, _)| *target == to || has_switched);
+        let Some((target, outcome)) = waiting else { return };
+        drop(outcome.send(match (has_switched, target == to) {
+            (true, true) => Ok(text),
+            (true, false) => {
+                let name = self.chronicle.name_of(target);
+                Err(format!("{name} was to become active, and another did: {text}"))
+            }
+            (false, _) => Err(text),
+        }));
     }
 
     /// Reads the vitals of all workers.
@@ -298,7 +350,7 @@ impl Supervisor {
 
     /// Begins to carry out an order; what is left of an older one is dropped.
     fn promote(&mut self, order: PromotionOrder) {
-        let server = |id| self.index(id).map(|index| self.servers[index].clone());
+        let server = |id| self.servers.get(self.index(id)?).cloned();
         let Some(to) = server(order.backend) else { return };
         let from = order.from.and_then(server);
         self.promoting = Some(Box::pin(carry_out(order, to, from, self.promote_by.clone())));
@@ -403,6 +455,11 @@ fn status_of(
         compared: parity.known(),
         differences: parity.differences().to_vec(),
         events: chronicle.events(),
+        wishes: GroupWishes {
+            pause: machine.pause().map(|pause| (clock.at(pause.until), pause.writes_only)),
+            drill: machine.drill().map(|(drill, until)| (drill, clock.at(until))),
+            is_stranded: machine.stranded().is_some(),
+        },
     }
 }
 

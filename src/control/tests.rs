@@ -173,7 +173,7 @@ impl Plane {
         let origin = Instant::now();
         let shared = Shared { ids: vec![HEAVY, LIGHT], vitals: vec![vitals.clone()], origin, tls: vec![None, None] };
         let events = EventHub::new(Arc::default(), CancellationToken::new());
-        let GroupControl { supervisor, probers, reports, orders, route, status } =
+        let GroupControl { supervisor, probers, reports, orders, route, status, .. } =
             group(&config, shared, None, keeper, events);
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(supervisor.run(stop.clone()));

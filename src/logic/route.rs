@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::drill::Drill;
+
 /// A backend's number within the process. Never reused while the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendId(pub u16);
@@ -32,6 +34,10 @@ pub struct Route {
     pub acquittals: u64,
     /// The switch that began the epoch in force.
     pub change: Option<Arc<Change>>,
+    /// An operator lets clients wait.
+    pub pause: Option<Pause>,
+    /// A fault that connections play.
+    pub drill: Option<Drill>,
 }
 
 /// A change of the active, in words for clients.
@@ -43,6 +49,15 @@ pub struct Change {
     pub to: String,
     /// Why.
     pub reason: String,
+}
+
+/// Commands wait, unread by any backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// When it ends by itself.
+    pub until: Instant,
+    /// Only what may change something waits.
+    pub writes_only: bool,
 }
 
 impl Route {
@@ -57,6 +72,8 @@ impl Route {
             availability: Availability::Degraded,
             acquittals: 0,
             change: None,
+            pause: None,
+            drill: None,
         }
     }
 }

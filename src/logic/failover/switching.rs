@@ -27,7 +27,7 @@ const REPORTING_MAX: Duration = Duration::from_secs(2);
 const PROVING_SLACK: Duration = Duration::from_secs(1);
 
 /// Where the group stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Stage {
     /// Nothing has been chosen yet; a first backend was good then, and has waited long enough for a heavier one.
     Starting { first_good: Option<Instant>, is_overdue: bool },
@@ -55,7 +55,7 @@ pub(super) struct Switch {
 }
 
 /// The workers that have not acknowledged yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Missing(Vec<WorkerId>);
 
 impl Missing {
@@ -93,6 +93,17 @@ impl Stage {
         matches!(self, Self::Cutting { .. })
     }
 
+    /// Where the switch that is under way leads to.
+    pub(super) const fn target(&self) -> Option<BackendId> {
+        match self {
+            Self::Proving { switch, .. }
+            | Self::Holding { switch, .. }
+            | Self::Promoting { switch, .. }
+            | Self::Cutting { switch, .. } => Some(switch.to),
+            Self::Starting { .. } | Self::Serving => None,
+        }
+    }
+
     pub(super) const fn is_serving(&self) -> bool {
         matches!(self, Self::Serving)
     }
@@ -108,7 +119,7 @@ impl Stage {
 }
 
 /// A switch that took place and whose judgements are being added up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reporting {
     switched: Switched,
     missing: Missing,
@@ -127,17 +138,20 @@ impl Reporting {
 impl Failover {
     /// Takes one step if one is due; says whether it did.
     pub(super) fn step(&mut self, now: Instant) -> bool {
-        let is_active_down = self.active.is_some_and(|id| !self.is_healthy(id));
+        let is_active_down = self.active.is_some_and(|id| !self.is_healthy(id)) || self.must_leave_reported();
         match &self.stage {
             Stage::Starting { .. } => self.start(now),
             Stage::Serving if is_active_down => self.leave(now),
-            Stage::Serving => self.fail_back(now),
+            Stage::Serving => self.leave_drained(now) || self.fail_back(now),
             Stage::Proving { .. } | Stage::Holding { .. } if is_active_down => {
                 self.overtake();
                 self.leave(now);
                 true
             }
             Stage::Promoting { .. } => self.step_of_promotion(now),
+            Stage::Proving { switch, .. } | Stage::Holding { switch, .. } if self.is_set_aside(switch.to) => {
+                self.call_off(now, CallOff::TargetSetAside)
+            }
             Stage::Proving { switch, until } => {
                 let is_lost = !self.is_fit(switch.to) || now >= *until;
                 is_lost && self.call_off(now, CallOff::TargetUnhealthy)
@@ -156,6 +170,7 @@ impl Failover {
         let good = self.members.iter().filter(|member| member.health.is_latest_good()).count();
         let Stage::Starting { first_good, is_overdue } = &mut self.stage else { return false };
         if good == 0 {
+            (*first_good, *is_overdue) = (None, false);
             return false;
         }
         let since = *first_good.get_or_insert(now);
@@ -190,13 +205,25 @@ impl Failover {
 
     /// Leaves a dead active for the best other, if there is any.
     fn leave(&mut self, now: Instant) -> bool {
-        let fault = self.active.and_then(|id| self.index(id)).and_then(|index| self.members[index].fault.clone());
-        let (reason, cause, seen_at) =
-            fault.map_or((Reason::ProbesFailed, String::new(), now), |fault| (fault.reason, fault.cause, fault.since));
+        let active = self.active.and_then(|id| self.index(id)).map(|index| &self.members[index]);
+        let is_working = active.is_some_and(|active| active.health.is_healthy());
+        let fault = active.and_then(|active| active.fault.clone()).filter(|_| !is_working);
+        let report = active.and_then(|active| active.reports.down());
+        let (reason, cause, seen_at) = match (fault, report) {
+            (Some(fault), _) => (fault.reason, fault.cause, fault.since),
+            (None, Some(report)) => {
+                (Reason::ReportedDown, format!("{}: {}", report.reporter, report.reason), report.since)
+            }
+            (None, None) => (Reason::ProbesFailed, String::new(), now),
+        };
         let switch = |to| Switch { to, reason, cause, seen_at, decided_at: now };
         if let Some(to) = self.refuge() {
             self.cut(now, switch(to));
             return true;
+        }
+        // A report alone leads nowhere else than to a backend that can be selected.
+        if is_working {
+            return false;
         }
         let last = self.last_refuge();
         let Some(placeholder) = last.or(self.active) else { return false };
@@ -209,8 +236,8 @@ impl Failover {
         true
     }
 
-    /// The best backend other than the active: healthy with a closed breaker, else any whose latest probe was clean.
-    /// None that is fenced, and none that must be promoted first.
+    /// The best backend other than the active: healthy with a closed breaker; else, since the active does not work, any
+    /// whose latest probe was clean, and be it reported down. None that is fenced, and none that must be promoted first.
     pub(super) fn refuge(&self) -> Option<BackendId> {
         self.best_refuge(|index| self.members[index].server.is_trusted() && !self.must_be_promoted(index))
     }
@@ -220,7 +247,7 @@ impl Failover {
         self.best_refuge(|index| !self.must_be_promoted(index))
     }
 
-    fn must_be_promoted(&self, index: usize) -> bool {
+    pub(super) fn must_be_promoted(&self, index: usize) -> bool {
         self.replication.promotes && self.is_replica(index)
     }
 
@@ -231,7 +258,12 @@ impl Failover {
                 |(index, member): (usize, &Member)| member.candidate(is_eligible(member) && is_allowed(index));
             selection::best(others().map(candidate), None)
         };
-        best(Member::is_selectable).or_else(|| best(|member| member.health.is_latest_good() && !member.is_banned()))
+        let is_active_working = self.active.is_some_and(|id| self.is_healthy(id));
+        best(Member::is_selectable).or_else(|| {
+            let clean = best(|member| member.health.is_latest_good() && !member.is_set_aside());
+            let reported = || best(|member| member.health.is_latest_good() && !member.is_barred());
+            if is_active_working { None } else { clean.or_else(reported) }
+        })
     }
 
     fn fail_back(&mut self, now: Instant) -> bool {
@@ -255,10 +287,11 @@ impl Failover {
     /// The healthy backends heavier than the active, heaviest first.
     fn heavier(&self) -> Vec<&Member> {
         let Some(active) = self.active.and_then(|id| self.index(id)) else { return Vec::new() };
-        let weight = self.members[active].weight;
-        let is_heavier = |member: &&Member| member.weight > weight && member.health.is_healthy() && !member.is_banned();
+        let weight = self.members[active].preference();
+        let is_heavier =
+            |member: &&Member| member.preference() > weight && member.health.is_healthy() && !member.is_set_aside();
         let mut heavier: Vec<&Member> = self.members.iter().filter(is_heavier).collect();
-        heavier.sort_by(|one, other| other.weight.partial_cmp(&one.weight).unwrap_or(Ordering::Equal));
+        heavier.sort_by(|one, other| other.preference().partial_cmp(&one.preference()).unwrap_or(Ordering::Equal));
         heavier
     }
 
@@ -338,8 +371,15 @@ impl Failover {
         if self.active == Some(to) {
             return Err(Refused::AlreadyActive);
         }
-        if self.members[index].is_banned() {
+        let member = &self.members[index];
+        if member.is_banned() {
             return Err(Refused::TargetBanned);
+        }
+        if member.is_drained {
+            return Err(Refused::TargetDrained);
+        }
+        if member.is_set_aside() {
+            return Err(Refused::TargetReported);
         }
         match self.stage {
             Stage::Cutting { .. } | Stage::Promoting { .. } => return Err(Refused::SwitchUnderWay),
@@ -365,7 +405,7 @@ impl Failover {
     }
 
     /// Begins a planned switch: the target must answer a probe now.
-    fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
+    pub(super) fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
         self.plan_switch(now, Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now });
     }
 
@@ -459,7 +499,8 @@ impl Failover {
             return false;
         };
         let to = switch.to;
-        let retry_in = (switch.reason == Reason::Failback).then(|| self.failback_backoff.grow());
+        let retry_in =
+            matches!(switch.reason, Reason::Failback | Reason::Drained).then(|| self.failback_backoff.grow());
         self.failback_after = retry_in.map(|wait| now + wait).or(self.failback_after);
         if switch.reason == Reason::Slow {
             self.put_off_leaving(now);
@@ -498,6 +539,10 @@ impl Failover {
         self.is_healthy(id) || self.index(id).is_some_and(|index| self.members[index].health.is_latest_good())
     }
 
+    fn is_set_aside(&self, id: BackendId) -> bool {
+        self.index(id).is_some_and(|index| self.members[index].is_set_aside())
+    }
+
     /// The flap guard counts it.
     fn remember(&mut self, now: Instant) {
         self.recent.push_back(now);
@@ -517,10 +562,14 @@ impl Failover {
             self.members[index].bring_up(now, &mut events);
             self.log(events);
         }
+        if let Some(stay) = self.stay.filter(|stay| stay.backend != switch.to) {
+            self.end_stay_on(stay.backend, StayEnd::BackendDown);
+        }
         self.lift_fence(index, "it is the active");
         if let Some(old) = from.filter(|from| *from != switch.to).and_then(|from| self.index(from)) {
             self.members[old].server.forget_facts();
         }
+        self.count_drilled(now, switch.decided_at, switch.to);
         self.epoch += 1;
         self.change = Some(Arc::new(Change {
             from: from.and_then(|from| self.index(from)).map(|index| self.members[index].name.clone()),

@@ -7,6 +7,7 @@ mod identity;
 mod pubsub;
 mod scans_and_scripts;
 mod stuck;
+mod timing;
 mod uploads;
 
 use std::time::{Duration, Instant};
