@@ -180,6 +180,8 @@ pub struct GroupStatus {
     pub last_switch: Option<(Duration, Duration)>,
     /// Why the heavier backend is not returned to, if one is healthy.
     pub failback_blocked: Option<String>,
+    /// The replica that would be promoted if the active died now; `None`: nobody, or another can take over as it is.
+    pub would_promote: Option<BackendId>,
     /// Time spent so far without an active that serves.
     pub without_active: Duration,
     /// When the active became active.

@@ -63,6 +63,7 @@ fn group(name: &str, backends: Vec<BackendStatus>) -> GroupStatus {
         switches: vec![("west".to_owned(), "east".to_owned(), "failback".to_owned(), 2)],
         last_switch: Some((Duration::from_millis(250), Duration::from_millis(5))),
         failback_blocked: Some("flap guard: 3 switches in 10m".to_owned()),
+        would_promote: None,
         without_active: Duration::from_millis(1_250),
         active_since: None,
         stay: None,
@@ -296,7 +297,7 @@ async fn ready_means_that_every_group_is_served() {
     fixture.statuses[1].send_modify(|group| group.route = Route::unknown());
     let (code, _, body) = fixture.get("/readyz").await;
     let expected = "group default: no backend is healthy, the last active is still tried (the heaviest healthy one)\n\
-                    group quo\"te: no backend was found healthy yet (the heaviest healthy one)\n";
+                    group quo\"te: no backend is active (the heaviest healthy one)\n";
     assert_eq!((code, body.as_str()), (503, expected));
     assert_eq!(fixture.metrics().await["handover_ready"], 0.0);
     assert_eq!(fixture.get("/healthz").await.0, 200);

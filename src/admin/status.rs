@@ -240,7 +240,7 @@ impl<'a> Backend<'a> {
 #[must_use]
 pub fn not_ready(group: &GroupStatus) -> Option<String> {
     let why = match (group.route.active, group.route.availability) {
-        (None, _) => "no backend was found healthy yet",
+        (None, _) => "no backend is active",
         (Some(_), Availability::Healthy) => return None,
         (Some(_), Availability::Degraded) => "no backend is healthy, the last active is still tried",
         (Some(_), Availability::Refusing) => "no backend is healthy, commands are refused",

@@ -236,8 +236,8 @@ impl Supervisor {
         match &result {
             Ok(()) => tracing::info!(target: "audit", audit = true, group, by, order = what, old, new, "operator"),
             Err(why) => {
-                tracing::warn!(target: "audit", audit = true, group, by, order = what, old, %why,
-                    "operator's order refused");
+                tracing::warn!(target: "audit", audit = true, group, by, order = what, old,
+                    why = why.to_string(), "operator's order refused");
                 self.chronicle.refuse(&command, &by, &why.to_string(), self.machine.route().epoch);
             }
         }
@@ -430,6 +430,9 @@ fn status_of(
     let clock = Clock { now, wall: SystemTime::now() };
     let route = machine.route().clone();
     let reason = match route.active {
+        None if machine.members().any(|member| member.is_healthy) => {
+            "too few backends have been found healthy yet (failover.initial)".to_owned()
+        }
         None => "no backend has been found healthy yet".to_owned(),
         Some(_) if machine.cause().is_empty() => machine.reason().to_string(),
         Some(_) => format!("{} ({})", machine.reason(), machine.cause()),
@@ -449,6 +452,7 @@ fn status_of(
         switches: chronicle.switches(),
         last_switch: chronicle.last_switch(),
         failback_blocked: machine.blocked().map(|blocked| blocked.to_string()),
+        would_promote: machine.would_promote(),
         without_active: machine.without_active(now),
         active_since: chronicle.active_since(),
         stay: machine.stay().map(|stay| (stay.backend, clock.at(stay.until))),

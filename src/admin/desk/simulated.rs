@@ -22,13 +22,10 @@ pub(super) fn in_words(
     let mut lines = vec![format!("{fault} of {}, now; nothing was touched:", name(backend))];
     if !is_active {
         lines.push("it is not the active: clients would see nothing of it".to_owned());
-        let next = status.backends.iter().any(|other| other.id != backend && Some(other.id) == status.route.standby);
+        let next = status.route.standby.or(status.would_promote).filter(|next| *next != backend);
         lines.push(match next {
-            true => format!(
-                "{} would still be there to take over from the active",
-                name(status.route.standby.unwrap_or(backend))
-            ),
-            false => "after that no other backend could take over from the active".to_owned(),
+            Some(next) => format!("{} would still be there to take over from the active", name(next)),
+            None => "after that no other backend could take over from the active".to_owned(),
         });
         return lines;
     }
@@ -38,8 +35,9 @@ pub(super) fn in_words(
                 || ", and not within 60 s without any".to_owned(),
                 |quiet| format!(", {} without any", millis(quiet)),
             );
+            let promoted = if status.would_promote == Some(to) { ", promoted," } else { "" };
             lines.push(format!(
-                "with commands under way it would be seen after {}, and {} would serve after {}{quiet}",
+                "with commands under way it would be seen after {}, and {}{promoted} would serve after {}{quiet}",
                 millis(detected),
                 name(to),
                 millis(served)

@@ -7,8 +7,7 @@ use crate::channels::{Availability, BackendStatus, GroupStatus};
 /// The answer to `WHY`, a line each.
 pub(super) fn why(group: &GroupStatus, now: SystemTime) -> Vec<String> {
     let Some(active) = group.route.active.and_then(|id| group.backends.iter().find(|backend| backend.id == id)) else {
-        let mut lines =
-            vec!["no backend is active: none, or too few (failover.initial), was found healthy yet".to_owned()];
+        let mut lines = vec![format!("no backend is active: {}", group.reason)];
         lines.extend(group.backends.iter().map(|backend| format!("{}: {}", backend.name, backend.last_verdict)));
         return lines;
     };
@@ -40,6 +39,10 @@ pub(super) fn why(group: &GroupStatus, now: SystemTime) -> Vec<String> {
     }
     if let Some(next) = group.route.standby.and_then(|id| group.backends.iter().find(|backend| backend.id == id)) {
         lines.push(format!("{} would be next", next.name));
+        return lines;
+    }
+    if let Some(next) = group.would_promote.and_then(|id| group.backends.iter().find(|backend| backend.id == id)) {
+        lines.push(format!("{} would be promoted, and be next", next.name));
         return lines;
     }
     lines.push("no other backend could take over".to_owned());

@@ -8,6 +8,7 @@ use super::Failover;
 use super::event::Event;
 use super::member::Member;
 use super::news::News;
+use super::switching::Stage;
 use crate::logic::replication::{Facts, Replication, Role};
 use crate::logic::route::BackendId;
 
@@ -285,10 +286,16 @@ impl Failover {
         let Some(master) = master else { return };
         for index in (0..self.members.len()).filter(|index| *index != active) {
             let is_known = index == told || self.members[index].health.is_latest_good();
-            if is_known && self.is_master(index) {
+            if is_known && self.is_master(index) && !self.is_being_promoted(index) {
                 self.judge_second_master(now, index, active, &master);
             }
         }
+    }
+
+    /// It is to be a master, and the old one may not have been asked since it is none.
+    fn is_being_promoted(&self, index: usize) -> bool {
+        let to = self.members[index].id;
+        matches!(&self.stage, Stage::Promoting { switch, is_promoting: true, .. } if switch.to == to)
     }
 
     fn is_master(&self, index: usize) -> bool {
@@ -368,10 +375,11 @@ impl Failover {
             master.and_then(|master| self.members[master].server.facts.as_ref()).map(|facts| facts.offset);
         let behind =
             master_offset.map_or_else(String::new, |at| format!(", {} bytes behind", at.saturating_sub(facts.offset)));
-        let can = if self.replication.promotes {
-            "it is promoted when it is to take over (failover.promote)"
-        } else {
-            "it cannot take over until somebody promotes it (failover.promote is \"never\")"
+        let is_whole = self.members[index].server.seen.as_ref().is_some_and(|seen| seen.was_whole);
+        let can = match (self.replication.promotes, is_whole) {
+            (false, _) => "it cannot take over until somebody promotes it (failover.promote is \"never\")",
+            (true, true) => "it is promoted when it is to take over (failover.promote)",
+            (true, false) => "it cannot be promoted until it has a whole copy of its master",
         };
         Some(format!("a replica of {} ({link}{behind}): {can}", of.unwrap_or("another server")))
     }

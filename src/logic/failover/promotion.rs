@@ -94,6 +94,14 @@ impl Failover {
         self.replication.promotes && self.is_replica(index) && is_whole && is_ours && !member.is_banned()
     }
 
+    /// Who would be promoted if the active died now; `None`: nobody, or another backend can take over as it is.
+    #[must_use]
+    pub fn would_promote(&self) -> Option<BackendId> {
+        let candidates = (0..self.members.len()).filter(|index| self.is_promotable(*index));
+        let best = candidates.max_by(|one, other| self.compare(*one, *other))?;
+        self.refuge().is_none().then_some(self.members[best].id)
+    }
+
     /// Whether a planned switch may go there.
     pub(super) fn is_fit(&self, id: BackendId) -> bool {
         let Some(index) = self.index(id) else { return false };

@@ -1,6 +1,7 @@
 //! A master and its replicas: fences, promotions, and planned switches that wait.
 
 use super::*;
+use crate::logic::drill::DrillFault;
 use crate::logic::replication::{Facts, Replication, Role};
 
 const A: BackendId = BackendId(0);
@@ -186,6 +187,25 @@ fn the_replica_that_has_most_is_promoted_once() {
 }
 
 #[test]
+fn a_simulation_promotes_as_a_fault_would() {
+    for (promotes, expected) in [(true, Some(C)), (false, Some(A))] {
+        let trio = Trio::serving(one_way(promotes));
+        let simulation = trio.machine.simulate(trio.now, A, DrillFault::Kill);
+        assert_eq!(simulation.active, expected);
+        assert_eq!((simulation.served_after.is_some(), simulation.without_traffic.is_some()), (promotes, promotes));
+        assert_eq!(trio.machine.would_promote(), promotes.then_some(C));
+    }
+}
+
+#[test]
+fn who_cannot_be_promoted_says_so() {
+    let mut trio = Trio::serving(one_way(true));
+    assert!(trio.machine.standing(B).unwrap().contains("is promoted when it is to take over"));
+    trio.tell(B, readonly(), Facts { is_syncing: true, ..replica("b1", "h", 90) }, false);
+    assert!(trio.machine.standing(B).unwrap().contains("cannot be promoted"));
+}
+
+#[test]
 fn who_does_not_answer_is_not_waited_for_long() {
     let mut trio = Trio::serving(one_way(true));
     trio.kill(A);
@@ -350,6 +370,20 @@ fn a_restart_of_handover_forgets_no_fence() {
     let mut trio = Trio::new(one_way(false), Some(&saved));
     trio.tell(A, good(), Facts { keys: Some(0), ..master("a2", "x", 0) }, false);
     assert_eq!(trio.kinds()[0], (A, "stale_data"));
+}
+
+#[test]
+fn the_one_that_is_being_promoted_is_no_second_master() {
+    let mut trio = Trio::serving(one_way(true));
+    trio.machine.on_operator(trio.now, Command::Switch { to: C, manner: Manner::Planned }).unwrap();
+    trio.drain();
+    trio.tell(C, readonly(), replica("c1", "h", 95), true);
+    trio.acknowledge();
+    trio.promotion(C, Ok(()));
+    // Its own words come before those of the old master, which was a master when it was last asked.
+    trio.tell(C, good(), promoted("c1", "i", "h", 100), true);
+    assert_eq!((trio.active(), trio.fence(C)), (Some(C), None));
+    assert_eq!(trio.kinds(), [(C, "promoting"), (C, "promoted")]);
 }
 
 #[test]
