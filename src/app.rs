@@ -300,7 +300,7 @@ impl App {
                 backend.weight = written.unwrap_or(backend.weight);
             }
         }
-        let mut lines = vec![format!("written to {path}:")];
+        let mut lines = vec![format!("written to {path}")];
         lines.extend(edits.iter().map(|edit| format!("{}: {} → {}", edit.key, edit.old, edit.new)));
         Ok(lines)
     }

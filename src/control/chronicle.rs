@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::channels::{BackendId, EventRecord};
 use crate::events::EventHub;
-use crate::logic::failover::{Command, Event, Manner, Switched};
+use crate::logic::failover::{Command, Event, Manner, Switched, Verdict};
 use crate::logic::record::{EventKind, Happening, Severity};
 
 /// Changes that operators can look back at.
@@ -112,6 +112,9 @@ impl Chronicle {
             Command::EndBan { backend } => format!("end the ban of {}", self.name_of(*backend)),
             Command::Drain { backend } => format!("drain {}", self.name_of(*backend)),
             Command::EndDrain { backend } => format!("end the drain of {}", self.name_of(*backend)),
+            Command::Report { backend, report } if report.verdict == Verdict::Up => {
+                format!("take back the report on {} by {}", self.name_of(*backend), report.reporter)
+            }
             Command::Report { backend, report } => {
                 let name = self.name_of(*backend);
                 format!(

@@ -278,7 +278,7 @@ impl fmt::Display for Refused {
             Self::AlreadyActive => "it is the active already",
             Self::SwitchUnderWay => "another switch is under way",
             Self::NoActive => "none is active yet (failover.initial): SWITCH with FORCE begins with one",
-            Self::TargetUnhealthy => "the target is not healthy",
+            Self::TargetUnhealthy => "the target is not healthy: FORCE switches anyway",
             Self::TargetBanned => "the target is banned",
             Self::IsActive => "it is the active: switch to another first",
             Self::NoStay => "nothing holds the active",
