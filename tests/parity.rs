@@ -57,6 +57,20 @@ fn backends_that_are_alike_are_good() {
 }
 
 #[test]
+fn a_replica_is_good_where_one_is_expected() {
+    let (east, west) = (RedisServer::start(), RedisServer::start());
+    let port = east.address().port().to_string();
+    west.command(&["REPLICAOF", "127.0.0.1", &port]);
+    let both = backends(&plain(&east), &plain(&west));
+    for (replication, status) in [("one-way", 0), ("none", 1)] {
+        let found = probe(&format!("{both}group.default.replication = '{replication}'\n"));
+        let output = text(&found.stdout);
+        assert_eq!(found.status.code(), Some(status), "{output}{}", text(&found.stderr));
+        assert_eq!(output.contains("health check: a replica"), status == 0, "{output}");
+    }
+}
+
+#[test]
 fn what_differs_lacks_or_would_be_lost_is_said() {
     let east = RedisServer::builder().user("app on >pw ~* &* +@all -role -function").start();
     let west = RedisServer::builder().directive("databases 4").directive("maxmemory-policy allkeys-lru").start();

@@ -10,6 +10,7 @@ use crate::config::{Backend, BackendTls, Config, Group, format_duration};
 use crate::control::checks::{Checker, LagWatch};
 use crate::control::inventory::{Look, look};
 use crate::logic::parity::{Inventory, compare};
+use crate::logic::replication::Replication;
 use crate::tls::{Client, Keeper, Owner};
 
 /// Asks every backend of every group, one after the other. A backend that cannot be asked, or that fails its health
@@ -64,6 +65,7 @@ async fn probe_backend(group: &Group, backend: &Backend, found: &mut Finding) ->
     let health = group.health_of(backend);
     let mut checker = Checker::new(&group.name, backend, health, tls.clone());
     let checked = tokio::time::timeout(health.timeout, checker.probe(true)).await;
+    let mut refusal = None;
     match checked {
         Ok((ProbeVerdict::Good { warning: None, .. }, _)) => line(&mut found.output, "    health check: good"),
         Ok((ProbeVerdict::Good { warning: Some(warning), .. }, _)) => {
@@ -72,6 +74,10 @@ async fn probe_backend(group: &Group, backend: &Backend, found: &mut Finding) ->
                 &mut found.errors,
                 &format!("warning: backend {}: its health check is weaker: {warning}", backend.name),
             );
+        }
+        // What a replica says as it should; whether it is one is asked below.
+        Ok((verdict @ ProbeVerdict::CannotServe { .. }, _)) if group.replication == Replication::OneWay => {
+            refusal = Some(verdict);
         }
         Ok((verdict, _)) => fail(found, &format!("its health check: {}", describe(&verdict))),
         Err(_) => {
@@ -88,7 +94,14 @@ async fn probe_backend(group: &Group, backend: &Backend, found: &mut Finding) ->
             }
         }
     }
-    match look(backend, &health.probe_key, tls.as_ref()).await {
+    let looked = look(backend, &health.probe_key, tls.as_ref()).await;
+    if let Some(verdict) = refusal {
+        match looked.as_ref().is_ok_and(|looked| looked.inventory.role.as_deref() == Some("slave")) {
+            true => line(&mut found.output, "    health check: a replica, which takes no writes"),
+            false => fail(found, &format!("its health check: {}", describe(&verdict))),
+        }
+    }
+    match looked {
         Ok(looked) => {
             line(&mut found.output, &format!("    {}", summary(&looked)));
             for warning in warnings(&looked, health.timeout) {
