@@ -1,10 +1,13 @@
 //! The composition root: builds the planes, joins them by their channels, owns start, reload and stop.
 
+mod changes;
+mod planes;
+mod reload;
 mod settings;
 mod sockets;
+mod watch_over;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,24 +15,22 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::planes::{WorkerThreads, start_control, start_workers};
+#[cfg(test)]
 pub(crate) use self::settings::{commons, multiplexer_settings};
-use self::settings::{policy_of, users_of};
+use self::settings::policy_of;
 use self::sockets::{bind_admin, bind_all, bind_console, start_acceptors, start_admin, start_console};
+use self::watch_over::{announce, is_alive};
 use crate::admin::console::{Console, ConsoleGroup};
 use crate::admin::http::Admin;
-use crate::channels::{BackendId, GroupStatus, Order, Vitals};
+use crate::channels::{Amendment, Directions, GroupStatus, Order, WorkerReport};
 use crate::cli::Exit;
-use crate::config::diff::{Effect, diff};
-use crate::config::{Backend, BackendTls, Config, Sources};
-use crate::control::{self, GroupControl, Shared, state};
+use crate::config::{Config, Sources};
+use crate::control::state;
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
-use crate::logic::failover::Command;
 use crate::logic::identity::Users;
-use crate::logic::multiplexer::{CloseReason, Commons};
-use crate::net::dial::Endpoint;
-use crate::proxy::hub::HubSpec;
-use crate::proxy::inquiry::Question;
-use crate::proxy::worker::{self, WorkerGroup, WorkerSpec};
+use crate::logic::multiplexer::CloseReason;
+use crate::net::recruit::Recruiter;
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Reloads;
@@ -39,8 +40,6 @@ use crate::tls::{self, FileProblem, Keeper, Owner};
 const DRAIN_MAX: Duration = Duration::from_secs(25);
 /// How long tasks have to end once they were told to.
 const STOP_MAX: Duration = Duration::from_secs(2);
-/// A worker that lets no time pass for so long hangs.
-const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
 /// Clients that wait for a worker to take them.
 const ARRIVALS_MAX: usize = 1024;
 /// Questions of other workers.
@@ -58,19 +57,33 @@ const CLOSE_REASONS: [&str; CloseReason::ALL.len()] = {
 
 /// Everything that runs.
 struct App {
+    /// What the file says, as far as it is in force.
     config: Config,
+    /// The same, for the console.
+    in_force: watch::Sender<Arc<Config>>,
     lifecycle: Lifecycle,
     /// Cancelled when no new clients are taken.
     draining: CancellationToken,
-    orders: Vec<mpsc::Sender<Order>>,
-    statuses: Vec<watch::Receiver<GroupStatus>>,
-    ids: Vec<Vec<BackendId>>,
+    /// In the order of the configuration.
+    groups: Vec<GroupEnds>,
+    recruiter: Recruiter,
     remaining: Vec<watch::Receiver<usize>>,
-    users: Vec<watch::Sender<Arc<Users>>>,
     threads: Vec<JoinHandle<()>>,
     reloads: Arc<Reloads>,
     /// Has the certificates looked at now.
     hurry: Arc<Notify>,
+}
+
+/// The application's ends of one group's channels.
+struct GroupEnds {
+    orders: mpsc::Sender<Order>,
+    amendments: mpsc::Sender<Amendment>,
+    directions: watch::Receiver<Directions>,
+    status: watch::Receiver<GroupStatus>,
+    reports: mpsc::Sender<WorkerReport>,
+    users: watch::Sender<Arc<Users>>,
+    /// One for each worker.
+    counters: Vec<Arc<WorkerCounters>>,
 }
 
 /// Serves until a signal ends it.
@@ -106,109 +119,55 @@ fn fail(exit: Exit, what: &str, error: &dyn std::error::Error) -> Exit {
 
 impl App {
     async fn start(config: Config, logging: &Logging) -> Result<Self, Exit> {
-        let mut certificates = Keeper::default();
-        let secured = secure(&config, &mut certificates)?;
+        let certificates = Keeper::default();
+        let listeners = secure(&config, &certificates)?;
+        let recruiter = Recruiter::new(certificates.clone());
         let bound = bind_all(&config).await?;
         let admin = bind_admin(&config).await?;
         let console = bind_console(&config).await?;
-        let lifecycle = Lifecycle::new();
-        let draining = CancellationToken::new();
+        let (lifecycle, draining, origin) = (Lifecycle::new(), CancellationToken::new(), Instant::now());
         let (saved, keeper) = open_state(&config, &lifecycle);
-        let origin = Instant::now();
-        let ids = number_backends(&config);
-        let counters: Vec<Vec<Arc<WorkerCounters>>> =
-            config.groups.iter().map(|_| (0..config.workers).map(|_| Arc::default()).collect()).collect();
-
-        let mut parts = Vec::new();
-        let users: Vec<watch::Sender<Arc<Users>>> =
-            config.groups.iter().map(|group| watch::Sender::new(users_of(&config, group))).collect();
-        let (mut orders, mut statuses) = (Vec::new(), Vec::new());
-        for ((group, ids), tls) in config.groups.iter().zip(&ids).zip(&secured.backends) {
-            let vitals: Vec<Vec<Arc<Vitals>>> =
-                (0..config.workers).map(|_| ids.iter().map(|_| Arc::default()).collect()).collect();
-            let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin, tls: tls.clone() };
-            let control = control::group(group, shared, saved.get(&group.name), keeper.clone());
-            let GroupControl { supervisor, probers, reports, orders: operator, route, status } = control;
-            lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
-            for prober in probers {
-                lifecycle.start("control prober", prober.run(lifecycle.stopping()));
-            }
+        let groups = start_control(&config, &recruiter, (&saved, keeper.clone()), origin, &lifecycle)?;
+        let statuses: Vec<_> = groups.iter().map(|ends| ends.status.clone()).collect();
+        for status in &statuses {
             lifecycle.start("announce", announce(status.clone(), lifecycle.stopping()));
-            orders.push(operator);
-            statuses.push(status);
-            parts.push((vitals, reports, route));
         }
-
+        let in_force = watch::Sender::new(Arc::new(config.clone()));
+        if let Some(keeper) = keeper {
+            for ends in &groups {
+                let (file, ends) = (in_force.subscribe(), (ends.status.clone(), ends.directions.clone()));
+                let keeping = changes::keep(keeper.clone(), file, ends, lifecycle.stopping());
+                lifecycle.start("changes at run time", keeping);
+            }
+        }
         let reloads = Arc::new(Reloads::loaded(SystemTime::now()));
         if let Some(listener) = admin {
             let view = Admin {
                 statuses: statuses.clone(),
-                counters: counters.clone(),
+                counters: groups.iter().map(|ends| ends.counters.clone()).collect(),
                 close_reasons: &CLOSE_REASONS,
                 reloads: reloads.clone(),
-                certificates: certificates.facts(),
+                certificates: certificates.clone(),
                 log_lines_dropped: logging.dropped(),
                 started: origin,
                 draining: draining.clone(),
             };
             start_admin(&lifecycle, listener, view);
         }
-
-        start_console(&lifecycle, console, console_of(&config, &statuses, &orders, &draining));
-
-        let (arrivals, mut receivers): (Vec<_>, Vec<_>) =
-            (0..config.workers).map(|_| mpsc::channel(ARRIVALS_MAX)).unzip();
-        let inquiries: Vec<(Vec<mpsc::Sender<Question>>, Vec<_>)> =
-            config.groups.iter().map(|_| (0..config.workers).map(|_| mpsc::channel(INQUIRIES_MAX)).unzip()).collect();
-        let (asking, mut answering): (Vec<Arc<Vec<_>>>, Vec<Vec<_>>) =
-            inquiries.into_iter().map(|(senders, receivers)| (Arc::new(senders), receivers)).unzip();
-        let (mut threads, mut remaining, mut heartbeats) = (Vec::new(), Vec::new(), Vec::new());
-        let commons: Vec<Arc<Commons>> = config.groups.iter().map(|_| commons(&config)).collect();
-        for worker in (0..config.workers).rev() {
-            let mut groups = Vec::new();
-            let heartbeat = Arc::new(AtomicU64::new(0));
-            heartbeats.push(heartbeat.clone());
-            for (index, (group, (vitals, reports, route))) in config.groups.iter().zip(&parts).enumerate() {
-                let backends = endpoints(&ids[index], &group.backends, &secured.backends[index]);
-                let hub = HubSpec {
-                    worker,
-                    settings: multiplexer_settings(&config, group, worker, commons[index].clone()),
-                    backends,
-                    vitals: vitals[worker].clone(),
-                    origin,
-                    reports: reports.clone(),
-                    inquiries: asking[index].clone(),
-                    counters: counters[index][worker].clone(),
-                    heartbeat: heartbeat.clone(),
-                };
-                let inquiries = answering[index].pop().expect("one receiver a worker");
-                let tick =
-                    (group.detector.hang_timeout / 20).clamp(Duration::from_millis(5), Duration::from_millis(50));
-                let users = users[index].subscribe();
-                groups.push(WorkerGroup { hub, route: route.clone(), users, inquiries, tick });
-            }
-            let (left, left_receiver) = watch::channel(usize::MAX);
-            let spec = WorkerSpec {
-                worker,
-                arrivals: receivers.pop().expect("one receiver a worker"),
-                groups,
-                lifecycle: lifecycle.clone(),
-                draining: draining.clone(),
-                remaining: left,
-            };
-            threads.push(worker::start(spec).map_err(|error| fail(Exit::Failure, "cannot start a worker", &error))?);
-            remaining.push(left_receiver);
-        }
-
-        start_acceptors(&config, bound, &secured.listeners, &arrivals, &lifecycle, &draining);
+        let view = console_of(&config, &groups, &recruiter, in_force.subscribe(), &draining);
+        start_console(&lifecycle, console, view);
+        let WorkerThreads { threads, arrivals, remaining, heartbeats } =
+            start_workers(&config, &groups, origin, &lifecycle, &draining)
+                .map_err(|error| fail(Exit::Failure, "cannot start a worker", &error))?;
+        start_acceptors(&config, bound, &listeners, &arrivals, &lifecycle, &draining);
         let hurry = certificates.hurry();
         lifecycle.start("certificates", certificates.run(lifecycle.stopping()));
-        let alive = is_alive(statuses.clone(), heartbeats, origin);
+        let alive = is_alive(statuses, heartbeats, origin);
         lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
-        Ok(Self { config, lifecycle, draining, orders, statuses, ids, remaining, users, threads, reloads, hurry })
+        Ok(Self { config, in_force, lifecycle, draining, groups, recruiter, remaining, threads, reloads, hurry })
     }
 
-    /// SIGHUP: weights, users, certificates and the log level at once; the rest is named.
+    /// SIGHUP: what can change while running does so at once; the rest is named.
     async fn reload(&mut self, sources: &Sources, logging: &Logging) {
         Systemd.reloading();
         self.hurry.notify_one();
@@ -225,41 +184,6 @@ impl App {
             }
         }
         Systemd.ready();
-    }
-
-    async fn apply(&mut self, new: Config, logging: &Logging) {
-        let changes = diff(&self.config, &new);
-        for change in &changes {
-            match change.effect {
-                Effect::Live => info!(%change, "changed"),
-                Effect::Restart => warn!(%change, "needs a restart"),
-            }
-        }
-        logging.set_level(new.log.level);
-        self.config.log.level = new.log.level;
-        for (index, group) in self.config.groups.iter_mut().enumerate() {
-            let Some(new_group) = new.groups.iter().find(|other| other.name == group.name) else { continue };
-            for (backend, id) in group.backends.iter_mut().zip(&self.ids[index]) {
-                let Some(wanted) = new_group.backends.iter().find(|other| other.name == backend.name) else { continue };
-                if (wanted.weight - backend.weight).abs() > f64::EPSILON {
-                    backend.weight = wanted.weight;
-                    let command = Command::SetWeight { backend: *id, weight: wanted.weight };
-                    let order = Order { command, by: "reload".to_owned(), outcome: None };
-                    if self.orders[index].send(order).await.is_err() {
-                        error!(group = group.name, "the supervisor has ended");
-                    }
-                }
-            }
-        }
-        // Another mode comes with a restart, and its users with it.
-        if self.config.users != new.users && self.config.identity.mode == new.identity.mode {
-            self.config.users = new.users;
-            for (group, users) in self.config.groups.iter().zip(&self.users) {
-                users.send_replace(users_of(&self.config, group));
-            }
-        }
-        self.reloads.succeeded(SystemTime::now());
-        info!(changes = changes.len(), "configuration reloaded");
     }
 
     /// The first SIGTERM: no new clients; those that are here get what is due to them.
@@ -302,24 +226,31 @@ impl App {
                 error!("a worker ended in a panic");
             }
         }
-        info!(groups = self.statuses.len(), "stopped");
+        info!(groups = self.groups.len(), "stopped");
         exit
     }
 }
 
 fn console_of(
     config: &Config,
-    statuses: &[watch::Receiver<GroupStatus>],
-    orders: &[mpsc::Sender<Order>],
+    groups: &[GroupEnds],
+    recruiter: &Recruiter,
+    in_force: watch::Receiver<Arc<Config>>,
     draining: &CancellationToken,
 ) -> Console {
-    let groups = config.groups.iter().zip(statuses.iter().zip(orders)).map(|(group, (status, orders))| ConsoleGroup {
-        status: status.clone(),
-        orders: orders.clone(),
+    let groups = config.groups.iter().zip(groups).map(|(group, ends)| ConsoleGroup {
+        status: ends.status.clone(),
+        orders: ends.orders.clone(),
+        amendments: ends.amendments.clone(),
         policy: policy_of(group),
-        ceiling: group.retry.ceiling,
     });
-    Console { groups: groups.collect(), started: SystemTime::now(), draining: draining.clone() }
+    Console {
+        groups: groups.collect(),
+        in_force,
+        recruiter: recruiter.clone(),
+        started: SystemTime::now(),
+        draining: draining.clone(),
+    }
 }
 
 type SavedGroups = std::collections::BTreeMap<String, crate::logic::failover::Saved>;
@@ -331,97 +262,18 @@ fn open_state(config: &Config, lifecycle: &Lifecycle) -> (SavedGroups, Option<st
     (saved, Some(keeper))
 }
 
-/// Whether every worker lets time pass and every supervisor is there: what the service manager's watchdog asks.
-fn is_alive(
-    statuses: Vec<watch::Receiver<GroupStatus>>,
-    heartbeats: Vec<Arc<AtomicU64>>,
-    origin: Instant,
-) -> impl FnMut() -> bool {
-    move || {
-        let now = origin.elapsed();
-        let beats = |beat: &Arc<AtomicU64>| Duration::from_micros(beat.load(Ordering::Relaxed)) + HEARTBEAT_MAX > now;
-        heartbeats.iter().all(beats) && statuses.iter().all(|status| status.has_changed().is_ok())
-    }
-}
-
-/// Numbers that no two backends of the process share.
-fn number_backends(config: &Config) -> Vec<Vec<BackendId>> {
-    let mut next = 0;
-    let mut number = |_: &crate::config::Backend| {
-        next += 1;
-        BackendId(next - 1)
-    };
-    config.groups.iter().map(|group| group.backends.iter().map(&mut number).collect()).collect()
-}
-
-/// What handshakes need, for each listener and backend that has TLS.
-struct Secured {
-    /// In the order of the groups and their listeners.
-    listeners: Vec<Vec<Option<tls::Server>>>,
-    /// In the order of the groups and their backends.
-    backends: Vec<Vec<Option<tls::Client>>>,
-}
-
-/// Reads every certificate; from here on the keeper has them.
-fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
-    let mut secured = Secured { listeners: Vec::new(), backends: Vec::new() };
-    let mut keep = || -> Result<(), (Owner, FileProblem)> {
-        for group in &config.groups {
-            let mut listeners = Vec::new();
-            for listener in &group.listeners {
-                let owner = Owner::Listener(listener.bind.to_string());
-                let server = listener.tls.as_ref().map(|files| keeper.server(owner.clone(), files));
-                listeners.push(server.transpose().map_err(|problem| (owner, problem))?);
-            }
-            secured.listeners.push(listeners);
-            let mut backends = Vec::new();
-            for backend in &group.backends {
-                let owner = Owner::Backend(backend.name.clone());
-                let client = backend
-                    .tls
-                    .as_ref()
-                    .map(|BackendTls { files, server_name }| keeper.client(owner.clone(), files, server_name.clone()));
-                backends.push(client.transpose().map_err(|problem| (owner, problem))?);
-            }
-            secured.backends.push(backends);
-        }
-        Ok(())
-    };
-    match keep() {
-        Ok(()) => Ok(secured),
-        Err((owner, problem)) => {
-            error!(of = %owner, %problem, "cannot use the certificates");
-            Err(Exit::Configuration)
-        }
-    }
-}
-
-fn endpoints(ids: &[BackendId], backends: &[Backend], tls: &[Option<tls::Client>]) -> Vec<(BackendId, Arc<Endpoint>)> {
-    let endpoint = |(backend, tls): (&Backend, &Option<tls::Client>)| {
-        Arc::new(Endpoint { backend: Arc::new(backend.clone()), tls: tls.clone() })
-    };
-    ids.iter().copied().zip(backends.iter().zip(tls).map(endpoint)).collect()
-}
-
-/// Says once when a group begins to serve, and keeps the service manager's status line.
-async fn announce(mut status: watch::Receiver<GroupStatus>, stop: CancellationToken) {
-    let mut announced = None;
-    loop {
-        let (name, active) = {
-            let status = status.borrow_and_update();
-            let active = status.route.active.and_then(|id| status.backends.iter().find(|backend| backend.id == id));
-            (status.name.clone(), active.map(|backend| backend.name.clone()))
+/// What handshakes with clients need, in the order of the groups and their listeners; from here on `keeper` has it.
+fn secure(config: &Config, keeper: &Keeper) -> Result<Vec<Vec<Option<tls::Server>>>, Exit> {
+    let secured = config.groups.iter().map(|group| {
+        let of_listener = |listener: &crate::config::Listener| {
+            let owner = Owner::Listener(listener.bind.to_string());
+            let server = listener.tls.as_ref().map(|files| keeper.server(owner.clone(), files));
+            server.transpose().map_err(|problem| (owner, problem))
         };
-        if active.is_some() && announced.is_none() {
-            info!(group = name, active = active.as_deref().unwrap_or_default(), "serving");
-        }
-        if active != announced {
-            Systemd.status(&format!("{name}: {} is active", active.as_deref().unwrap_or("no backend")));
-            announced = active;
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = status.changed() => if changed.is_err() { return },
-        }
-    }
+        group.listeners.iter().map(of_listener).collect()
+    });
+    secured.collect::<Result<_, (Owner, FileProblem)>>().map_err(|(owner, problem)| {
+        error!(of = %owner, %problem, "cannot use the certificates");
+        Exit::Configuration
+    })
 }

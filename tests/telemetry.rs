@@ -39,6 +39,7 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         circuit_until: None,
         clean_since: None,
         banned_until: None,
+        is_leaving: false,
     }
 }
 
@@ -89,7 +90,7 @@ impl Fixture {
             counters: counters.clone(),
             close_reasons: &["client_closed", "idle"],
             reloads: reloads.clone(),
-            certificates: Vec::new(),
+            certificates: handover::tls::Keeper::default(),
             log_lines_dropped: LinesDropped::default(),
             started: Instant::now(),
             draining: draining.clone(),

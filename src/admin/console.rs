@@ -14,14 +14,16 @@ use tokio_util::sync::CancellationToken;
 
 use self::request::{COMMANDS, Change, Courtesy, Request, parse};
 use super::status::{self, Status};
-use crate::channels::{BackendStatus, Command, GroupStatus, Manner, Order};
+use crate::channels::{Amend, Amendment, BackendStatus, Command, GroupStatus, Manner, Order, Removal};
 use crate::command::classify::classify;
 use crate::command::policy::Policy;
 use crate::command::table::Class;
+use crate::config::{Addition, Config, Group};
 use crate::lifecycle::Lifecycle;
 use crate::logic::explain::explain;
 use crate::logic::settings::RetryCeiling;
 use crate::net::listen::Bound;
+use crate::net::recruit::Recruiter;
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
 use crate::resp::inline;
@@ -46,10 +48,10 @@ pub struct ConsoleGroup {
     pub status: watch::Receiver<GroupStatus>,
     /// To its supervisor.
     pub orders: mpsc::Sender<Order>,
+    /// The same, for what changes the group itself.
+    pub amendments: mpsc::Sender<Amendment>,
     /// Which of its commands travel where.
     pub policy: Policy,
-    /// What it repeats.
-    pub ceiling: RetryCeiling,
 }
 
 /// Where the console looks, and whom it tells.
@@ -57,6 +59,10 @@ pub struct ConsoleGroup {
 pub struct Console {
     /// In the file's order.
     pub groups: Vec<ConsoleGroup>,
+    /// The configuration in force.
+    pub in_force: watch::Receiver<Arc<Config>>,
+    /// Prepares backends that are added.
+    pub recruiter: Recruiter,
     /// When the process started.
     pub started: SystemTime,
     /// Cancelled once no new clients are taken.
@@ -271,25 +277,70 @@ impl Console {
         let mut frame = BytesMut::new();
         encode::request(&mut frame, command);
         let classified = group.policy.apply(&frame, &command[0]);
-        Ok(explain(&frame, classified, group.ceiling))
+        let name = group.status.borrow().name.clone();
+        let ceiling = self.settings_of(&name).map_or(RetryCeiling::Never, |settings| settings.retry.ceiling);
+        Ok(explain(&frame, classified, ceiling))
+    }
+
+    fn settings_of(&self, group: &str) -> Option<Group> {
+        self.in_force.borrow().groups.iter().find(|settings| settings.name == group).cloned()
     }
 
     async fn change(&self, group: Option<&str>, change: Change) -> Result<String, String> {
         let group = self.group(group)?;
+        if let Change::Add(addition) = change {
+            return self.add(group, addition).await;
+        }
         let command = {
             let status = group.status.borrow();
             command_of(&status, change)?
         };
         let (outcome, told) = oneshot::channel();
         let order = Order { command, by: "console".to_owned(), outcome: Some(outcome) };
-        let gone = || "the control plane has ended: see the log".to_owned();
         group.orders.send(order).await.map_err(|_| gone())?;
-        match tokio::time::timeout(ORDER_MAX, told).await {
-            Ok(outcome) => outcome.map_err(|_| "overtaken by another order or switch: see EVENTS".to_owned())?,
-            Err(_) => Err("no outcome yet: see EVENTS".to_owned()),
-        }
-        .map(|text| status::one_line(&text))
+        outcome_of(told).await
     }
+
+    /// Everything that the file is checked for is checked here, in the same words.
+    async fn add(&self, group: &ConsoleGroup, addition: Addition) -> Result<String, String> {
+        let name = group.status.borrow().name.clone();
+        let settings = self.settings_of(&name).ok_or_else(gone)?;
+        let workers = self.in_force.borrow().workers;
+        let (backend, mut warnings) =
+            addition.backend(&settings, workers).map_err(|problems| problems.to_string().replace('\n', "; "))?;
+        let owner = self
+            .groups
+            .iter()
+            .map(|group| group.status.borrow().clone())
+            .find(|status| status.backends.iter().any(|known| known.name == backend.name));
+        if let Some(owner) = owner {
+            return Err(format!(
+                "name = \"{}\": is the name of a backend of group {} already",
+                backend.name, owner.name
+            ));
+        }
+        if addition.has_password() {
+            warnings.push("its URL has a password, which is not written down: it is gone after a restart".to_owned());
+        }
+        let recruit = self.recruiter.recruit(backend, Some(addition)).map_err(|error| error.to_string())?;
+        let (outcome, told) = oneshot::channel();
+        let amendment = Amendment { what: Amend::Add(recruit), by: "console".to_owned(), outcome: Some(outcome) };
+        group.amendments.send(amendment).await.map_err(|_| gone())?;
+        let done = outcome_of(told).await?;
+        Ok(std::iter::once(done).chain(warnings).collect::<Vec<_>>().join("; "))
+    }
+}
+
+fn gone() -> String {
+    "the control plane has ended: see the log".to_owned()
+}
+
+async fn outcome_of(told: oneshot::Receiver<Result<String, String>>) -> Result<String, String> {
+    match tokio::time::timeout(ORDER_MAX, told).await {
+        Ok(outcome) => outcome.map_err(|_| "overtaken by another order or switch: see EVENTS".to_owned())?,
+        Err(_) => Err("no outcome yet: see EVENTS".to_owned()),
+    }
+    .map(|text| status::one_line(&text))
 }
 
 fn command_of(status: &GroupStatus, change: Change) -> Result<Command, String> {
@@ -303,6 +354,11 @@ fn command_of(status: &GroupStatus, change: Change) -> Result<Command, String> {
         Change::EndStay => Command::EndStay,
         Change::Ban { backend, length } => Command::Ban { backend: id(&backend)?, length },
         Change::EndBan { backend } => Command::EndBan { backend: id(&backend)? },
+        Change::Remove { backend, is_forced } => {
+            let removal = if is_forced { Removal::Forced } else { Removal::Planned };
+            Command::Remove { backend: id(&backend)?, removal }
+        }
+        Change::Add(addition) => return Err(format!("{addition:?} is no member yet")),
     })
 }
 
@@ -320,6 +376,9 @@ fn show(backend: &BackendStatus) -> Vec<String> {
         backend.name, backend.weight, backend.circuit, backend.role, backend.probes.0, backend.probes.1
     )];
     lines.extend(backend.fault.iter().map(|fault| format!("fault: {fault}")));
+    if backend.is_leaving {
+        lines.push("it leaves as soon as another can take over".to_owned());
+    }
     lines.extend(backend.banned_until.iter().map(|until| format!("banned for {} more", left(*until))));
     lines.extend(backend.circuit_until.iter().map(|until| format!("its breaker is open for {} more", left(*until))));
     let checks = backend.history.iter().rev();

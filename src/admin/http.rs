@@ -18,7 +18,7 @@ use crate::channels::GroupStatus;
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::logging::LinesDropped;
 use crate::telemetry::metrics::{self, GroupSnapshot, Reloads, Snapshot};
-use crate::tls::Facts;
+use crate::tls::Keeper;
 
 /// Connections to the admin port at a time; one more ends the oldest.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -38,7 +38,7 @@ pub struct Admin {
     /// How the configuration was last read.
     pub reloads: Arc<Reloads>,
     /// The certificates in use.
-    pub certificates: Vec<Arc<Facts>>,
+    pub certificates: Keeper,
     /// Log lines that were dropped.
     pub log_lines_dropped: LinesDropped,
     /// When the process started.
@@ -119,7 +119,7 @@ impl Admin {
             reloads: &self.reloads,
             log_lines_dropped: self.log_lines_dropped.total(),
             close_reasons: self.close_reasons,
-            certificates: &self.certificates,
+            certificates: self.certificates.facts(),
             groups: groups
                 .into_iter()
                 .zip(&self.counters)
@@ -151,7 +151,7 @@ mod tests {
             statuses: Vec::new(),
             counters: Vec::new(),
             close_reasons: &[],
-            certificates: Vec::new(),
+            certificates: Keeper::default(),
             reloads: Arc::new(Reloads::loaded(SystemTime::now())),
             log_lines_dropped: LinesDropped::default(),
             started: Instant::now(),

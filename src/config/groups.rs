@@ -1,17 +1,22 @@
 //! Listeners, backends and the groups that they make, and the checks that span several of their tables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
-use toml::Value;
+use toml::{Table, Value};
 
-use super::address::{BackendUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url};
+use super::address::{
+    BackendUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url, without_password,
+};
 use super::file::{SHORTEST, credential, failover, group_tables, health};
 use super::preset::GroupSettings;
 use super::section::{Choices, Notes, Section};
 use super::secure;
 use super::values::format_duration;
-use super::{Address, Admin, Backend, BackendOverrides, Group, Listener, Network, Replication, SessionMode};
+use super::{
+    Addition, Address, Admin, Backend, BackendOverrides, Group, Listener, Network, Problems, Replication, SessionMode,
+};
 use crate::logic::identity::IdentityMode;
 use crate::logic::settings::{Failback, HealthSettings, RetryCeiling, RetrySettings};
 use crate::tls::ClientAuth;
@@ -41,6 +46,8 @@ pub(super) struct Groups {
     own: BTreeMap<String, (GroupSettings, Replication)>,
     /// How clients prove who they are.
     identity: IdentityMode,
+    /// Threads that share what a backend allows.
+    workers: usize,
     /// All names, in the order in which the file first uses them.
     names: Vec<String>,
     listeners: Vec<ReadListener>,
@@ -63,9 +70,9 @@ struct ReadBackend {
 }
 
 impl Groups {
-    pub(super) fn new(base: GroupSettings, identity: IdentityMode) -> Self {
+    pub(super) fn new(base: GroupSettings, identity: IdentityMode, workers: usize) -> Self {
         let (own, names) = (BTreeMap::new(), Vec::new());
-        Self { base, own, identity, names, listeners: Vec::new(), backends: Vec::new() }
+        Self { base, own, identity, workers, names, listeners: Vec::new(), backends: Vec::new() }
     }
 
     pub(super) fn read_own(&mut self, name: &str, section: &mut Section<'_>) {
@@ -126,8 +133,7 @@ impl Groups {
             "" => Ok(None),
             text => parse_health_check_url(text).map(Some),
         });
-        let overrides = backend_overrides(section, self.settings(&group).0);
-        section.refused("connections_max", "a bound on one backend's connections is not supported yet");
+        let overrides = backend_overrides(section, self.settings(&group).0, self.workers);
         let tls = secure::of_backend(section, url.as_ref().is_some_and(|url| url.is_secure));
         if let (Some(url), Some(Some(check))) = (&url, &health_check_address) {
             check_health_check_url(section, url.is_secure, check);
@@ -300,14 +306,80 @@ impl Groups {
     }
 }
 
-fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings) -> BackendOverrides {
+fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings, workers: usize) -> BackendOverrides {
     let mut grace = group.breaker.grace;
     section.duration("grace", SHORTEST, &mut grace);
     let mut own = group.health.clone();
     section.child("health", |section| health(section, &mut own));
     BackendOverrides {
+        connections_max: connections_max(section, workers),
         grace: Some(grace).filter(|grace| *grace != group.breaker.grace),
         health: Some(own).filter(|own| *own != group.health),
+    }
+}
+
+/// Each worker needs a lane, and one connection for whatever cannot share it.
+fn connections_max(section: &mut Section<'_>, workers: usize) -> Option<usize> {
+    let mut connections_max = 0;
+    section.count("connections_max", 0, &mut connections_max);
+    let least = 2 * workers;
+    if (1..least).contains(&connections_max) {
+        let message = format!("must be at least {least}, two for each worker, or 0 for no bound");
+        section.problem("connections_max", Some(connections_max.to_string()), message);
+    }
+    Some(connections_max).filter(|&most| most > 0)
+}
+
+impl Addition {
+    /// The backend that it describes, for `group`, and what may surprise about it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, as in the file.
+    pub fn backend(&self, group: &Group, workers: usize) -> Result<(Backend, Vec<String>), Problems> {
+        let base = GroupSettings {
+            health: group.health.clone(),
+            detector: group.detector.clone(),
+            breaker: group.breaker,
+            failover: group.failover.clone(),
+            retry: group.retry.clone(),
+            ceiling_is_written: true,
+            deadline_is_written: true,
+            commands: group.commands.clone(),
+        };
+        let mut notes = Notes::default();
+        let mut groups = Groups::new(base, IdentityMode::Open, workers);
+        let mut section = Section::new(String::new(), self.table(), &mut notes);
+        groups.read_backend(0, &mut section);
+        section.finish();
+        match groups.backends.pop().and_then(|read| read.backend) {
+            Some(backend) if notes.problems.is_empty() => Ok((backend, notes.warnings)),
+            _ => Err(Problems { list: notes.problems }),
+        }
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.insert("name".to_owned(), self.name.clone().into());
+        table.insert("url".to_owned(), self.url.clone().into());
+        if let Some(weight) = self.weight {
+            table.insert("weight".to_owned(), weight.into());
+        }
+        if let Some(path) = &self.password_file {
+            table.insert("password_file".to_owned(), path.clone().into());
+        }
+        table
+    }
+
+    /// Whether it can be written down: a password in its URL must not be.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        parse_backend_url(&self.url).is_ok_and(|url| url.password.is_some())
+    }
+}
+
+impl fmt::Debug for Addition {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} at {}", self.name, without_password(&self.url))
     }
 }
 

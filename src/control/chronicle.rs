@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::channels::{BackendId, EventLine};
-use crate::logic::failover::{Command, Event, Manner, Reason, Switched};
+use crate::logic::failover::{Command, Event, Manner, Reason, Removal, Switched};
 
 /// Changes that operators can look back at.
 const EVENTS_MAX: usize = 64;
+
+/// Different switches that are counted; beyond that those of backends that are gone are forgotten.
+const COURSES_MAX: usize = 256;
 
 /// From, to, and why.
 type Course = (String, String, String);
@@ -17,6 +20,8 @@ type Course = (String, String, String);
 pub(super) struct Chronicle {
     group: String,
     names: Vec<(BackendId, String)>,
+    /// What backends that are gone were called, since what is told of them comes late.
+    former: VecDeque<(BackendId, String)>,
     switches: BTreeMap<Course, u64>,
     last_switch: Option<(Duration, Duration)>,
     active_since: Option<SystemTime>,
@@ -24,15 +29,29 @@ pub(super) struct Chronicle {
 }
 
 impl Chronicle {
-    pub(super) fn new(group: &str, names: Vec<(BackendId, String)>) -> Self {
+    pub(super) fn new(group: &str) -> Self {
         Self {
             group: group.to_owned(),
-            names,
+            names: Vec::new(),
+            former: VecDeque::new(),
             switches: BTreeMap::new(),
             last_switch: None,
             active_since: None,
             events: Arc::default(),
         }
+    }
+
+    /// A backend goes by this name.
+    pub(super) fn enroll(&mut self, backend: BackendId, name: &str) {
+        self.names.push((backend, name.to_owned()));
+    }
+
+    /// A backend is gone.
+    pub(super) fn dismiss(&mut self, backend: BackendId) {
+        if self.former.len() >= EVENTS_MAX {
+            self.former.pop_front();
+        }
+        self.former.extend(self.names.extract_if(.., |(id, _)| *id == backend));
     }
 
     pub(super) fn group(&self) -> &str {
@@ -89,6 +108,10 @@ impl Chronicle {
             Command::EndStay => "end the stay".to_owned(),
             Command::Ban { backend, length } => format!("ban {} for {length:?}", self.name_of(*backend)),
             Command::EndBan { backend } => format!("end the ban of {}", self.name_of(*backend)),
+            Command::Remove { backend, removal: Removal::Forced } => {
+                format!("force the removal of {}", self.name_of(*backend))
+            }
+            Command::Remove { backend, .. } => format!("remove {}", self.name_of(*backend)),
         }
     }
 
@@ -97,11 +120,15 @@ impl Chronicle {
         let course = (from, self.name_of(switched.to).to_owned(), switched.reason.to_string());
         self.last_switch = Some((switched.detect, switched.switch));
         self.active_since = Some(SystemTime::now());
+        if self.switches.len() >= COURSES_MAX {
+            let is_known = |name: &str| name == "none" || self.names.iter().any(|(_, known)| known == name);
+            self.switches.retain(|(from, to, _), _| is_known(from) && is_known(to));
+        }
         *self.switches.entry(course).or_default() += 1;
     }
 
-    fn name_of(&self, backend: BackendId) -> &str {
-        self.names.iter().find(|(id, _)| *id == backend).map_or("?", |(_, name)| name)
+    pub(super) fn name_of(&self, backend: BackendId) -> &str {
+        self.names.iter().chain(&self.former).find(|(id, _)| *id == backend).map_or("?", |(_, name)| name)
     }
 
     /// What operators read of it later; `None`: nothing.
@@ -138,6 +165,11 @@ impl Chronicle {
             Event::StayEnded { backend, why } => ("stay_ended", format!("no longer held on {}: {why}", name(backend))),
             Event::Banned { backend, length } => ("banned", format!("{} is banned for {length:?}", name(backend))),
             Event::BanEnded { backend } => ("ban_ended", format!("{} is no longer banned", name(backend))),
+            Event::BackendAdded { backend } => ("backend_added", format!("{} was added", name(backend))),
+            Event::BackendRemoved { backend } => ("backend_removed", format!("{} was removed", name(backend))),
+            Event::BackendReplaced { by, .. } => {
+                ("backend_replaced", format!("{} is another server from now on", name(by)))
+            }
             Event::ProbeWarning { warning: None, .. } | Event::FailbackBlocked { .. } | Event::WorkersLate { .. } => {
                 return None;
             }
@@ -237,6 +269,18 @@ impl Chronicle {
             Event::BanEnded { backend } => {
                 let backend = self.name_of(*backend);
                 tracing::warn!(group, backend, "ban ended");
+            }
+            Event::BackendAdded { backend } => {
+                let backend = self.name_of(*backend);
+                tracing::info!(group, backend, "backend added");
+            }
+            Event::BackendRemoved { backend } => {
+                let backend = self.name_of(*backend);
+                tracing::info!(group, backend, "backend removed");
+            }
+            Event::BackendReplaced { by, .. } => {
+                let backend = self.name_of(*by);
+                tracing::info!(group, backend, "backend replaced: another server has its name");
             }
         }
     }

@@ -1,87 +1,76 @@
 //! The control plane: probes, detector, breaker, decision. One owner of health and of the route.
 //!
-//! [`group`] builds what one group needs; the caller starts [`Supervisor::run`] and each [`Prober::run`].
+//! [`group`] builds what one group needs, and starts a [`Prober`] for each backend; the caller starts
+//! [`Supervisor::run`].
 
 pub mod checks;
 mod chronicle;
 mod observed;
 pub mod prober;
+mod roster;
 pub mod state;
 pub mod supervisor;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 pub use self::prober::Prober;
+use self::roster::Roster;
 pub use self::supervisor::Supervisor;
-use crate::channels::{BackendId, GroupStatus, ORDERS_MAX, Order, REPORTS_MAX, Route, Vitals, WorkerReport};
+use crate::channels::{
+    Amendment, Directions, GroupStatus, ORDERS_MAX, Order, REPORTS_MAX, Recruit, Route, WorkerReport,
+};
 use crate::config::Group;
-use crate::control::checks::Checker;
 use crate::control::state::Keeper;
+use crate::lifecycle::Lifecycle;
 use crate::logic::failover::Saved;
-use crate::logic::health::Cadence;
-use crate::tls;
 
-/// The tasks of one group, and the ends of its channels that others hold.
+/// The task of one group, and the ends of its channels that others hold.
 pub struct GroupControl {
-    /// The owner of the decision; to be run.
+    /// The owner of the decision; to be run. It starts a prober for each backend itself.
     pub supervisor: Supervisor,
-    /// One a backend; to be run.
-    pub probers: Vec<Prober>,
     /// For the workers.
     pub reports: mpsc::Sender<WorkerReport>,
     /// For operators.
     pub orders: mpsc::Sender<Order>,
+    /// For whoever changes the group itself.
+    pub amendments: mpsc::Sender<Amendment>,
     /// For the workers.
-    pub route: watch::Receiver<Route>,
+    pub directions: watch::Receiver<Directions>,
     /// For the admin plane.
     pub status: watch::Receiver<GroupStatus>,
 }
 
-/// What a group's control plane shares with the workers.
-pub struct Shared {
-    /// The numbers of the group's backends, in the file's order.
-    pub ids: Vec<BackendId>,
-    /// Each worker's vitals of each of those backends: `vitals[worker][backend]`.
-    pub vitals: Vec<Vec<Arc<Vitals>>>,
+/// What a group's control plane is made of, besides its settings.
+pub struct Parts {
+    /// The group's backends, in the file's order.
+    pub recruits: Vec<Recruit>,
+    /// How many threads serve clients.
+    pub workers: usize,
     /// The origin of the vitals' microseconds.
     pub origin: Instant,
-    /// Certificates for each of those backends that is spoken to with TLS.
-    pub tls: Vec<Option<tls::Client>>,
+    /// Starts the probers.
+    pub lifecycle: Lifecycle,
 }
 
 /// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it.
 #[must_use]
-pub fn group(group: &Group, shared: Shared, saved: Option<&Saved>, keeper: Option<Keeper>) -> GroupControl {
+pub fn group(group: &Group, parts: Parts, saved: Option<&Saved>, keeper: Option<Keeper>) -> GroupControl {
     let (reports, worker_reports) = mpsc::channel(REPORTS_MAX);
     let (probe_reports, probes) = mpsc::channel(REPORTS_MAX);
     let (orders, operator) = mpsc::channel(ORDERS_MAX);
-    let (route_sender, route) = watch::channel(Route::unknown());
-    let asks: Vec<Arc<Notify>> = group.backends.iter().map(|_| Arc::new(Notify::new())).collect();
-    let probers = group
-        .backends
-        .iter()
-        .enumerate()
-        .map(|(index, backend)| Prober {
-            backend: shared.ids[index],
-            settings: group.health_of(backend).clone(),
-            checker: Checker::new(backend, group.health_of(backend), shared.tls[index].clone()),
-            cadence: Cadence::default(),
-            jitter: fastrand::f64(),
-            route: route.clone(),
-            vitals: shared.vitals.iter().map(|of_worker| Arc::clone(&of_worker[index])).collect(),
-            origin: shared.origin,
-            ask: Arc::clone(&asks[index]),
-            reports: probe_reports.clone(),
-        })
-        .collect();
-    let ends = supervisor::Ends { reports: worker_reports, probes, operator, route: route_sender, asks, keeper };
-    let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
-    GroupControl { supervisor, probers, reports, orders, route, status }
+    let (amendments, amended) = mpsc::channel(ORDERS_MAX);
+    let Parts { recruits, workers, origin, lifecycle } = parts;
+    let route = watch::Sender::new(Route::unknown());
+    let mut roster = Roster::new(group.clone(), (workers, origin), lifecycle, route.subscribe(), probe_reports);
+    let specs = recruits.into_iter().map(|recruit| roster.enroll(recruit)).collect();
+    let (directed, directions) = watch::channel(roster.directions(Route::unknown()));
+    let ends = supervisor::Ends { reports: worker_reports, probes, operator, amended, route, directed, keeper };
+    let (supervisor, status) = Supervisor::new(group, (roster, specs, workers), saved, ends);
+    GroupControl { supervisor, reports, orders, amendments, directions, status }
 }
 
 /// The time, by the runtime's clock, which tests may stop.

@@ -90,6 +90,7 @@ impl Observed {
             },
             clean_since: member.clean_since.map(|since| clock.at(since)),
             banned_until: member.banned_until.map(|until| clock.at(until)),
+            is_leaving: member.is_leaving,
         }
     }
 }

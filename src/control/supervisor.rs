@@ -1,20 +1,22 @@
 //! The sole owner of a group's decision: feeds the machine, and carries out what it says.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::{Availability, BackendId, GroupStatus, Order, ProbeReport, Route, Vitals, WorkerReport};
+use crate::channels::{
+    Amend, Amendment, Availability, BackendId, Directions, GroupStatus, Order, ProbeReport, Recruit, Route,
+    WorkerReport,
+};
 use crate::config::Group;
 use crate::control::chronicle::Chronicle;
-use crate::control::observed::{Clock, Observed};
+use crate::control::now;
+use crate::control::observed::Clock;
+use crate::control::roster::{Roster, settings_of};
 use crate::control::state::Keeper;
-use crate::control::{Shared, now};
-use crate::logic::detector::{Reading, Sample};
-use crate::logic::failover::{BackendSpec, Command, Event, Failover, GroupSettings, Output, Reason, Saved};
+use crate::logic::detector::Sample;
+use crate::logic::failover::{BackendSpec, Command, Event, Failover, Output, Reason, Refused, Saved};
 
 /// The vitals are read so often in one hang timeout, within these bounds.
 const LOOKS_PER_HANG: u32 = 20;
@@ -31,8 +33,11 @@ pub(super) struct Ends {
     pub(super) reports: mpsc::Receiver<WorkerReport>,
     pub(super) probes: mpsc::Receiver<ProbeReport>,
     pub(super) operator: mpsc::Receiver<Order>,
+    pub(super) amended: mpsc::Receiver<Amendment>,
+    /// For the probers.
     pub(super) route: watch::Sender<Route>,
-    pub(super) asks: Vec<Arc<Notify>>,
+    /// For the workers.
+    pub(super) directed: watch::Sender<Directions>,
     pub(super) keeper: Option<Keeper>,
 }
 
@@ -42,13 +47,16 @@ pub struct Supervisor {
     machine: Failover,
     ends: Ends,
     status: watch::Sender<GroupStatus>,
-    shared: Shared,
+    roster: Roster,
     tick: Duration,
     next_tick: Instant,
-    observed: Vec<Observed>,
     chronicle: Chronicle,
     /// Who waits for a planned switch to end, and its target.
     switching: Option<(BackendId, Outcome)>,
+    /// The database that every URL of the group named at the start, if it was the same: sessions count on it.
+    database: Option<u32>,
+    /// Who waits for a backend to be gone.
+    leaving: Vec<(BackendId, Outcome)>,
     status_at: Instant,
 }
 
@@ -58,47 +66,35 @@ enum Wake {
     Report(WorkerReport),
     Probe(ProbeReport),
     Operator(Order),
+    Amended(Amendment),
     Time,
 }
 
 impl Supervisor {
     pub(super) fn new(
         group: &Group,
-        shared: Shared,
+        (roster, specs, workers): (Roster, Vec<BackendSpec>, usize),
         saved: Option<&Saved>,
         ends: Ends,
     ) -> (Self, watch::Receiver<GroupStatus>) {
         let start = now();
-        let specs = group.backends.iter().zip(&shared.ids).map(|(backend, id)| BackendSpec {
-            id: *id,
-            name: backend.name.clone(),
-            weight: backend.weight,
-            health: backend.overrides.health.clone(),
-            breaker: Some(group.breaker_of(backend)),
-        });
-        let settings = GroupSettings {
-            health: group.health.clone(),
-            detector: group.detector.clone(),
-            breaker: group.breaker,
-            failover: group.failover.clone(),
-        };
-        let machine = Failover::new(start, settings, specs.collect(), shared.vitals.len(), saved);
-        let observed: Vec<Observed> = group.backends.iter().map(|backend| Observed::new(&backend.name)).collect();
-        let names = shared.ids.iter().copied().zip(group.backends.iter().map(|backend| backend.name.clone()));
-        let chronicle = Chronicle::new(&group.name, names.collect());
-        let first = status_of(&chronicle, &machine, &observed, start);
+        let mut chronicle = Chronicle::new(&group.name);
+        specs.iter().for_each(|spec| chronicle.enroll(spec.id, &spec.name));
+        let machine = Failover::new(start, settings_of(group), specs, workers, saved);
+        let first = status_of(&chronicle, &machine, &roster, start);
         let (status, receiver) = watch::channel(first);
         let supervisor = Self {
             name: group.name.clone(),
             machine,
             ends,
             status,
-            shared,
-            tick: (group.detector.hang_timeout / LOOKS_PER_HANG).clamp(TICK_MIN, TICK_MAX),
+            roster,
+            tick: tick_of(group),
             next_tick: start,
-            observed,
             chronicle,
             switching: None,
+            database: group.common_database(),
+            leaving: Vec::new(),
             status_at: start,
         };
         (supervisor, receiver)
@@ -125,6 +121,7 @@ impl Supervisor {
             Some(report) = self.ends.reports.recv() => Wake::Report(report),
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
+            Some(amendment) = self.ends.amended.recv() => Wake::Amended(amendment),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
         }
     }
@@ -146,12 +143,16 @@ impl Supervisor {
             Wake::Probe(report) => {
                 // A verdict is weighed against the replies that came until now.
                 self.look(now);
-                self.observe(&report);
+                self.roster.observe(&report);
                 self.machine.on_probe(now, &report);
                 true
             }
             Wake::Operator(order) => {
                 self.obey(now, order);
+                true
+            }
+            Wake::Amended(amendment) => {
+                self.amend(now, amendment);
                 true
             }
             Wake::Time => {
@@ -171,6 +172,9 @@ impl Supervisor {
             Err(why) => tracing::warn!(group, by, order = what, %why, "operator's order refused"),
         }
         let Some(outcome) = outcome else { return };
+        if let (Command::Remove { backend, .. }, Ok(())) = (command, &result) {
+            return self.leaving.push((backend, outcome));
+        }
         let target = match command {
             Command::Switch { to, .. } => Some(to),
             Command::Stay { backend, .. } => Some(backend).filter(|_| !self.machine.is_settled()),
@@ -183,8 +187,67 @@ impl Supervisor {
         }
     }
 
-    /// Tells who waits for a switch how it ended.
+    /// Changes the group itself, and leaves a trace of who wanted it.
+    fn amend(&mut self, now: Instant, Amendment { what, by, outcome }: Amendment) {
+        let (order, result, leaver) = match what {
+            Amend::Add(recruit) => {
+                let (id, order) = (recruit.id, format!("add {}", described(&recruit)));
+                let result = self.enroll(recruit).and_then(|spec| self.machine.add(now, spec).map_err(words));
+                (order, result.inspect_err(|_| self.dismiss(id)), None)
+            }
+            Amend::Replace { old, by } => {
+                let id = by.id;
+                let order = format!("replace {} by {}", self.chronicle.name_of(old), described(&by));
+                let result = self.enroll(by).and_then(|spec| self.machine.replace(now, old, spec).map_err(words));
+                (order, result.inspect_err(|_| self.dismiss(id)), Some(old))
+            }
+            Amend::Settings { group, backends } => {
+                self.tick = tick_of(&group);
+                let (settings, specs) = self.roster.configure(*group, &backends);
+                self.machine.configure(now, settings, &specs);
+                ("change settings".to_owned(), Ok(()), None)
+            }
+        };
+        self.direct();
+        let group = self.name.as_str();
+        match &result {
+            Ok(()) => tracing::info!(group, by, order, "operator"),
+            Err(why) => tracing::warn!(group, by, order, why, "operator's order refused"),
+        }
+        let Some(outcome) = outcome else { return };
+        match (result, leaver) {
+            (Ok(()), Some(old)) => self.leaving.push((old, outcome)),
+            // Who asked may have gone: what was done stands.
+            (result, _) => drop(outcome.send(result.map(|()| order))),
+        }
+    }
+
+    fn enroll(&mut self, recruit: Recruit) -> Result<BackendSpec, String> {
+        let database = recruit.endpoint.backend.database;
+        if let Some(common) = self.database.filter(|&common| common != database) {
+            return Err(format!(
+                "its URL names the database {database} and those of its group {common}: that takes a restart"
+            ));
+        }
+        let spec = self.roster.enroll(recruit);
+        self.chronicle.enroll(spec.id, &spec.name);
+        Ok(spec)
+    }
+
+    fn dismiss(&mut self, backend: BackendId) {
+        self.roster.dismiss(backend);
+        self.chronicle.dismiss(backend);
+    }
+
+    /// Tells who waits for a switch, or for a backend to be gone, how it ended.
     fn tell(&mut self, event: &Event) {
+        if let Event::BackendRemoved { backend } | Event::BackendReplaced { backend, .. } = event {
+            let text = self.chronicle.last_text();
+            for (_, outcome) in self.leaving.extract_if(.., |(leaver, _)| leaver == backend) {
+                let _ = outcome.send(Ok(text.clone()));
+            }
+            return;
+        }
         let ended = match event {
             Event::Switched(switched) if switched.reason != Reason::Start => Some((switched.to, true)),
             Event::SwitchCalledOff { to, .. } => Some((*to, false)),
@@ -198,29 +261,21 @@ impl Supervisor {
 
     /// Reads the vitals of all workers.
     fn look(&mut self, now: Instant) {
-        let workers = &self.shared.vitals;
-        let sample = |backend: usize| {
-            let readings = workers.iter().filter_map(|of_worker| of_worker.get(backend));
-            let readings: Vec<Reading> = readings.map(|vitals| read(vitals, self.shared.origin)).collect();
-            Sample::merge(&readings)
-        };
-        let samples: Vec<Sample> = (0..self.observed.len()).map(sample).collect();
+        let samples: Vec<Sample> = self.machine.members().map(|member| self.roster.sample(member.id)).collect();
         self.machine.on_vitals(now, &samples);
     }
 
     /// Does what the machine says; nothing here waits.
     fn carry_out(&mut self, mut is_news: bool) {
+        let mut is_directed = true;
         while let Some(output) = self.machine.poll() {
             is_news = true;
             match output {
                 Output::Publish(route) => {
                     self.ends.route.send_replace(route);
+                    is_directed = false;
                 }
-                Output::ProbeNow(backend) => {
-                    if let Some(index) = self.index(backend) {
-                        self.ends.asks[index].notify_one();
-                    }
-                }
+                Output::ProbeNow(backend) => self.roster.ask(backend),
                 Output::Log(event) => {
                     self.chronicle.tell(&event);
                     self.tell(&event);
@@ -230,7 +285,15 @@ impl Supervisor {
                         keeper.keep(&self.name, &saved);
                     }
                 }
+                Output::Dismiss(backend) => {
+                    self.dismiss(backend);
+                    is_directed = false;
+                }
             }
+        }
+        // One message for all of it: the route never names a backend that workers do not know.
+        if !is_directed {
+            self.direct();
         }
         let now = now();
         let is_counting = self.machine.route().availability != Availability::Healthy;
@@ -239,23 +302,32 @@ impl Supervisor {
         }
     }
 
+    /// Tells the workers.
+    fn direct(&self) {
+        self.ends.directed.send_replace(self.roster.directions(self.machine.route().clone()));
+    }
+
     fn publish_status(&mut self, now: Instant) {
         self.status_at = now;
-        self.status.send_replace(status_of(&self.chronicle, &self.machine, &self.observed, now));
-    }
-
-    fn observe(&mut self, report: &ProbeReport) {
-        if let Some(index) = self.index(report.backend) {
-            self.observed[index].on_probe(report);
-        }
-    }
-
-    fn index(&self, backend: BackendId) -> Option<usize> {
-        self.shared.ids.iter().position(|id| *id == backend)
+        self.status.send_replace(status_of(&self.chronicle, &self.machine, &self.roster, now));
     }
 }
 
-fn status_of(chronicle: &Chronicle, machine: &Failover, observed: &[Observed], now: Instant) -> GroupStatus {
+/// An added backend as the log may show it: without its password.
+fn described(recruit: &Recruit) -> String {
+    let backend = &recruit.endpoint.backend;
+    format!("{} at {} with the weight {}", backend.name, backend.address, backend.weight)
+}
+
+fn words(why: Refused) -> String {
+    why.to_string()
+}
+
+fn tick_of(group: &Group) -> Duration {
+    (group.detector.hang_timeout / LOOKS_PER_HANG).clamp(TICK_MIN, TICK_MAX)
+}
+
+fn status_of(chronicle: &Chronicle, machine: &Failover, roster: &Roster, now: Instant) -> GroupStatus {
     let clock = Clock { now, wall: SystemTime::now() };
     let route = machine.route().clone();
     let reason = match route.active {
@@ -266,7 +338,11 @@ fn status_of(chronicle: &Chronicle, machine: &Failover, observed: &[Observed], n
         name: chronicle.group().to_owned(),
         route,
         reason,
-        backends: machine.members().zip(observed).map(|(member, observed)| observed.status(&member, clock)).collect(),
+        backends: machine
+            .members()
+            .filter(|member| !member.is_hidden)
+            .filter_map(|member| Some(roster.observed(member.id)?.status(&member, clock)))
+            .collect(),
         switches: chronicle.switches(),
         last_switch: chronicle.last_switch(),
         failback_blocked: machine.blocked().map(|blocked| blocked.to_string()),
@@ -274,16 +350,5 @@ fn status_of(chronicle: &Chronicle, machine: &Failover, observed: &[Observed], n
         active_since: chronicle.active_since(),
         stay: machine.stay().map(|stay| (stay.backend, clock.at(stay.until))),
         events: chronicle.events(),
-    }
-}
-
-fn read(vitals: &Vitals, origin: Instant) -> Reading {
-    let moment = |micros: u64| (micros > 0).then(|| origin + Duration::from_micros(micros));
-    Reading {
-        last_byte: moment(vitals.last_byte_us.load(Ordering::Relaxed)),
-        waiting_since: moment(vitals.waiting_since_us.load(Ordering::Relaxed)),
-        is_slow: vitals.waiting_slow.load(Ordering::Relaxed),
-        successes: vitals.successes.load(Ordering::Relaxed),
-        failures: vitals.failures.load(Ordering::Relaxed),
     }
 }

@@ -5,6 +5,7 @@
 
 mod event;
 mod member;
+mod membership;
 mod operator;
 mod switching;
 #[cfg(test)]
@@ -14,7 +15,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use self::event::{
-    Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Saved, SavedBreaker, StayEnd, Switched,
+    Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Removal, Saved, SavedBreaker, StayEnd,
+    Switched,
 };
 use self::member::{Inquiry, Member, Sign};
 use self::switching::{Reporting, Stage};
@@ -75,6 +77,10 @@ pub struct MemberView<'a> {
     pub banned_until: Option<Instant>,
     /// Why it cannot serve.
     pub fault: Option<&'a Fault>,
+    /// It is to replace one that still has its name: nobody sees it before that.
+    pub is_hidden: bool,
+    /// It is removed or replaced as soon as another can take over.
+    pub is_leaving: bool,
 }
 
 /// An operator holds the active on a backend.
@@ -236,7 +242,7 @@ impl Failover {
         self.settle(now);
     }
 
-    /// The vitals of all backends, in the order given at the start.
+    /// The vitals of all backends, in the order of [`Self::members`].
     pub fn on_vitals(&mut self, now: Instant, samples: &[Sample]) {
         for (index, sample) in samples.iter().enumerate().take(self.members.len()) {
             let member = &mut self.members[index];
@@ -275,7 +281,8 @@ impl Failover {
         let members = self.members.iter().filter_map(Member::deadline);
         let own = [self.stage_deadline(), self.refusing_at(), self.reporting.as_ref().map(|report| report.until)];
         let stay = self.stay.map(|stay| stay.until);
-        members.chain(own.into_iter().flatten()).chain(self.failback_deadline()).chain(stay).min()
+        let leaving = self.leaving_deadline();
+        members.chain(own.into_iter().flatten()).chain(self.failback_deadline()).chain(stay).chain(leaving).min()
     }
 
     /// The route in force.
@@ -314,7 +321,7 @@ impl Failover {
         self.unserved + self.none.as_ref().map_or(Duration::ZERO, |none| now.saturating_duration_since(none.since))
     }
 
-    /// Every backend, in the order given at the start.
+    /// Every backend, in the order in which they came.
     pub fn members(&self) -> impl Iterator<Item = MemberView<'_>> {
         self.members.iter().map(|member| MemberView {
             id: member.id,
@@ -324,6 +331,8 @@ impl Failover {
             clean_since: member.clean_since,
             banned_until: member.banned_until,
             fault: member.fault.as_ref(),
+            is_hidden: self.is_hidden(member.id),
+            is_leaving: member.leaving.is_some(),
         })
     }
 
@@ -335,17 +344,20 @@ impl Failover {
         Saved {
             active: active.map(|index| self.members[index].name.clone()),
             epoch: if self.active.is_some() { self.epoch } else { self.restored_epoch },
-            breakers: self.members.iter().filter_map(|member| member.saved_breaker(now)).collect(),
+            breakers: self.visible().filter_map(|member| member.saved_breaker(now)).collect(),
             stay: self.stay.and_then(|stay| {
                 let index = self.index(stay.backend)?;
                 Some((self.members[index].name.clone(), stay.until.saturating_duration_since(now)))
             }),
             bans: self
-                .members
-                .iter()
+                .visible()
                 .filter_map(|member| Some((member.name.clone(), member.banned_until?.saturating_duration_since(now))))
                 .collect(),
         }
+    }
+
+    fn visible(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| !self.is_hidden(member.id))
     }
 
     /// What a report is worth: a late verdict nothing; silence nothing while live traffic is answered,
@@ -461,7 +473,7 @@ impl Failover {
         }
         self.log(events);
         self.end_stay_in_time(now);
-        while self.step(now) {}
+        while self.let_go(now) || self.step(now) {}
         self.judge_availability(now);
         self.publish();
         self.finish_report(now);
@@ -560,6 +572,7 @@ impl Failover {
                     | Event::StayEnded { .. }
                     | Event::Banned { .. }
                     | Event::BanEnded { .. }
+                    | Event::BackendRemoved { .. }
             );
             self.outputs.push_back(Output::Log(event));
         }

@@ -213,3 +213,14 @@ pub struct LimitSettings {
     /// Bytes of those bodies.
     pub script_bytes_max: usize,
 }
+
+/// The settings of a group that its data path goes by and that can change while it serves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conduct {
+    /// Holding.
+    pub failover: FailoverSettings,
+    /// Repeating.
+    pub retry: RetrySettings,
+    /// Suspicion.
+    pub detector: DetectorSettings,
+}

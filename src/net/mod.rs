@@ -3,5 +3,6 @@
 pub mod dial;
 pub mod listen;
 pub mod proxy_header;
+pub mod recruit;
 pub mod stream;
 pub mod tls;

@@ -19,13 +19,14 @@ use super::inquiry::{self, Question};
 use super::link::LinkSocket;
 use super::notice::Notices;
 use super::{client, link, publish, unblock};
-use crate::channels::{BackendId, Route, Vitals, WorkerId, WorkerReport};
+use crate::channels::{BackendId, Directions, Known, WorkerId, WorkerReport};
 use crate::lifecycle::Lifecycle;
 use crate::logic::arena::SideTable;
 use crate::logic::identity::{IdentityId, Login, Users};
 use crate::logic::multiplexer::{
     CloseReason, Counters, Link, LinkKey, Multiplexer, Output, Peer, Report, Session, SessionKey, Settings,
 };
+use crate::logic::settings::Conduct;
 use crate::net::dial::Endpoint;
 use crate::net::stream::{Stream, WriteHalf};
 use crate::telemetry::counters::{self, WorkerCounters};
@@ -36,6 +37,9 @@ pub(super) const CLIENT_READ_BYTES: usize = 64 * 1024;
 pub(super) const LINK_READ_BYTES: usize = 256 * 1024;
 /// Reports to the supervisor that wait for room; beyond it losses are dropped, since each says the same.
 const REPORTS_WAITING_MAX: usize = 4096;
+/// Between two regular looks at the clock, within these bounds.
+const TICK_MIN: Duration = Duration::from_millis(5);
+const TICK_MAX: Duration = Duration::from_millis(50);
 /// Between two warnings of clients that speak another protocol.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -48,10 +52,6 @@ pub struct HubSpec {
     pub worker: WorkerId,
     /// The multiplexer's settings.
     pub settings: Settings,
-    /// The group's backends, by number.
-    pub backends: Vec<(BackendId, Arc<Endpoint>)>,
-    /// What the supervisor reads, in the order of `backends`.
-    pub vitals: Vec<Arc<Vitals>>,
     /// The origin of the vitals' microseconds.
     pub origin: Instant,
     /// To the supervisor.
@@ -75,6 +75,10 @@ pub(super) struct ClientSocket {
 /// One group on one worker.
 pub(super) struct Hub {
     spec: HubSpec,
+    /// The backends of the group, as last directed.
+    backends: RefCell<Arc<[Known]>>,
+    /// Between two regular looks at the clock.
+    pub(super) regular_tick: Cell<Duration>,
     pub(super) lifecycle: Lifecycle,
     machine: RefCell<Multiplexer>,
     clients: RefCell<SideTable<Session, Rc<ClientSocket>>>,
@@ -105,6 +109,8 @@ impl Hub {
         let machine = Multiplexer::new(spec.settings.clone(), Instant::now());
         Rc::new(Self {
             spec,
+            backends: RefCell::default(),
+            regular_tick: Cell::new(TICK_MAX),
             lifecycle,
             machine: RefCell::new(machine),
             clients: RefCell::default(),
@@ -243,7 +249,7 @@ impl Hub {
     }
 
     pub(super) fn endpoint(&self, id: BackendId) -> Option<Arc<Endpoint>> {
-        self.spec.backends.iter().find(|(known, _)| *known == id).map(|(_, endpoint)| endpoint.clone())
+        self.backends.borrow().iter().find(|known| known.id == id).map(|known| known.endpoint.clone())
     }
 
     /// A client connected. `origin`: its address and the one that it connected to, if others than the socket's.
@@ -403,13 +409,35 @@ impl Hub {
         }
     }
 
-    /// A new route: sockets are read dry, then the route, then frames.
-    pub(super) fn follow(self: &Rc<Self>, route: Route) {
+    /// New directions: sockets are read dry, then the route, then frames. Backends that are new are known before the
+    /// route that may name them; those that are gone are let go after the route has left them.
+    pub(super) fn follow(self: &Rc<Self>, directions: Directions) {
         let now = Instant::now();
         self.read_all_dry(now);
+        let Directions { route, backends, conduct } = directions;
+        self.regular_tick.set(regular_tick(&conduct));
+        self.feed(|machine| machine.set_conduct(&conduct));
+        let is_same = Arc::ptr_eq(&backends, &self.backends.borrow());
+        self.backends.replace(backends.clone());
+        if !is_same {
+            let shares: Vec<_> = backends.iter().map(|known| (known.id, self.share_of(known))).collect();
+            self.feed(|machine| machine.set_connections_max(shares));
+        }
         self.feed(|machine| machine.on_route(route, now));
         self.carry_out(now);
+        if !is_same {
+            let kept: Vec<BackendId> = backends.iter().map(|known| known.id).collect();
+            self.feed(|machine| machine.keep_backends(&kept, now));
+            self.carry_out(now);
+            self.spec.counters.keep_backends(&kept);
+        }
         publish::gauges(&self.machine.borrow(), &self.spec.counters);
+    }
+
+    /// This worker's share of the connections that a backend may have.
+    fn share_of(&self, known: &Known) -> Option<usize> {
+        let connections_max = known.endpoint.backend.overrides.connections_max?;
+        Some(connections_max / known.vitals.len().max(1))
     }
 
     /// Time passed. `is_late`: this thread was held up, so that what it knows of silence is worth nothing.
@@ -440,15 +468,16 @@ impl Hub {
                 u64::try_from(at.saturating_duration_since(self.spec.origin).as_micros()).unwrap_or(u64::MAX).max(1)
             })
         };
-        for ((id, _), vitals) in self.spec.backends.iter().zip(&self.spec.vitals) {
-            let signs = machine.vital_signs(*id);
+        for known in self.backends.borrow().iter() {
+            let (id, Some(vitals)) = (known.id, known.vitals.get(self.spec.worker)) else { continue };
+            let signs = machine.vital_signs(id);
             let waiting_since = signs.waiting_since.filter(|_| !is_late);
             vitals.last_byte_us.store(micros(signs.heard_at), Ordering::Relaxed);
             vitals.waiting_slow.store(signs.waiting_slow, Ordering::Relaxed);
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
-            self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
+            self.spec.counters.backend(id).connections.set(machine.connections(id) as u64);
         }
         self.spec.heartbeat.store(micros(Some(Instant::now())), Ordering::Relaxed);
         publish::counts(&machine, &self.spec.counters, &mut self.published.borrow_mut());
@@ -561,6 +590,11 @@ impl Hub {
     }
 }
 
+/// Silence is seen in steps of a twentieth of what is allowed.
+fn regular_tick(conduct: &Conduct) -> Duration {
+    (conduct.detector.hang_timeout / 20).clamp(TICK_MIN, TICK_MAX)
+}
+
 /// Serves one client on this hub.
 pub(super) fn admit(hub: &Rc<Hub>, stream: Stream, entry: Arc<Entry>, place: client::Place) {
     hub.lifecycle.start_local("client", client::serve(hub.clone(), stream, entry, place));
@@ -579,8 +613,6 @@ mod tests {
         let spec = HubSpec {
             worker: 0,
             settings: crate::app::multiplexer_settings(&config, &config.groups[0], 0, crate::app::commons(&config)),
-            backends: Vec::new(),
-            vitals: Vec::new(),
             origin: Instant::now(),
             reports: mpsc::channel(1).0,
             inquiries: Arc::default(),

@@ -383,7 +383,7 @@ impl WorkerCounters {
         &self.entries_refused[why as usize]
     }
 
-    /// What is counted for one backend. Takes a lock: ask once and keep the answer.
+    /// What is counted for one backend. Takes a lock.
     #[must_use]
     pub fn backend(&self, id: BackendId) -> Arc<BackendCounters> {
         let mut backends = self.backends();
@@ -393,6 +393,11 @@ impl WorkerCounters {
         let counters = Arc::new(BackendCounters::default());
         backends.push((id, counters.clone()));
         counters
+    }
+
+    /// Forgets every backend but these.
+    pub fn keep_backends(&self, kept: &[BackendId]) {
+        self.backends().retain(|(backend, _)| kept.contains(backend));
     }
 
     fn backends(&self) -> MutexGuard<'_, Vec<(BackendId, Arc<BackendCounters>)>> {

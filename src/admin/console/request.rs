@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::parse_duration;
+use crate::config::{Addition, parse_duration};
 
 /// One line of the operator's.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,10 +55,14 @@ pub(super) enum Change {
     Ban { backend: String, length: Duration },
     /// `UNBAN backend`.
     EndBan { backend: String },
+    /// `ADD name url [WEIGHT number] [PASSWORD_FILE path]`.
+    Add(Addition),
+    /// `REMOVE backend [FORCE]`.
+    Remove { backend: String, is_forced: bool },
 }
 
 /// What there is, for HELP: how to write it, what it does.
-pub(super) const COMMANDS: [(&str, &str); 14] = [
+pub(super) const COMMANDS: [(&str, &str); 16] = [
     ("STATUS", "every group and backend: weight, health, circuit, role, last check"),
     ("WHY", "why the active is active, and why the heavier ones are not"),
     ("SHOW <backend>", "one backend with its last checks"),
@@ -72,12 +76,22 @@ pub(super) const COMMANDS: [(&str, &str); 14] = [
     ("STAY END", "end the stay"),
     ("BAN <backend> FOR <time>", "never make it active, for a time"),
     ("UNBAN <backend>", "end the ban"),
-    ("WEIGHT <backend> <number>", "change its weight until the next start or reload"),
+    ("WEIGHT <backend> <number>", "change its weight, until the file says another"),
+    (
+        "ADD <name> <url> [WEIGHT <number>] [PASSWORD_FILE <path>]",
+        "another backend, until it is removed; one with a password in its URL only until the next start",
+    ),
+    (
+        "REMOVE <backend> [FORCE]",
+        "take it out of its group; the active is left by a planned switch first, or with FORCE at once",
+    ),
     ("HELP, COMMANDS", "this list; redis-cli keeps HELP to itself"),
     ("PING, HELLO [2|3], QUIT", "as Redis"),
     ("… GROUP <name>", "behind a command: which group, where there are several"),
 ];
 
+/// What people are shown of one argument.
+const CHARS_MAX: usize = 200;
 /// Events that are told without a count.
 const EVENTS_DEFAULT: usize = 10;
 
@@ -94,6 +108,10 @@ pub(super) fn parse(words: &[Vec<u8>]) -> Result<(Request, Option<String>), Stri
         };
     }
     let (words, group) = split_group(words);
+    // What is cut off for people to read must not become an address or a path.
+    if name == "ADD" && words.iter().any(|word| text(word).as_bytes() != word) {
+        return Err(format!("an argument of ADD is text of at most {CHARS_MAX} characters"));
+    }
     let rest: Vec<String> = words.iter().skip(1).map(|word| text(word)).collect();
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     let request = match (name.as_str(), &rest[..]) {
@@ -123,10 +141,7 @@ fn parse_change(name: &str, rest: &[&str]) -> Result<Change, String> {
     Ok(match (name, rest) {
         ("SWITCH", [backend]) => Change::Switch { to: named(backend), is_forced: false },
         ("SWITCH", [backend, force]) if is(force, "FORCE") => Change::Switch { to: named(backend), is_forced: true },
-        ("WEIGHT", [backend, number]) => Change::Weight {
-            backend: named(backend),
-            weight: number.parse().map_err(|_| "a weight is a number above zero".to_owned())?,
-        },
+        ("WEIGHT", [backend, number]) => Change::Weight { backend: named(backend), weight: weight(number)? },
         ("STAY", [end]) if is(end, "END") => Change::EndStay,
         ("STAY", [backend, word, time]) if is(word, "FOR") => {
             Change::Stay { backend: named(backend), length: length(time)? }
@@ -135,8 +150,34 @@ fn parse_change(name: &str, rest: &[&str]) -> Result<Change, String> {
             Change::Ban { backend: named(backend), length: length(time)? }
         }
         ("UNBAN", [backend]) => Change::EndBan { backend: named(backend) },
+        ("ADD", [name, url, options @ ..]) => Change::Add(addition(name, url, options)?),
+        ("REMOVE", [backend]) => Change::Remove { backend: named(backend), is_forced: false },
+        ("REMOVE", [backend, force]) if is(force, "FORCE") => {
+            Change::Remove { backend: named(backend), is_forced: true }
+        }
         _ => return Err(usage(name)),
     })
+}
+
+/// The options of ADD, in any order, each once.
+fn addition(name: &str, url: &str, options: &[&str]) -> Result<Addition, String> {
+    let mut addition = Addition { name: name.to_owned(), url: url.to_owned(), weight: None, password_file: None };
+    for option in options.chunks(2) {
+        match option {
+            [word, number] if is(word, "WEIGHT") && addition.weight.is_none() => {
+                addition.weight = Some(weight(number)?)
+            }
+            [word, path] if is(word, "PASSWORD_FILE") && addition.password_file.is_none() => {
+                addition.password_file = Some((*path).to_owned());
+            }
+            _ => return Err(usage("ADD")),
+        }
+    }
+    Ok(addition)
+}
+
+fn weight(number: &str) -> Result<f64, String> {
+    number.parse().map_err(|_| "a weight is a number above zero".to_owned())
 }
 
 /// Takes `GROUP name` off the end.
@@ -168,7 +209,6 @@ fn is(word: &str, keyword: &str) -> bool {
 
 /// For people: what is not text is shown escaped, and nothing grows beyond a line.
 fn text(word: &[u8]) -> String {
-    const CHARS_MAX: usize = 200;
     let word = String::from_utf8_lossy(word);
     word.chars().map(|letter| if letter.is_control() { '?' } else { letter }).take(CHARS_MAX).collect()
 }
@@ -179,6 +219,11 @@ mod tests {
 
     fn parsed(line: &str) -> Result<(Request, Option<String>), String> {
         parse(&line.split(' ').map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>())
+    }
+
+    fn added(weight: Option<f64>, password_file: Option<&str>) -> Addition {
+        let password_file = password_file.map(str::to_owned);
+        Addition { name: "east".to_owned(), url: "redis://h".to_owned(), weight, password_file }
     }
 
     #[test]
@@ -200,6 +245,14 @@ mod tests {
             ("BAN east FOR 90s", Request::Change(Change::Ban { backend: east(), length: Duration::from_secs(90) })),
             ("UNBAN east", Request::Change(Change::EndBan { backend: east() })),
             ("WEIGHT east 2.5", Request::Change(Change::Weight { backend: east(), weight: 2.5 })),
+            ("REMOVE east", Request::Change(Change::Remove { backend: east(), is_forced: false })),
+            ("remove east Force", Request::Change(Change::Remove { backend: east(), is_forced: true })),
+            ("ADD east redis://h", Request::Change(Change::Add(added(None, None)))),
+            ("ADD east redis://h weight 2", Request::Change(Change::Add(added(Some(2.0), None)))),
+            (
+                "add east redis://h PASSWORD_FILE /p WEIGHT 2",
+                Request::Change(Change::Add(added(Some(2.0), Some("/p")))),
+            ),
         ] {
             assert_eq!(parsed(line), Ok((request, None)), "{line}");
         }
@@ -215,6 +268,14 @@ mod tests {
             ("STAY east", "usage: STAY <backend> FOR <time>, or STAY END"),
             ("STAY east FOR 10", "wrong time '10': a unit is missing: ms, s, m or h"),
             ("WEIGHT east heavy", "a weight is a number above zero"),
+            ("ADD east", "usage: ADD <name> <url> [WEIGHT <number>] [PASSWORD_FILE <path>]"),
+            ("ADD east redis://h WEIGHT", "usage: ADD <name> <url> [WEIGHT <number>] [PASSWORD_FILE <path>]"),
+            (
+                "ADD east redis://h WEIGHT 1 WEIGHT 2",
+                "usage: ADD <name> <url> [WEIGHT <number>] [PASSWORD_FILE <path>]",
+            ),
+            ("ADD east redis://\u{1b}h", "an argument of ADD is text of at most 200 characters"),
+            ("REMOVE", "usage: REMOVE <backend> [FORCE]"),
             ("EXPLAIN", "usage: EXPLAIN <command> [<argument> …]"),
             ("NOSUCH", "unknown command 'NOSUCH'; HELP lists what there is"),
         ] {

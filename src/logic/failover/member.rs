@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Detector, Excused};
 use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
+use crate::logic::failover::membership::Leaving;
 use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
 use crate::logic::route::BackendId;
@@ -63,6 +64,8 @@ pub(super) struct Member {
     pub(super) hold_factor: f64,
     /// An operator's ban.
     pub(super) banned_until: Option<Instant>,
+    /// It is about to go.
+    pub(super) leaving: Option<Leaving>,
     pub(super) inquiry: Option<Inquiry>,
     asked_at: Option<Instant>,
     warning: Option<String>,
@@ -85,18 +88,30 @@ impl Member {
             clean_since: None,
             hold_factor: 1.0,
             banned_until: None,
+            leaving: None,
             inquiry: None,
             asked_at: None,
             warning: None,
         }
     }
 
+    /// Other settings: its own from `spec`, if it is given, else the group's.
+    pub(super) fn configure(&mut self, spec: Option<&BackendSpec>, settings: &GroupSettings) {
+        let own = spec.and_then(|spec| spec.health.clone());
+        self.health_settings = own.unwrap_or_else(|| settings.health.clone());
+        self.breaker_settings = spec.and_then(|spec| spec.breaker).unwrap_or(settings.breaker);
+        self.health.configure(self.health_settings.fall, self.health_settings.rise);
+        self.breaker.configure(self.breaker_settings);
+        self.detector.configure(settings.detector.clone());
+    }
+
     pub(super) fn is_selectable(&self) -> bool {
         self.health.is_healthy() && self.breaker.is_closed() && !self.is_banned()
     }
 
+    /// It may not become the active: an operator banned it, or it is about to go.
     pub(super) const fn is_banned(&self) -> bool {
-        self.banned_until.is_some()
+        self.banned_until.is_some() || self.leaving.is_some()
     }
 
     pub(super) const fn candidate(&self, is_eligible: bool) -> Candidate {

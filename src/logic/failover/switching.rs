@@ -48,6 +48,13 @@ pub(super) struct Switch {
     decided_at: Instant,
 }
 
+impl Switch {
+    /// Decided now, without a fault that was seen before.
+    pub(super) const fn new(now: Instant, to: BackendId, reason: Reason) -> Self {
+        Self { to, reason, cause: String::new(), seen_at: now, decided_at: now }
+    }
+}
+
 /// The workers that have not acknowledged yet.
 #[derive(Debug)]
 pub(super) struct Missing(Vec<WorkerId>);
@@ -182,7 +189,7 @@ impl Failover {
     }
 
     /// The best backend other than the active: healthy with a closed breaker, else any whose latest probe was clean.
-    fn refuge(&self) -> Option<BackendId> {
+    pub(super) fn refuge(&self) -> Option<BackendId> {
         let others = || self.members.iter().filter(|member| Some(member.id) != self.active);
         let best = |is_eligible: fn(&Member) -> bool| {
             selection::best(others().map(|member| member.candidate(is_eligible(member))), None)
@@ -280,6 +287,9 @@ impl Failover {
         if self.active == Some(to) {
             return Err(Refused::AlreadyActive);
         }
+        if self.members[index].leaving.is_some() {
+            return Err(Refused::TargetLeaving);
+        }
         if self.members[index].is_banned() {
             return Err(Refused::TargetBanned);
         }
@@ -294,8 +304,7 @@ impl Failover {
             Manner::Planned => self.plan(now, to, Reason::Operator),
             Manner::Forced => {
                 self.overtake();
-                let reason = Reason::Operator;
-                let switch = Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now };
+                let switch = Switch::new(now, to, Reason::Operator);
                 match self.stage {
                     Stage::Starting { .. } => self.begin(now, switch),
                     _ => self.cut(now, switch),
@@ -306,11 +315,10 @@ impl Failover {
     }
 
     /// Begins a planned switch: the target must answer a probe now.
-    fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
+    pub(super) fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
         let Some(index) = self.index(to) else { return };
         let until = now + self.members[index].health_settings.timeout * 2 + PROVING_SLACK;
-        let switch = Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now };
-        self.stage = Stage::Proving { switch, until };
+        self.stage = Stage::Proving { switch: Switch::new(now, to, reason), until };
         if self.members[index].on_sign(now, Sign::Look) {
             self.outputs.push_back(Output::ProbeNow(to));
         }
@@ -342,14 +350,14 @@ impl Failover {
         self.stage = Stage::Holding { switch, attempt: self.attempts, until, missing };
     }
 
-    fn cut(&mut self, now: Instant, switch: Switch) {
+    pub(super) fn cut(&mut self, now: Instant, switch: Switch) {
         self.attempts += 1;
         let missing = Missing::all(self.workers);
         self.stage = Stage::Cutting { switch, attempt: self.attempts, until: now + CUT_MAX, missing };
     }
 
     /// A forced switch takes the place of a planned one that was under way.
-    fn overtake(&mut self) {
+    pub(super) fn overtake(&mut self) {
         if let Stage::Proving { switch, .. } | Stage::Holding { switch, .. } = &self.stage {
             let event = Event::SwitchCalledOff { to: switch.to, why: CallOff::Overtaken, retry_in: None };
             let to = switch.to;
@@ -360,10 +368,11 @@ impl Failover {
     }
 
     /// The old active goes on in its epoch; a failback is tried again later.
-    fn call_off(&mut self, now: Instant, why: CallOff) -> bool {
+    pub(super) fn call_off(&mut self, now: Instant, why: CallOff) -> bool {
         let (Stage::Proving { switch, .. } | Stage::Holding { switch, .. }) = &self.stage else { return false };
         let to = switch.to;
-        let retry_in = (switch.reason == Reason::Failback).then(|| self.failback_backoff.grow());
+        let is_retried = matches!(switch.reason, Reason::Failback | Reason::Removed | Reason::Replaced);
+        let retry_in = is_retried.then(|| self.failback_backoff.grow());
         self.failback_after = retry_in.map(|wait| now + wait).or(self.failback_after);
         self.stage = Stage::Serving;
         self.log([Event::SwitchCalledOff { to, why, retry_in }]);
@@ -378,7 +387,8 @@ impl Failover {
         };
         let (mut switch, missing) = (switch.clone(), missing.0.len());
         // A target that failed in the meantime is not switched to if there is a better one.
-        if switch.reason != Reason::Operator && !self.is_healthy_or_clean(switch.to) {
+        let is_wanted = switch.reason == Reason::Operator || self.is_healthy_or_clean(switch.to);
+        if !is_wanted || self.index(switch.to).is_some_and(|index| self.members[index].leaving.is_some()) {
             switch.to = self.refuge().unwrap_or(switch.to);
         }
         if missing > 0 {
@@ -386,6 +396,8 @@ impl Failover {
         }
         match switch.reason {
             Reason::Operator => self.chosen_at = Some(now),
+            // No sign of flapping: nobody failed.
+            Reason::Removed | Reason::Replaced => {}
             _ => self.remember(now),
         }
         self.serve(now, switch);

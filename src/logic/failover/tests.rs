@@ -1,5 +1,7 @@
 //! Cases of the decision machine, one after another.
 
+mod membership;
+
 use super::*;
 use crate::logic::judged::Judged;
 use crate::logic::route::Phase;
@@ -60,6 +62,7 @@ struct Group {
     asked: Vec<BackendId>,
     events: Vec<Event>,
     saved: Option<Saved>,
+    dismissed: Vec<BackendId>,
 }
 
 fn good() -> ProbeVerdict {
@@ -84,7 +87,15 @@ impl Group {
         let spec = |id, name: &str, weight| BackendSpec { id, name: name.into(), weight, health: None, breaker: None };
         let backends = vec![spec(HEAVY, "heavy", 2.0), spec(LIGHT, "light", 1.0)];
         let machine = Failover::new(now, settings, backends, WORKERS, saved);
-        Self { machine, now, routes: Vec::new(), asked: Vec::new(), events: Vec::new(), saved: None }
+        Self {
+            machine,
+            now,
+            routes: Vec::new(),
+            asked: Vec::new(),
+            events: Vec::new(),
+            saved: None,
+            dismissed: Vec::new(),
+        }
     }
 
     /// Both healthy, the heavy one active in epoch 1.
@@ -120,6 +131,7 @@ impl Group {
                 Output::ProbeNow(backend) => self.asked.push(backend),
                 Output::Log(event) => self.events.push(event),
                 Output::Persist(saved) => self.saved = Some(saved),
+                Output::Dismiss(backend) => self.dismissed.push(backend),
             }
         }
     }

@@ -100,6 +100,11 @@ impl Session {
     pub(super) fn subscription_link(&self) -> Option<LinkKey> {
         self.subscriptions.as_ref().and_then(|subscriptions| subscriptions.link)
     }
+
+    /// It wants to subscribe, and there is no connection for that, nor one on its way.
+    pub(super) fn lacks_subscription_link(&self) -> bool {
+        self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.link.or(subscriptions.next).is_none())
+    }
 }
 
 impl Multiplexer {
@@ -212,7 +217,8 @@ impl Multiplexer {
             return Some(link);
         }
         self.open_subscription(key, now);
-        self.wait(key, Wait::Lane, now);
+        let is_opening = self.sessions.get(key).is_some_and(|session| !session.lacks_subscription_link());
+        self.wait(key, if is_opening { Wait::Lane } else { Wait::Pin }, now);
         None
     }
 
@@ -225,7 +231,7 @@ impl Multiplexer {
         if subscriptions.next.is_some() || subscriptions.retry_at.is_some_and(|at| at > now) {
             return;
         }
-        if self.is_profile_refused(active, profile) {
+        if self.is_profile_refused(active, profile) || !self.has_room_for_own(active) {
             return;
         }
         let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else {
