@@ -16,20 +16,23 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::planes::{WorkerThreads, start_control, start_workers};
+use self::settings::policy_of;
 #[cfg(test)]
 pub(crate) use self::settings::{commons, multiplexer_settings};
-use self::settings::policy_of;
 use self::sockets::{bind_admin, bind_all, bind_console, start_acceptors, start_admin, start_console};
 use self::watch_over::{announce, is_alive};
 use crate::admin::console::{Console, ConsoleGroup};
+use crate::admin::events::Streams;
 use crate::admin::http::Admin;
 use crate::channels::{Amendment, Directions, GroupStatus, Order, WorkerReport};
 use crate::cli::Exit;
 use crate::config::{Config, Sources};
 use crate::control::state;
+use crate::events::EventHub;
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::identity::Users;
 use crate::logic::multiplexer::CloseReason;
+use crate::logic::record::Happening;
 use crate::net::recruit::Recruiter;
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::logging::Logging;
@@ -70,6 +73,7 @@ struct App {
     remaining: Vec<watch::Receiver<usize>>,
     threads: Vec<JoinHandle<()>>,
     reloads: Arc<Reloads>,
+    events: EventHub,
     /// Has the certificates looked at now.
     hurry: Arc<Notify>,
 }
@@ -127,7 +131,10 @@ impl App {
         let console = bind_console(&config).await?;
         let (lifecycle, draining, origin) = (Lifecycle::new(), CancellationToken::new(), Instant::now());
         let (saved, keeper) = open_state(&config, &lifecycle);
-        let groups = start_control(&config, &recruiter, (&saved, keeper.clone()), origin, &lifecycle)?;
+        let events = EventHub::new(Arc::default(), lifecycle.stopping());
+        let outcomes = EventHub::new(events.counters().clone(), lifecycle.stopping());
+        let remembered = (&saved, keeper.clone());
+        let groups = start_control(&config, &recruiter, remembered, origin, (&lifecycle, &events))?;
         let statuses: Vec<_> = groups.iter().map(|ends| ends.status.clone()).collect();
         for status in &statuses {
             lifecycle.start("announce", announce(status.clone(), lifecycle.stopping()));
@@ -149,12 +156,13 @@ impl App {
                 reloads: reloads.clone(),
                 certificates: certificates.clone(),
                 log_lines_dropped: logging.dropped(),
+                streams: Streams::new(events.clone(), outcomes.clone()),
                 started: origin,
                 draining: draining.clone(),
             };
             start_admin(&lifecycle, listener, view);
         }
-        let view = console_of(&config, &groups, &recruiter, in_force.subscribe(), &draining);
+        let view = console_of(&config, &groups, (&recruiter, in_force.subscribe()), &draining, [&events, &outcomes]);
         start_console(&lifecycle, console, view);
         let WorkerThreads { threads, arrivals, remaining, heartbeats } =
             start_workers(&config, &groups, origin, &lifecycle, &draining)
@@ -164,7 +172,19 @@ impl App {
         lifecycle.start("certificates", certificates.run(lifecycle.stopping()));
         let alive = is_alive(statuses, heartbeats, origin);
         lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
-        Ok(Self { config, in_force, lifecycle, draining, groups, recruiter, remaining, threads, reloads, hurry })
+        Ok(Self {
+            config,
+            in_force,
+            lifecycle,
+            draining,
+            groups,
+            recruiter,
+            remaining,
+            threads,
+            reloads,
+            events,
+            hurry,
+        })
     }
 
     /// SIGHUP: what can change while running does so at once; the rest is named.
@@ -180,7 +200,7 @@ impl App {
             }
             Err(problems) => {
                 self.reloads.failed();
-                error!(%problems, "the configuration was not reloaded: what was in force stays");
+                self.events.tell(None, None, Happening::config_reloaded(Err(problems.to_string())));
             }
         }
         Systemd.ready();
@@ -234,9 +254,9 @@ impl App {
 fn console_of(
     config: &Config,
     groups: &[GroupEnds],
-    recruiter: &Recruiter,
-    in_force: watch::Receiver<Arc<Config>>,
+    (recruiter, in_force): (&Recruiter, watch::Receiver<Arc<Config>>),
     draining: &CancellationToken,
+    [events, outcomes]: [&EventHub; 2],
 ) -> Console {
     let groups = config.groups.iter().zip(groups).map(|(group, ends)| ConsoleGroup {
         status: ends.status.clone(),
@@ -248,6 +268,8 @@ fn console_of(
         groups: groups.collect(),
         in_force,
         recruiter: recruiter.clone(),
+        events: events.clone(),
+        outcomes: outcomes.clone(),
         started: SystemTime::now(),
         draining: draining.clone(),
     }

@@ -10,6 +10,7 @@
 //! | workers → supervisor: [`WorkerReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the worker's reporter waits; the path of a command never does, since reports are merged before they queue |
 //! | workers → supervisor: [`Vitals`] | atomics, one a worker and backend | - | the latest values |
 //! | prober → supervisor: [`ProbeReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the prober waits |
+//! | prober → supervisor: [`Observation`] | `mpsc`, one a group | [`OBSERVATIONS_MAX`] | the prober's lag check and comparison wait, its probes do not |
 //! | supervisor → prober: immediate re-probe | `Notify`, one a backend | 1 | already asked for |
 //! | supervisor → admin: [`GroupStatus`] | `watch`, one a group | 1, the latest | replaced |
 //! | console, application → supervisor: [`Order`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
@@ -19,6 +20,7 @@
 //! | acceptor → worker: `Arrival` (`proxy/worker.rs`) | `mpsc`, one a worker | `ARRIVALS_MAX` in `app.rs` | the acceptor waits |
 //! | worker → worker: `Question` of CLIENT LIST, KILL … (`proxy/inquiry.rs`) | `mpsc`, one a worker and group | `INQUIRIES_MAX` in `app.rs` | the one who asks waits |
 //! | application → workers: `Users` (`logic/identity/users.rs`) | `watch`, one a group | 1, the latest | replaced: tables are whole |
+//! | supervisor, application → console, HTTP, webhook, program: `EventRecord` (`events/hub.rs`) | ring with a place for each reader | `RECORDS_MAX` in `events/hub.rs` | the reader loses the oldest, is told how many, and they are counted |
 //! | worker → application: clients that remain at a drain | `watch`, one a worker | 1, the latest | replaced |
 
 use std::collections::VecDeque;
@@ -37,6 +39,9 @@ pub use crate::logic::route::{Availability, BackendId, Phase, Route};
 
 /// Capacity of the report channels.
 pub const REPORTS_MAX: usize = 1024;
+
+/// Capacity of the observations: a backend has few, and they are rare.
+pub const OBSERVATIONS_MAX: usize = 64;
 
 pub use crate::logic::report::{ProbeReport, WorkerId, WorkerReport};
 
@@ -115,6 +120,8 @@ pub use crate::logic::failover::{Command, Manner, Removal};
 
 pub use crate::logic::judged::Judged;
 
+pub use crate::logic::record::EventRecord;
+
 /// What a worker keeps up to date for each backend; plain stores by the worker, read by the supervisor.
 /// Times are microseconds since the process's start, zero meaning "never" or "nothing".
 #[derive(Debug, Default)]
@@ -133,6 +140,18 @@ pub struct Vitals {
 }
 
 pub use crate::logic::health::ProbeVerdict;
+
+/// What a prober found out besides a backend's health. Nothing waits for it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation {
+    /// Whether its data is close enough behind the others for a failback, and in which words.
+    Lag {
+        /// Whose.
+        backend: BackendId,
+        /// `Err`: too far behind, or nobody can tell.
+        verdict: Result<String, String>,
+    },
+}
 
 /// What the admin plane shows of a group.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,18 +177,7 @@ pub struct GroupStatus {
     /// Where an operator holds the active, and until when.
     pub stay: Option<(BackendId, SystemTime)>,
     /// The latest changes, oldest first.
-    pub events: Arc<VecDeque<EventLine>>,
-}
-
-/// A change of a group's state, in words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventLine {
-    /// When.
-    pub at: SystemTime,
-    /// What kind: `switched`, `backend_down` …
-    pub kind: &'static str,
-    /// What happened.
-    pub text: String,
+    pub events: Arc<VecDeque<Arc<EventRecord>>>,
 }
 
 /// A health check that was done.
@@ -216,4 +224,6 @@ pub struct BackendStatus {
     pub banned_until: Option<SystemTime>,
     /// It is removed or replaced as soon as another can take over.
     pub is_leaving: bool,
+    /// What the lag check last found, in words; `None`: nothing, or it is not asked.
+    pub lag: Option<String>,
 }

@@ -14,6 +14,8 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod control;
+pub mod events;
+pub mod files;
 pub mod lifecycle;
 pub mod logic;
 pub mod net;

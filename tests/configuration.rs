@@ -118,6 +118,25 @@ fn wrong_lines_and_what_is_said_of_them() {
             "group.default.failover.state_file = '/x'",
             r#"group.default.failover.state_file = "/x": stands in [failover] only: one file serves all groups"#,
         ),
+        // Checks that are not commands.
+        (
+            "health.modes = ['lag', 'ping']",
+            r#"backend[0].health: the mode "lag" needs health.lag.username and health.lag.password_file"#,
+        ),
+        ("health.modes = ['exec']", r#"backend[0].health: the mode "exec" needs health.exec.command"#),
+        ("health.exec = { command = '/x' }", r#"health.exec.command = "/x": must be a list of strings"#),
+        (
+            "health.exec.command = ['check.sh']",
+            r#"health.exec.command = "check.sh": must begin with a program's absolute path"#,
+        ),
+        ("health.exec.mode = 'twice'", r#"health.exec.mode = "twice": must be one of "once", "stream""#),
+        ("health.lag.tolerance = '0s'", r#"health.lag.tolerance = "0s": must be at least 1ms"#),
+        ("health.lag.port = 65536", "health.lag.port = 65536: is too large"),
+        ("health.lag.username = 'x'", "health.lag.password_file: is needed, since there is a user but no password"),
+        (
+            "parity = { interval = '0s', load_functions = true }",
+            "parity.load_functions: needs an interval above 0s: else nobody knows what is to be loaded",
+        ),
         // Commands.
         (
             "commands.deny = ['@dangrous']",
@@ -130,10 +149,6 @@ fn wrong_lines_and_what_is_said_of_them() {
         ("commands.deny = ['']", r#"commands.deny[0] = "": must be a command's name, or container|subcommand"#),
         ("commands.deny = ['a|']", r#"commands.deny[0] = "a|": must be a command's name, or container|subcommand"#),
         // Not supported yet.
-        ("health.modes = ['lag']", r#"health.modes[0] = "lag": is not supported yet"#),
-        ("health.modes = ['exec']", r#"health.modes[0] = "exec": is not supported yet"#),
-        ("health.exec = { command = 'x' }", "health.exec: health checks by a program are not supported yet"),
-        ("health.lag = { port = 9443 }", "health.lag: the lag check is not supported yet"),
         (
             "failover.promote = 'command'",
             r#"failover.promote = "command": promoting a replica is not supported yet; only "never" is"#,
@@ -300,7 +315,19 @@ fn wrong_backends_and_what_is_said_of_them() {
         ),
         (
             format!("{url}health_check_url = 'https://h:9443'"),
-            r#"backend[1].health_check_url = "https://h:9443": the REST address of a lag check is not supported yet"#,
+            r#"backend[1].health_check_url: is the REST address of the mode "lag", which health.modes does not have"#,
+        ),
+        (
+            format!("{url}health_check_url = 'http://h:9443'"),
+            r#"backend[1].health_check_url = "http://h:9443": must begin with https://, since a password goes there"#,
+        ),
+        (
+            format!("{url}health_check_url = 'https://h/v1'"),
+            r#"backend[1].health_check_url = "https://h/v1": takes only an address, https://host:port; the paths are those of the REST API"#,
+        ),
+        (
+            format!("{url}health = {{ modes = ['exec'] }}"),
+            r#"backend[1].health: the mode "exec" needs health.exec.command"#,
         ),
         (
             format!("{url}health_check_url = 'redis://u:p@h/1'"),

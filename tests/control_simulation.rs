@@ -416,7 +416,7 @@ impl World {
                     assert!(switched.judged.moved <= self.workers.len() as u64, "seed {}: {switched:?}", self.seed);
                     self.switches.push((self.now, switched.reason));
                 }
-                Output::Log(_) | Output::Persist(_) => {}
+                Output::Log(_) | Output::Persist(_) | Output::Dismiss(_) => {}
             }
         }
     }

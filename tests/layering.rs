@@ -13,13 +13,15 @@ const LINES_MAX: usize = 900;
 const ROOMS: &[(&str, &[&str])] = &[
     ("resp", &[]),
     ("lifecycle", &[]),
-    ("tls", &[]),
+    ("files", &[]),
+    ("tls", &["files"]),
     ("command", &["resp"]),
     ("logic", &["resp", "command"]),
-    ("config", &["resp", "command", "logic", "tls"]),
+    ("config", &["resp", "command", "logic", "files", "tls"]),
     ("net", &["resp", "logic", "config", "tls"]),
     ("channels", &["logic", "config", "net"]),
     ("telemetry", &["lifecycle", "logic", "config", "channels", "tls"]),
+    ("events", &["lifecycle", "logic", "config", "channels", "telemetry", "net", "tls"]),
     ("proxy", BELOW_PLANES),
     ("control", BELOW_PLANES),
     ("admin", BELOW_PLANES),
@@ -30,7 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 const BELOW_PLANES: &[&str] =
-    &["resp", "lifecycle", "command", "logic", "config", "channels", "telemetry", "net", "tls"];
+    &["resp", "lifecycle", "command", "logic", "config", "channels", "telemetry", "net", "tls", "events"];
 const EVERYTHING: &[&str] = &[
     "resp",
     "lifecycle",
@@ -43,9 +45,11 @@ const EVERYTHING: &[&str] = &[
     "proxy",
     "control",
     "admin",
+    "events",
     "app",
     "cli",
     "tls",
+    "files",
 ];
 
 const PURE: &[&str] = &["resp", "command", "logic"];

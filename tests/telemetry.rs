@@ -9,9 +9,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use handover::admin::events::Streams;
 use handover::admin::http::{Admin, serve};
 use handover::channels::{Availability, BackendId, BackendStatus, GroupStatus, Judged, Phase, Route};
 use handover::config::{Log, LogFormat};
+use handover::events::EventHub;
 use handover::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use handover::telemetry::counters::{Class, Connect, Memory, Mode, Outcome, WorkerCounters};
 use handover::telemetry::logging::{LinesDropped, Logging};
@@ -40,6 +42,7 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         clean_since: None,
         banned_until: None,
         is_leaving: false,
+        lag: None,
     }
 }
 
@@ -58,6 +61,10 @@ fn group(name: &str, backends: Vec<BackendStatus>) -> GroupStatus {
         stay: None,
         events: Arc::default(),
     }
+}
+
+fn hub() -> EventHub {
+    EventHub::new(Arc::default(), CancellationToken::new())
 }
 
 /// A server with two groups of two workers each, and what feeds it.
@@ -92,6 +99,7 @@ impl Fixture {
             reloads: reloads.clone(),
             certificates: handover::tls::Keeper::default(),
             log_lines_dropped: LinesDropped::default(),
+            streams: Streams::new(hub(), hub()),
             started: Instant::now(),
             draining: draining.clone(),
         };

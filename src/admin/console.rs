@@ -1,11 +1,12 @@
 //! The operator's console: a RESP port of its own, for redis-cli. It shows, and hands orders to the supervisors.
 
 mod request;
+mod subscriber;
 mod why;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -13,12 +14,14 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::request::{COMMANDS, Change, Courtesy, Request, parse};
+use self::subscriber::{Channel, Subscriber, TAKES_NOTHING_MAX, write_message};
 use super::status::{self, Status};
-use crate::channels::{Amend, Amendment, BackendStatus, Command, GroupStatus, Manner, Order, Removal};
+use crate::channels::{Amend, Amendment, BackendStatus, Command, EventRecord, GroupStatus, Manner, Order, Removal};
 use crate::command::classify::classify;
 use crate::command::policy::Policy;
 use crate::command::table::Class;
 use crate::config::{Addition, Config, Group};
+use crate::events::EventHub;
 use crate::lifecycle::Lifecycle;
 use crate::logic::explain::explain;
 use crate::logic::settings::RetryCeiling;
@@ -63,6 +66,10 @@ pub struct Console {
     pub in_force: watch::Receiver<Arc<Config>>,
     /// Prepares backends that are added.
     pub recruiter: Recruiter,
+    /// What happens.
+    pub events: EventHub,
+    /// What each second brings, while somebody listens.
+    pub outcomes: EventHub,
     /// When the process started.
     pub started: SystemTime,
     /// Cancelled once no new clients are taken.
@@ -111,10 +118,17 @@ async fn accept(bound: &Bound) -> io::Result<Box<dyn Connection>> {
     })
 }
 
+/// One operator's conversation.
+#[derive(Default)]
+struct Talk {
+    protocol: Protocol,
+    subscriber: Subscriber,
+}
+
 /// One operator, until the connection ends.
 async fn converse(mut stream: impl Connection, console: &Console) -> io::Result<()> {
     let mut scanner = RequestScanner::new(ARGUMENT_BYTES_MAX);
-    let (mut input, mut protocol) = (BytesMut::with_capacity(READ_BYTES), Protocol::Resp2);
+    let (mut input, mut talk) = (BytesMut::with_capacity(READ_BYTES), Talk::default());
     loop {
         let (words, bytes) = match scanner.scan(&input) {
             Scan::Frame(frame) => (words(&input[..frame.bytes]), frame.bytes),
@@ -122,11 +136,10 @@ async fn converse(mut stream: impl Connection, console: &Console) -> io::Result<
             Scan::Nothing { bytes } => (Vec::new(), bytes),
             Scan::Invalid(_) => return Ok(()),
             Scan::Incomplete => {
-                let read = tokio::time::timeout(IDLE_MAX, stream.read_buf(&mut input)).await;
-                match read {
-                    Ok(Ok(1..)) => continue,
-                    _ => return Ok(()),
+                if listen(&mut stream, &mut input, &mut talk).await? {
+                    continue;
                 }
+                return Ok(());
             }
         };
         input.advance(bytes);
@@ -138,11 +151,30 @@ async fn converse(mut stream: impl Connection, console: &Console) -> io::Result<
             return Ok(());
         }
         let mut output = BytesMut::new();
-        let goes_on = answer(console, &words, &mut protocol, &mut output).await;
+        let goes_on = answer(console, &words, &mut talk, &mut output).await;
         stream.write_all(&output).await?;
         if !goes_on {
             return Ok(());
         }
+    }
+}
+
+/// Waits for the operator's next bytes, and passes on meanwhile what was subscribed to. False: it is over.
+async fn listen(stream: &mut impl Connection, input: &mut BytesMut, talk: &mut Talk) -> io::Result<bool> {
+    // Who has subscribed may be silent for ever.
+    let idle_max = if talk.subscriber.count() > 0 { Duration::MAX } else { IDLE_MAX };
+    let next = tokio::select! {
+        biased;
+        read = tokio::time::timeout(idle_max, stream.read_buf(input)) => return Ok(matches!(read, Ok(Ok(1..)))),
+        next = talk.subscriber.next() => next,
+    };
+    let Some((channel, record)) = next else { return Ok(false) };
+    let mut output = BytesMut::new();
+    write_message(&mut output, talk.protocol, channel, &record);
+    // What waits meanwhile has a bound: the reader's place in the ring.
+    match tokio::time::timeout(TAKES_NOTHING_MAX, stream.write_all(&output)).await {
+        Ok(written) => written.map(|()| true),
+        Err(_) => Ok(false),
     }
 }
 
@@ -158,12 +190,31 @@ fn words(frame: &[u8]) -> Vec<Vec<u8>> {
     Arguments::new(frame).map(<[u8]>::to_vec).collect()
 }
 
+/// What a client of RESP2 may say while messages can come between replies, as with Redis.
+fn is_silent(talk: &Talk, request: &Request) -> bool {
+    let is_allowed = matches!(
+        request,
+        Request::Ping(_) | Request::Quit | Request::Subscribe(_) | Request::Unsubscribe(_) | Request::Hello(_)
+    );
+    talk.protocol == Protocol::Resp2 && talk.subscriber.count() > 0 && !is_allowed
+}
+
 /// Answers one request; says whether the conversation goes on.
-async fn answer(console: &Console, words: &[Vec<u8>], protocol: &mut Protocol, out: &mut BytesMut) -> bool {
+async fn answer(console: &Console, words: &[Vec<u8>], talk: &mut Talk, out: &mut BytesMut) -> bool {
     let outcome = match parse(words) {
+        Ok((request, _)) if is_silent(talk, &request) => {
+            Err("only SUBSCRIBE, UNSUBSCRIBE, PING and QUIT are allowed while you are subscribed; HELLO 3 lifts that"
+                .to_owned())
+        }
         Ok((Request::Quit, _)) => {
             encode::simple(out, "OK");
             return false;
+        }
+        Ok((Request::Ping(text), _)) if talk.protocol == Protocol::Resp2 && talk.subscriber.count() > 0 => {
+            encode::array(out, 2);
+            encode::bulk(out, b"pong");
+            encode::bulk(out, &text.unwrap_or_default());
+            return true;
         }
         Ok((Request::Ping(text), _)) => {
             match text {
@@ -174,11 +225,19 @@ async fn answer(console: &Console, words: &[Vec<u8>], protocol: &mut Protocol, o
         }
         Ok((Request::Hello(version), _)) => {
             match version {
-                Some(3) => *protocol = Protocol::Resp3,
-                Some(_) => *protocol = Protocol::Resp2,
+                Some(3) => talk.protocol = Protocol::Resp3,
+                Some(_) => talk.protocol = Protocol::Resp2,
                 None => {}
             }
-            write_hello(out, *protocol);
+            write_hello(out, talk.protocol);
+            return true;
+        }
+        Ok((Request::Subscribe(channels), _)) => {
+            talk.subscriber.subscribe(&channels, |channel| console.hub(channel), talk.protocol, out);
+            return true;
+        }
+        Ok((Request::Unsubscribe(channels), _)) => {
+            talk.subscriber.unsubscribe(&channels, talk.protocol, out);
             return true;
         }
         Ok((Request::Courtesy(Courtesy::Command), _)) => {
@@ -235,7 +294,10 @@ impl Console {
             Request::Events(count) => {
                 let status = self.group(group)?.status.borrow().clone();
                 let skipped = status.events.len().saturating_sub(count);
-                status.events.iter().skip(skipped).map(|event| format!("{}  {}", ago(event.at), event.text)).collect()
+                let line = |event: &Arc<EventRecord>| {
+                    format!("{}  {}", ago(UNIX_EPOCH + event.at.since_epoch()), event.happening.text)
+                };
+                status.events.iter().skip(skipped).map(line).collect()
             }
             Request::Show(name) => {
                 let status = self.group(group)?.status.borrow().clone();
@@ -243,9 +305,21 @@ impl Console {
             }
             Request::Explain(command) => self.explain(group, &command)?,
             Request::Change(change) => return self.change(group, change).await.map(Answer::Line),
-            Request::Ping(_) | Request::Hello(_) | Request::Quit | Request::Courtesy(_) => Vec::new(),
+            Request::Ping(_)
+            | Request::Hello(_)
+            | Request::Quit
+            | Request::Courtesy(_)
+            | Request::Subscribe(_)
+            | Request::Unsubscribe(_) => Vec::new(),
         };
         Ok(Answer::Lines(lines.iter().map(|line| status::one_line(line)).collect()))
+    }
+
+    fn hub(&self, channel: Channel) -> EventHub {
+        match channel {
+            Channel::Events => self.events.clone(),
+            Channel::Outcomes => self.outcomes.clone(),
+        }
     }
 
     fn status(&self) -> Vec<String> {
@@ -381,6 +455,7 @@ fn show(backend: &BackendStatus) -> Vec<String> {
     }
     lines.extend(backend.banned_until.iter().map(|until| format!("banned for {} more", left(*until))));
     lines.extend(backend.circuit_until.iter().map(|until| format!("its breaker is open for {} more", left(*until))));
+    lines.extend(backend.lag.iter().map(|lag| format!("lag: {lag}")));
     let checks = backend.history.iter().rev();
     lines.extend(checks.map(|probe| {
         let took_ms = probe.took.as_secs_f64() * 1e3;

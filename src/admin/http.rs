@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::{Bounded, Limits};
+use super::events::{self, Lease, Streams};
 use super::status::{Status, not_ready};
 use crate::channels::GroupStatus;
 use crate::telemetry::counters::WorkerCounters;
@@ -41,6 +42,8 @@ pub struct Admin {
     pub certificates: Keeper,
     /// Log lines that were dropped.
     pub log_lines_dropped: LinesDropped,
+    /// What happens, and what each second brings.
+    pub streams: Streams,
     /// When the process started.
     pub started: Instant,
     /// Cancelled once no new clients are taken: from then on the process is not ready.
@@ -60,7 +63,8 @@ async fn serve_within<L: Listener>(limits: Limits, listener: L, admin: Admin, st
 where
     L::Addr: std::fmt::Debug,
 {
-    let serving = axum::serve(Bounded::new(listener, limits), router(Arc::new(admin)));
+    let service = router(Arc::new(admin)).into_make_service_with_connect_info::<Lease>();
+    let serving = axum::serve(Bounded::new(listener, limits), service);
     if let Err(error) = serving.with_graceful_shutdown(stop.cancelled_owned()).await {
         tracing::error!(%error, "the admin port stopped answering");
     }
@@ -73,6 +77,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .route("/metrics", get(scrape))
+        .merge(events::routes())
         .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; / lists what there is\n".to_owned()) })
         .with_state(admin)
 }
@@ -118,6 +123,7 @@ impl Admin {
             ready: !self.draining.is_cancelled() && groups.iter().all(|group| not_ready(group).is_none()),
             reloads: &self.reloads,
             log_lines_dropped: self.log_lines_dropped.total(),
+            events: self.streams.events.counters(),
             close_reasons: self.close_reasons,
             certificates: self.certificates.facts(),
             groups: groups
@@ -130,15 +136,16 @@ impl Admin {
 }
 
 /// One request a connection: an idle one costs a place, and a scrape each 15 s saves nothing by keeping it.
-const CLOSE: [(header::HeaderName, &str); 1] = [(header::CONNECTION, "close")];
+pub(super) const CLOSE: [(header::HeaderName, &str); 1] = [(header::CONNECTION, "close")];
 
-fn text(code: StatusCode, body: String) -> Response {
+pub(super) fn text(code: StatusCode, body: String) -> Response {
     (code, CLOSE, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::EventHub;
     use std::net::SocketAddr;
     use std::time::SystemTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -154,9 +161,14 @@ mod tests {
             certificates: Keeper::default(),
             reloads: Arc::new(Reloads::loaded(SystemTime::now())),
             log_lines_dropped: LinesDropped::default(),
+            streams: Streams::new(hub(), hub()),
             started: Instant::now(),
             draining: CancellationToken::new(),
         }
+    }
+
+    fn hub() -> EventHub {
+        EventHub::new(Arc::default(), CancellationToken::new())
     }
 
     async fn bound() -> (TcpListener, SocketAddr) {

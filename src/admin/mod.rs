@@ -2,5 +2,6 @@
 
 mod connections;
 pub mod console;
+pub mod events;
 pub mod http;
 pub mod status;

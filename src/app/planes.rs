@@ -17,6 +17,7 @@ use crate::channels::Recruit;
 use crate::cli::Exit;
 use crate::config::{Backend, Config, Group};
 use crate::control::{self, GroupControl, Parts, state};
+use crate::events::EventHub;
 use crate::lifecycle::Lifecycle;
 use crate::logic::multiplexer::Commons;
 use crate::net::recruit::Recruiter;
@@ -30,7 +31,7 @@ pub(super) fn start_control(
     recruiter: &Recruiter,
     (saved, keeper): (&SavedGroups, Option<state::Keeper>),
     origin: Instant,
-    lifecycle: &Lifecycle,
+    (lifecycle, events): (&Lifecycle, &EventHub),
 ) -> Result<Vec<GroupEnds>, Exit> {
     let start_group = |group: &Group| {
         let changes = keeper.as_ref().map(|keeper| keeper.changes(&group.name)).unwrap_or_default();
@@ -44,7 +45,7 @@ pub(super) fn start_control(
             recruiter.recruit(backend, Some(addition.clone())).inspect_err(refused).ok()
         }));
         let parts = Parts { recruits, workers: config.workers, origin, lifecycle: lifecycle.clone() };
-        let control = control::group(&group, parts, saved.get(&group.name), keeper.clone());
+        let control = control::group(&group, parts, saved.get(&group.name), keeper.clone(), events.clone());
         let GroupControl { supervisor, reports, orders, amendments, directions, status } = control;
         lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
         let users = watch::Sender::new(users_of(config, &group));

@@ -11,6 +11,7 @@ use super::{App, GroupEnds};
 use crate::channels::{Amend, Amendment, BackendId, Command, Order, Recruit, Removal};
 use crate::config::diff::{Effect, diff};
 use crate::config::{Backend, Config, Group};
+use crate::logic::record::Happening;
 use crate::net::dial::Endpoint;
 use crate::net::recruit::Recruiter;
 use crate::telemetry::logging::Logging;
@@ -60,7 +61,8 @@ impl App {
         }
         self.in_force.send_replace(Arc::new(self.config.clone()));
         self.reloads.succeeded(SystemTime::now());
-        info!(changes = changes.len(), "configuration reloaded");
+        let changes = changes.iter().map(ToString::to_string).collect();
+        self.events.tell(None, None, Happening::config_reloaded(Ok(changes)));
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Admin, Backend, BackendOverrides, BackendTls, CommandLists, Config, Credential, Group, Listener, Log, User,
-    format_duration, format_size,
+    Admin, Backend, BackendOverrides, BackendTls, Checks, CommandLists, Config, Credential, ExecCheck, Group, LagCheck,
+    Listener, Log, Parity, User, format_duration, format_size,
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::settings::{
@@ -232,6 +232,7 @@ impl Facts {
             failover,
             retry,
             commands,
+            parity: Parity { interval, loads_functions },
         } = group;
         let order: Vec<_> = backends.iter().map(|backend| backend.name.as_str()).collect();
         self.begin(format!("group.{name}"), order.join(", "));
@@ -243,6 +244,8 @@ impl Facts {
         self.failover(failover);
         self.retry(retry);
         self.commands(commands);
+        self.put_time("parity.interval", *interval);
+        self.put("parity.load_functions", loads_functions);
         for listener in listeners {
             let Listener { bind, mode, sessions, tls, proxy_sources } = listener;
             self.begin(format!("listener.{bind}"), format!("in group {name}, {}, mode {mode:#o}", name_of(sessions)));
@@ -267,6 +270,7 @@ impl Facts {
             tls,
             weight,
             connect_timeout,
+            checks: Checks { lag, exec },
             overrides: BackendOverrides { connections_max, grace, health },
         } = backend;
         self.begin(format!("backend.{name}"), format!("{address} in group {group}"));
@@ -281,6 +285,29 @@ impl Facts {
         if let Some(health) = health {
             self.health(health);
         }
+        self.lag_check(lag.as_ref());
+        self.exec_check(exec.as_ref());
+    }
+
+    fn lag_check(&mut self, lag: Option<&LagCheck>) {
+        // The endpoint is the backend's own address.
+        let Some(LagCheck { host, port, credential, tls, tolerance, uid, endpoint: _ }) = lag else { return };
+        let BackendTls { files: ClientFiles { ca, identity: _ }, server_name } = tls;
+        let Credential { username, password } = credential;
+        self.put("health.lag.host", host);
+        self.put("health.lag.port", port);
+        self.put("health.lag.username", optional(username.as_ref()));
+        self.put_fact("health.lag.password", Fact { value: password.clone(), shown: "(hidden)".to_owned() });
+        self.put("health.lag.tls.ca", optional(ca.as_ref().map(|path| path.display())));
+        self.put("health.lag.tls.server_name", optional(server_name.as_ref().map(ServerName::to_str)));
+        self.put_time("health.lag.tolerance", *tolerance);
+        self.put("health.lag.uid", optional(*uid));
+    }
+
+    fn exec_check(&mut self, exec: Option<&ExecCheck>) {
+        let Some(ExecCheck { command, mode }) = exec else { return };
+        self.put("health.exec.command", format!("{command:?}"));
+        self.put("health.exec.mode", name_of(mode));
     }
 
     /// The files by name; what they hold is looked at every other second anyway.

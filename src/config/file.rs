@@ -14,7 +14,8 @@ use super::preset::{self, GroupSettings, PRESETS, Preset};
 use super::problem::Problems;
 use super::section::{Choices, Notes, Section, closest};
 use super::sources::{RUNTIME_DIRECTORY, STATE_DIRECTORY, Sources};
-use super::{Address, Admin, CommandLists, Config, Credential, Loaded, Log, LogFormat};
+use super::{Address, Admin, CommandLists, Config, Credential, Loaded, Log, LogFormat, Parity};
+use crate::files;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling,
@@ -34,8 +35,8 @@ const PROBE_MODES: &Choices<ProbeMode> = &[
     ("echo", Some(ProbeMode::Echo)),
     ("role", Some(ProbeMode::Role)),
     ("write", Some(ProbeMode::Write)),
-    ("lag", None),
-    ("exec", None),
+    ("lag", Some(ProbeMode::Lag)),
+    ("exec", Some(ProbeMode::Exec)),
 ];
 const PROBE_POLICIES: &Choices<ProbePolicy> =
     &[("all", Some(ProbePolicy::All)), ("majority", Some(ProbePolicy::Majority)), ("any", Some(ProbePolicy::Any))];
@@ -169,14 +170,22 @@ fn workers_of(number: Option<i64>) -> Result<usize, String> {
 pub(super) fn group_tables(section: &mut Section<'_>, into: &mut GroupSettings) {
     section.child("health", |section| {
         health(section, &mut into.health);
-        section.refused("exec", "health checks by a program are not supported yet");
-        section.refused("lag", "the lag check is not supported yet");
+        into.checks.read(section);
     });
     section.child("detector", |section| detector(section, &mut into.detector));
     section.child("breaker", |section| breaker(section, &mut into.breaker));
     section.child("retry", |section| retry(section, into));
     section.child("commands", |section| commands(section, &mut into.commands));
     section.child("pubsub", pubsub);
+    section.child("parity", |section| parity(section, &mut into.parity));
+}
+
+fn parity(section: &mut Section<'_>, into: &mut Parity) {
+    section.duration("interval", Duration::ZERO, &mut into.interval);
+    into.loads_functions = section.flag("load_functions").unwrap_or(into.loads_functions);
+    if into.loads_functions && into.interval.is_zero() {
+        section.problem("load_functions", None, "needs an interval above 0s: else nobody knows what is to be loaded");
+    }
 }
 
 pub(super) fn health(section: &mut Section<'_>, into: &mut HealthSettings) {
@@ -407,7 +416,7 @@ fn read_password(path: &Path, warning: &mut Option<String>) -> Result<String, St
 /// A file that only its owner should read.
 pub(super) fn read_secret(path: &Path, warning: &mut Option<String>) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
-    let text = fs::read_to_string(path).map_err(cannot)?;
+    let text = files::read_text(path).map_err(cannot)?;
     let mode = fs::metadata(path).map_err(cannot)?.permissions().mode();
     if mode & WORLD_READABLE != 0 {
         *warning = Some(format!("{} can be read by every user of this machine", path.display()));

@@ -7,8 +7,10 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::address::{
-    BackendUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url, without_password,
+    BackendUrl, HealthCheckUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url,
+    without_password,
 };
+use super::checks::CheckSettings;
 use super::file::{SHORTEST, credential, failover, group_tables, health};
 use super::preset::GroupSettings;
 use super::section::{Choices, Notes, Section};
@@ -133,23 +135,33 @@ impl Groups {
             "" => Ok(None),
             text => parse_health_check_url(text).map(Some),
         });
-        let overrides = backend_overrides(section, self.settings(&group).0, self.workers);
+        let (overrides, own_checks) = backend_overrides(section, self.settings(&group).0, self.workers);
         let tls = secure::of_backend(section, url.as_ref().is_some_and(|url| url.is_secure));
-        if let (Some(url), Some(Some(check))) = (&url, &health_check_address) {
-            check_health_check_url(section, url.is_secure, check);
-        }
-        let health_check_address = health_check_address.map(|read| read.and_then(|check| check.address));
+        let (health_check_address, rest) = match health_check_address.flatten() {
+            Some(HealthCheckUrl::Commands(check)) => {
+                if let Some(url) = &url {
+                    check_health_check_url(section, url.is_secure, &check);
+                }
+                (check.address, None)
+            }
+            Some(HealthCheckUrl::Rest(host, port)) => (None, Some((host, port))),
+            None => (None, None),
+        };
+        let address = url.as_ref().and_then(|url| url.address.as_ref());
+        let modes = &overrides.health.as_ref().unwrap_or(&self.settings(&group).0.health).modes;
+        let checks = own_checks.resolve(section, modes, address, rest);
         let login = credential(section, url.clone().unwrap_or_default());
         let backend = match (name.clone(), url.and_then(|url| Some((url.address?, url.database)))) {
             (Some(name), Some((address, database))) => Some(Backend {
                 name,
                 address,
-                health_check_address: health_check_address.flatten(),
+                health_check_address,
                 database: database.unwrap_or(0),
                 credential: login,
                 tls,
                 weight,
                 connect_timeout,
+                checks,
                 overrides,
             }),
             _ => None,
@@ -302,20 +314,29 @@ impl Groups {
             failover: settings.failover,
             retry: settings.retry,
             commands: settings.commands,
+            parity: settings.parity,
         }
     }
 }
 
-fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings, workers: usize) -> BackendOverrides {
+fn backend_overrides(
+    section: &mut Section<'_>,
+    group: &GroupSettings,
+    workers: usize,
+) -> (BackendOverrides, CheckSettings) {
     let mut grace = group.breaker.grace;
     section.duration("grace", SHORTEST, &mut grace);
-    let mut own = group.health.clone();
-    section.child("health", |section| health(section, &mut own));
-    BackendOverrides {
+    let (mut own, mut checks) = (group.health.clone(), group.checks.clone());
+    section.child("health", |section| {
+        health(section, &mut own);
+        checks.read(section);
+    });
+    let overrides = BackendOverrides {
         connections_max: connections_max(section, workers),
         grace: Some(grace).filter(|grace| *grace != group.breaker.grace),
         health: Some(own).filter(|own| *own != group.health),
-    }
+    };
+    (overrides, checks)
 }
 
 /// Each worker needs a lane, and one connection for whatever cannot share it.
@@ -338,6 +359,7 @@ impl Addition {
     pub fn backend(&self, group: &Group, workers: usize) -> Result<(Backend, Vec<String>), Problems> {
         let base = GroupSettings {
             health: group.health.clone(),
+            checks: CheckSettings::like(group.backends.first().map(|backend| &backend.checks)),
             detector: group.detector.clone(),
             breaker: group.breaker,
             failover: group.failover.clone(),
@@ -345,6 +367,7 @@ impl Addition {
             ceiling_is_written: true,
             deadline_is_written: true,
             commands: group.commands.clone(),
+            parity: group.parity.clone(),
         };
         let mut notes = Notes::default();
         let mut groups = Groups::new(base, IdentityMode::Open, workers);

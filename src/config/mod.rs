@@ -1,9 +1,11 @@
 //! Configuration: the file's private shape is parsed into a [`Config`] that cannot be wrong.
 
 mod address;
+mod checks;
 pub mod diff;
 mod file;
 mod groups;
+mod http_url;
 mod identity;
 mod network;
 mod preset;
@@ -22,6 +24,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use checks::{Checks, ExecCheck, ExecMode, LagCheck};
+pub use http_url::HttpUrl;
 pub use network::Network;
 pub use problem::{Problem, Problems};
 pub use sources::Sources;
@@ -100,6 +104,17 @@ pub struct Group {
     pub retry: RetrySettings,
     /// Commands refused or shared by the operator's will.
     pub commands: CommandLists,
+    /// How its backends are compared.
+    pub parity: Parity,
+}
+
+/// The comparison of a group's backends (`[parity]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parity {
+    /// Between two comparisons; zero: never.
+    pub interval: Duration,
+    /// Whether the libraries of functions that the active had are loaded on the next one.
+    pub loads_functions: bool,
 }
 
 impl Group {
@@ -218,6 +233,8 @@ pub struct Backend {
     pub tls: Option<BackendTls>,
     /// For connecting and the handshake.
     pub connect_timeout: Duration,
+    /// How it is checked besides by commands.
+    pub checks: Checks,
     /// What it has of its own where its group has something else.
     pub overrides: BackendOverrides,
 }
@@ -247,6 +264,7 @@ impl Backend {
             credential,
             tls,
             weight: _,
+            checks: _,
             connect_timeout,
             overrides: _,
         } = self;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::CommandLists;
+use super::checks::CheckSettings;
 use super::section::Choices;
+use super::{CommandLists, Parity};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
@@ -33,6 +34,7 @@ pub(super) const PRESETS: &Choices<Preset> = &[
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct GroupSettings {
     pub(super) health: HealthSettings,
+    pub(super) checks: CheckSettings,
     pub(super) detector: DetectorSettings,
     pub(super) breaker: BreakerSettings,
     pub(super) failover: FailoverSettings,
@@ -42,6 +44,7 @@ pub(super) struct GroupSettings {
     /// Whether the file chose `retry.deadline`, so that it does not follow `hold`.
     pub(super) deadline_is_written: bool,
     pub(super) commands: CommandLists,
+    pub(super) parity: Parity,
 }
 
 impl GroupSettings {
@@ -59,6 +62,7 @@ impl GroupSettings {
     fn defaults() -> Self {
         Self {
             health: health(),
+            checks: CheckSettings::new(),
             detector: detector(),
             breaker: BreakerSettings { grace: seconds(60), grace_max: seconds(600) },
             failover: failover(),
@@ -72,6 +76,7 @@ impl GroupSettings {
             ceiling_is_written: false,
             deadline_is_written: false,
             commands: CommandLists::default(),
+            parity: Parity { interval: seconds(24 * 3600), loads_functions: false },
         }
     }
 

@@ -93,7 +93,7 @@ impl<'n> Section<'n> {
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        if !self.table.contains_key(key) {
+        if !self.has(key) {
             self.take(key);
             self.problem(key, None, "is missing");
             return None;
@@ -213,6 +213,16 @@ impl<'n> Section<'n> {
         let _: Option<()> = self.parsed(key, |_| Err(why.to_owned()));
         let path = self.path_of(key);
         self.notes.keys.remove(&path);
+    }
+
+    /// Something about this table as a whole that is no mistake, but seldom meant.
+    pub(super) fn warn(&mut self, message: &str) {
+        self.notes.warn(&self.path, message);
+    }
+
+    /// Whether `key` is written.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
     }
 
     /// The table `key`, empty if it is not there.

@@ -17,11 +17,15 @@ const CLIENT_AUTHS: &Choices<ClientAuth> = &[
 
 /// The `tls` of a listener; `None` without one, or if a problem was noted.
 pub(super) fn of_listener(section: &mut Section<'_>) -> Option<ServerFiles> {
+    let is_written = section.has("tls");
     section.child("tls", |section| {
         let (cert, key, ca) = (file(section, "cert"), file(section, "key"), file(section, "ca"));
         let mut client_auth = ClientAuth::None;
         section.choice("client_auth", CLIENT_AUTHS, &mut client_auth);
         if cert.is_none() && key.is_none() && ca.is_none() && client_auth == ClientAuth::None {
+            if is_written {
+                section.warn("has no cert and key: clients connect without TLS");
+            }
             return None;
         }
         match (&ca, client_auth) {

@@ -1,12 +1,12 @@
 //! Where settings come from, and which wins: flag, environment, file, default.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
 use super::problem::{Problem, Problems};
 use super::section::Notes;
+use crate::files;
 
 /// Variables that begin so are settings: `HANDOVER__HEALTH__INTERVAL=250ms`.
 const VARIABLE_PREFIX: &str = "HANDOVER__";
@@ -107,8 +107,8 @@ impl Sources {
 }
 
 fn read_file(path: &Path) -> Result<Table, Problems> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| Problems::whole(format!("cannot read {}: {error}", path.display())))?;
+    let text =
+        files::read_text(path).map_err(|error| Problems::whole(format!("cannot read {}: {error}", path.display())))?;
     parse(&text, &path.display().to_string())
 }
 

@@ -21,10 +21,11 @@ pub use self::prober::Prober;
 use self::roster::Roster;
 pub use self::supervisor::Supervisor;
 use crate::channels::{
-    Amendment, Directions, GroupStatus, ORDERS_MAX, Order, REPORTS_MAX, Recruit, Route, WorkerReport,
+    Amendment, Directions, GroupStatus, OBSERVATIONS_MAX, ORDERS_MAX, Order, REPORTS_MAX, Recruit, Route, WorkerReport,
 };
 use crate::config::Group;
 use crate::control::state::Keeper;
+use crate::events::EventHub;
 use crate::lifecycle::Lifecycle;
 use crate::logic::failover::Saved;
 
@@ -56,19 +57,38 @@ pub struct Parts {
     pub lifecycle: Lifecycle,
 }
 
-/// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it.
+/// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it; `events` takes what happens.
 #[must_use]
-pub fn group(group: &Group, parts: Parts, saved: Option<&Saved>, keeper: Option<Keeper>) -> GroupControl {
+pub fn group(
+    group: &Group,
+    parts: Parts,
+    saved: Option<&Saved>,
+    keeper: Option<Keeper>,
+    events: EventHub,
+) -> GroupControl {
     let (reports, worker_reports) = mpsc::channel(REPORTS_MAX);
     let (probe_reports, probes) = mpsc::channel(REPORTS_MAX);
+    let (observation_sender, observations) = mpsc::channel(OBSERVATIONS_MAX);
     let (orders, operator) = mpsc::channel(ORDERS_MAX);
     let (amendments, amended) = mpsc::channel(ORDERS_MAX);
     let Parts { recruits, workers, origin, lifecycle } = parts;
     let route = watch::Sender::new(Route::unknown());
-    let mut roster = Roster::new(group.clone(), (workers, origin), lifecycle, route.subscribe(), probe_reports);
+    let reporting = (probe_reports, observation_sender);
+    let mut roster = Roster::new(group.clone(), (workers, origin), lifecycle, route.subscribe(), reporting);
     let specs = recruits.into_iter().map(|recruit| roster.enroll(recruit)).collect();
     let (directed, directions) = watch::channel(roster.directions(Route::unknown()));
-    let ends = supervisor::Ends { reports: worker_reports, probes, operator, amended, route, directed, keeper };
+    let reports_in = worker_reports;
+    let ends = supervisor::Ends {
+        reports: reports_in,
+        probes,
+        observations,
+        operator,
+        amended,
+        route,
+        directed,
+        keeper,
+        events,
+    };
     let (supervisor, status) = Supervisor::new(group, (roster, specs, workers), saved, ends);
     GroupControl { supervisor, reports, orders, amendments, directions, status }
 }

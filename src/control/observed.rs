@@ -34,6 +34,7 @@ pub(super) struct Observed {
     probes: (u64, u64),
     probe_duration: Duration,
     history: VecDeque<ProbeLine>,
+    lag: Option<String>,
 }
 
 impl Observed {
@@ -45,6 +46,7 @@ impl Observed {
             probes: (0, 0),
             probe_duration: Duration::ZERO,
             history: VecDeque::new(),
+            lag: None,
         }
     }
 
@@ -71,6 +73,11 @@ impl Observed {
         }
     }
 
+    pub(super) fn on_lag(&mut self, verdict: &Result<String, String>) {
+        let (Ok(text) | Err(text)) = verdict;
+        self.lag = Some(text.clone());
+    }
+
     pub(super) fn status(&self, member: &MemberView<'_>, clock: Clock) -> BackendStatus {
         BackendStatus {
             id: member.id,
@@ -91,6 +98,7 @@ impl Observed {
             clean_since: member.clean_since.map(|since| clock.at(since)),
             banned_until: member.banned_until.map(|until| clock.at(until)),
             is_leaving: member.is_leaving,
+            lag: self.lag.clone(),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::{Availability, BackendId, ProbeReport, Route, Vitals};
-use crate::control::checks::Checker;
+use crate::channels::{Availability, BackendId, Observation, ProbeReport, Route, Vitals};
+use crate::control::checks::{Checker, LagWatch};
 use crate::control::now;
 use crate::logic::health::{Cadence, Circumstances, ProbeVerdict, Tally};
 use crate::logic::settings::HealthSettings;
@@ -18,6 +18,7 @@ pub struct Prober {
     pub(super) backend: BackendId,
     pub(super) settings: HealthSettings,
     pub(super) checker: Checker,
+    pub(super) lag: Option<LagWatch>,
     pub(super) cadence: Cadence,
     /// Drawn anew for each round.
     pub(super) jitter: f64,
@@ -27,6 +28,7 @@ pub struct Prober {
     pub(super) origin: Instant,
     pub(super) ask: Arc<Notify>,
     pub(super) reports: mpsc::Sender<ProbeReport>,
+    pub(super) observations: mpsc::Sender<Observation>,
 }
 
 /// Why the prober woke.
@@ -40,14 +42,29 @@ enum Wake {
 impl Prober {
     /// Probes until `stop`, or until nobody wants its reports any more.
     pub async fn run(mut self, stop: CancellationToken) {
+        let lag = self.lag.take();
+        let (settings, route, observations) = (self.settings.clone(), self.route.clone(), self.observations.clone());
+        let watch_lag = async {
+            match lag {
+                Some(lag) => lag.run(&settings, &route, &observations).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.probe_until(&stop) => {}
+            () = watch_lag => {}
+        }
+    }
+
+    async fn probe_until(&mut self, stop: &CancellationToken) {
         loop {
-            let report = match self.wake(&stop).await {
+            let report = match self.wake(stop).await {
                 Wake::Stop => return,
                 Wake::RouteChanged => continue,
                 // Live traffic since may have made the round needless.
                 Wake::Due if self.due() > now() => continue,
-                Wake::Due => self.round_unless_asked(&stop).await,
-                Wake::Asked => self.immediate(&stop).await,
+                Wake::Due => self.round_unless_asked(stop).await,
+                Wake::Asked => self.immediate(stop).await,
             };
             let Some(report) = report else { return };
             if self.reports.send(report).await.is_err() {
@@ -125,7 +142,7 @@ impl Prober {
         match outcome {
             Ok((verdict, was_fresh)) if late.is_zero() => (verdict, was_fresh),
             Err(_) if late <= timeout / 2 => {
-                let cause = format!("no reply within {} ms", timeout.as_millis());
+                let cause = format!("{} within {} ms", self.checker.silence(), timeout.as_millis());
                 (ProbeVerdict::Failed { cause, refused: false }, is_fresh)
             }
             Ok(_) | Err(_) => (ProbeVerdict::Void, is_fresh),

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::{BackendId, Directions, Known, ProbeReport, Recruit, Route, Vitals};
+use crate::channels::{BackendId, Directions, Known, Observation, ProbeReport, Recruit, Route, Vitals};
 use crate::config::{Backend, Group};
-use crate::control::checks::Checker;
+use crate::control::checks::{Checker, LagWatch};
 use crate::control::observed::Observed;
 use crate::control::prober::Prober;
 use crate::lifecycle::Lifecycle;
@@ -26,6 +26,7 @@ pub(super) struct Roster {
     lifecycle: Lifecycle,
     route: watch::Receiver<Route>,
     reports: mpsc::Sender<ProbeReport>,
+    observations: mpsc::Sender<Observation>,
     enrolled: Vec<Enrolled>,
     /// What workers are told; another one exactly if something changed.
     known: Arc<[Known]>,
@@ -54,10 +55,10 @@ impl Roster {
         (workers, origin): (usize, Instant),
         lifecycle: Lifecycle,
         route: watch::Receiver<Route>,
-        reports: mpsc::Sender<ProbeReport>,
+        (reports, observations): (mpsc::Sender<ProbeReport>, mpsc::Sender<Observation>),
     ) -> Self {
         let (enrolled, known, conduct) = (Vec::new(), Arc::default(), conduct_of(&group));
-        Self { group, workers, origin, lifecycle, route, reports, enrolled, known, conduct }
+        Self { group, workers, origin, lifecycle, route, reports, observations, enrolled, known, conduct }
     }
 
     /// Another backend: it is probed from now on.
@@ -87,12 +88,14 @@ impl Roster {
         let former = std::mem::replace(&mut self.group, group);
         self.conduct = conduct_of(&self.group);
         for one in &mut enrolled {
-            let checks = former.health_of(&one.known.endpoint.backend).clone();
+            let backend = &one.known.endpoint.backend;
+            let checks = (former.health_of(backend).clone(), backend.checks.clone());
             if let Some(recruit) = backends.iter().find(|recruit| recruit.id == one.known.id) {
                 one.known.endpoint = Arc::clone(&recruit.endpoint);
                 one.known.addition.clone_from(&recruit.addition);
             }
-            if checks != *self.group.health_of(&one.known.endpoint.backend) {
+            let backend = &one.known.endpoint.backend;
+            if (&checks.0, &checks.1) != (self.group.health_of(backend), &backend.checks) {
                 one.stop.cancel();
                 one.stop = self.start_prober(&one.known, &one.ask);
             }
@@ -122,6 +125,12 @@ impl Roster {
     pub(super) fn observe(&mut self, report: &ProbeReport) {
         if let Some(enrolled) = self.enrolled.iter_mut().find(|enrolled| enrolled.known.id == report.backend) {
             enrolled.observed.on_probe(report);
+        }
+    }
+
+    pub(super) fn note_lag(&mut self, backend: BackendId, verdict: &Result<String, String>) {
+        if let Some(enrolled) = self.enrolled.iter_mut().find(|enrolled| enrolled.known.id == backend) {
+            enrolled.observed.on_lag(verdict);
         }
     }
 
@@ -156,7 +165,8 @@ impl Roster {
         let prober = Prober {
             backend: known.id,
             settings: settings.clone(),
-            checker: Checker::new(backend, settings, known.endpoint.tls.clone()),
+            checker: Checker::new(&self.group.name, backend, settings, known.endpoint.tls.clone()),
+            lag: backend.checks.lag.clone().map(|check| LagWatch::new(known.id, check)),
             cadence: Cadence::default(),
             jitter: fastrand::f64(),
             route: self.route.clone(),
@@ -164,6 +174,7 @@ impl Roster {
             origin: self.origin,
             ask: Arc::clone(ask),
             reports: self.reports.clone(),
+            observations: self.observations.clone(),
         };
         let stop = self.lifecycle.stopping().child_token();
         self.lifecycle.start("control prober", prober.run(stop.clone()));

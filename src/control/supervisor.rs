@@ -6,8 +6,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{
-    Amend, Amendment, Availability, BackendId, Directions, GroupStatus, Order, ProbeReport, Recruit, Route,
-    WorkerReport,
+    Amend, Amendment, Availability, BackendId, Directions, GroupStatus, Observation, Order, ProbeReport, Recruit,
+    Route, WorkerReport,
 };
 use crate::config::Group;
 use crate::control::chronicle::Chronicle;
@@ -15,6 +15,7 @@ use crate::control::now;
 use crate::control::observed::Clock;
 use crate::control::roster::{Roster, settings_of};
 use crate::control::state::Keeper;
+use crate::events::EventHub;
 use crate::logic::detector::Sample;
 use crate::logic::failover::{BackendSpec, Command, Event, Failover, Output, Reason, Refused, Saved};
 
@@ -32,6 +33,7 @@ type Outcome = oneshot::Sender<Result<String, String>>;
 pub(super) struct Ends {
     pub(super) reports: mpsc::Receiver<WorkerReport>,
     pub(super) probes: mpsc::Receiver<ProbeReport>,
+    pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
     pub(super) amended: mpsc::Receiver<Amendment>,
     /// For the probers.
@@ -39,6 +41,7 @@ pub(super) struct Ends {
     /// For the workers.
     pub(super) directed: watch::Sender<Directions>,
     pub(super) keeper: Option<Keeper>,
+    pub(super) events: EventHub,
 }
 
 /// Decides for one group.
@@ -65,6 +68,7 @@ enum Wake {
     Stop,
     Report(WorkerReport),
     Probe(ProbeReport),
+    Observation(Observation),
     Operator(Order),
     Amended(Amendment),
     Time,
@@ -78,7 +82,7 @@ impl Supervisor {
         ends: Ends,
     ) -> (Self, watch::Receiver<GroupStatus>) {
         let start = now();
-        let mut chronicle = Chronicle::new(&group.name);
+        let mut chronicle = Chronicle::new(&group.name, ends.events.clone());
         specs.iter().for_each(|spec| chronicle.enroll(spec.id, &spec.name));
         let machine = Failover::new(start, settings_of(group), specs, workers, saved);
         let first = status_of(&chronicle, &machine, &roster, start);
@@ -122,6 +126,7 @@ impl Supervisor {
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
             Some(amendment) = self.ends.amended.recv() => Wake::Amended(amendment),
+            Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
         }
     }
@@ -147,6 +152,10 @@ impl Supervisor {
                 self.machine.on_probe(now, &report);
                 true
             }
+            Wake::Observation(observation) => {
+                self.note(now, observation);
+                true
+            }
             Wake::Operator(order) => {
                 self.obey(now, order);
                 true
@@ -165,11 +174,17 @@ impl Supervisor {
     /// Carries out an operator's order, and leaves a trace of who gave it.
     fn obey(&mut self, now: Instant, Order { command, by, outcome }: Order) {
         let what = self.chronicle.describe(&command);
+        if let Command::Remove { backend, .. } = command {
+            self.chronicle.attribute(backend, &by);
+        }
         let result = self.machine.on_operator(now, command);
         let group = self.name.as_str();
         match &result {
             Ok(()) => tracing::info!(group, by, order = what, "operator"),
-            Err(why) => tracing::warn!(group, by, order = what, %why, "operator's order refused"),
+            Err(why) => {
+                tracing::warn!(group, by, order = what, %why, "operator's order refused");
+                self.chronicle.refuse(&command, &by, &why.to_string(), self.machine.route().epoch);
+            }
         }
         let Some(outcome) = outcome else { return };
         if let (Command::Remove { backend, .. }, Ok(())) = (command, &result) {
@@ -192,13 +207,15 @@ impl Supervisor {
         let (order, result, leaver) = match what {
             Amend::Add(recruit) => {
                 let (id, order) = (recruit.id, format!("add {}", described(&recruit)));
+                self.chronicle.attribute(id, &by);
                 let result = self.enroll(recruit).and_then(|spec| self.machine.add(now, spec).map_err(words));
                 (order, result.inspect_err(|_| self.dismiss(id)), None)
             }
-            Amend::Replace { old, by } => {
-                let id = by.id;
-                let order = format!("replace {} by {}", self.chronicle.name_of(old), described(&by));
-                let result = self.enroll(by).and_then(|spec| self.machine.replace(now, old, spec).map_err(words));
+            Amend::Replace { old, by: recruit } => {
+                let id = recruit.id;
+                let order = format!("replace {} by {}", self.chronicle.name_of(old), described(&recruit));
+                self.chronicle.attribute(old, &by);
+                let result = self.enroll(recruit).and_then(|spec| self.machine.replace(now, old, spec).map_err(words));
                 (order, result.inspect_err(|_| self.dismiss(id)), Some(old))
             }
             Amend::Settings { group, backends } => {
@@ -277,7 +294,7 @@ impl Supervisor {
                 }
                 Output::ProbeNow(backend) => self.roster.ask(backend),
                 Output::Log(event) => {
-                    self.chronicle.tell(&event);
+                    self.chronicle.tell(&event, self.machine.route().epoch);
                     self.tell(&event);
                 }
                 Output::Persist(saved) => {
@@ -310,6 +327,15 @@ impl Supervisor {
     fn publish_status(&mut self, now: Instant) {
         self.status_at = now;
         self.status.send_replace(status_of(&self.chronicle, &self.machine, &self.roster, now));
+    }
+
+    fn note(&mut self, now: Instant, observation: Observation) {
+        match observation {
+            Observation::Lag { backend, verdict } => {
+                self.roster.note_lag(backend, &verdict);
+                self.machine.on_lag(now, backend, verdict.is_ok());
+            }
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::channels::{BackendId, Phase, Vitals};
-use crate::config::{Address, Backend, BackendOverrides, CommandLists, Replication};
+use crate::config::{Address, Backend, BackendOverrides, Checks, CommandLists, Parity, Replication};
 use crate::logic::failover::{Command, Manner};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, NoneHealthy,
@@ -63,6 +63,7 @@ impl Server {
             tls: None,
             weight,
             connect_timeout: Duration::from_secs(5),
+            checks: Checks::default(),
             overrides: BackendOverrides::default(),
         }
     }
@@ -144,6 +145,7 @@ fn config(backends: Vec<Backend>) -> Group {
             deadline: MS(2000),
         },
         commands: CommandLists::default(),
+        parity: Parity { interval: Duration::ZERO, loads_functions: false },
     }
 }
 
@@ -171,7 +173,9 @@ impl Plane {
         };
         let recruits = [HEAVY, LIGHT].into_iter().zip(&config.backends).map(recruit).collect();
         let parts = Parts { recruits, workers: 1, origin, lifecycle: lifecycle.clone() };
-        let GroupControl { supervisor, reports, orders, directions, status, .. } = group(&config, parts, None, keeper);
+        let events = EventHub::new(Arc::default(), CancellationToken::new());
+        let GroupControl { supervisor, reports, orders, directions, status, .. } =
+            group(&config, parts, None, keeper, events);
         let vitals = directions.borrow().backends.iter().map(|known| Arc::clone(&known.vitals[0])).collect();
         lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
         let servers = servers.into_iter().map(Some).collect();

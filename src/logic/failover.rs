@@ -173,7 +173,7 @@ impl Failover {
             epoch: 0,
             active: None,
             reason: Reason::Start,
-            stage: Stage::Starting { first_good: None },
+            stage: Stage::Starting { first_good: None, is_overdue: false },
             attempts: 0,
             acquittals: 0,
             availability: Availability::Degraded,
@@ -262,6 +262,16 @@ impl Failover {
             self.bring_down(now, index, Fault { reason, cause: cause.to_owned(), since });
         }
         self.settle(now);
+    }
+
+    /// Whether a backend's data is close enough behind the others for a failback to it. Its health has no part in this.
+    pub fn on_lag(&mut self, now: Instant, backend: BackendId, is_level: bool) {
+        let Some(index) = self.index(backend) else { return };
+        // Of the active it says nothing that would matter once it is not.
+        if self.active != Some(backend) {
+            self.members[index].is_level = Some(is_level);
+            self.settle(now);
+        }
     }
 
     /// Time passed. `jitter` is a fresh random number from 0 to 1.

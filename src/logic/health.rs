@@ -40,6 +40,20 @@ pub enum ProbeVerdict {
     Void,
 }
 
+impl ProbeVerdict {
+    /// It can serve, and nothing else is known.
+    #[must_use]
+    pub const fn good() -> Self {
+        Self::Good { server: None, role: None, warning: None }
+    }
+
+    /// It did not answer as it should.
+    #[must_use]
+    pub const fn failed(cause: String) -> Self {
+        Self::Failed { cause, refused: false }
+    }
+}
+
 /// The server's name and version, for HELLO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerIdentity {

@@ -7,7 +7,7 @@ mod users;
 
 use std::time::Duration;
 
-pub use attempts::{Admission, Attempts};
+pub use attempts::{Admission, Attempts, source_of};
 pub use registry::{Registry, Standing};
 pub use secret::{Login, PasswordHash, Secret};
 pub use users::{Account, Users};

@@ -15,6 +15,10 @@ pub enum ProbeMode {
     Role,
     /// `SETRANGE <probe key> 0 ""` is accepted: nothing changes, and READONLY, OOM, MISCONF show.
     Write,
+    /// Redis Enterprise's REST API says that it is close enough behind the others: decides about failbacks alone.
+    Lag,
+    /// A program of the operator's says that it can serve.
+    Exec,
 }
 
 /// When several probes of one round make a healthy verdict.

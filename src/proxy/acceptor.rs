@@ -85,7 +85,15 @@ impl Acceptor {
 
     /// Says where it listens.
     pub fn announce(&self, group: &str) {
-        info!(address = self.bound.address(), group, "listening");
+        let Entry { dedicated, tls, proxy_sources } = &*self.entry;
+        info!(
+            address = self.bound.address(),
+            group,
+            tls = tls.is_some(),
+            proxy_protocol = proxy_sources.is_some(),
+            dedicated,
+            "listening"
+        );
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::logic::judged::Judged;
 use crate::logic::multiplexer::LATENCY_BOUNDS_US;
+use crate::logic::record::EventKind;
 use crate::logic::route::BackendId;
 
 /// The most reasons for which a client may be closed.
@@ -211,6 +212,41 @@ labels! {
         Ok = "ok",
         /// It does not.
         Failed = "failed",
+    }
+}
+
+labels! {
+    /// How records of events leave the process.
+    Way {
+        /// SUBSCRIBE on the console.
+        Console = "console",
+        /// Server-sent events.
+        Http = "http",
+        /// The webhook.
+        Webhook = "webhook",
+        /// The program.
+        Command = "command",
+    }
+}
+
+/// What is counted of events.
+#[derive(Debug, Default)]
+pub struct EventCounters {
+    kinds: [Count; EventKind::ALL.len()],
+    dropped: [Count; Way::ALL.len()],
+}
+
+impl EventCounters {
+    /// Records of a kind.
+    #[must_use]
+    pub fn kind(&self, kind: EventKind) -> &Count {
+        &self.kinds[kind as usize]
+    }
+
+    /// Records that did not leave that way: it was too slow, or the other side did not take them.
+    #[must_use]
+    pub fn dropped(&self, way: Way) -> &Count {
+        &self.dropped[way as usize]
     }
 }
 

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::counters::{
-    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, EntryRefusal, Fate, Histogram, Memory, Mode,
-    Outcome, ProtocolFault, SubscriptionKind, SubscriptionState, WorkerCounters,
+    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, EntryRefusal, EventCounters, Fate, Histogram,
+    Memory, Mode, Outcome, ProtocolFault, SubscriptionKind, SubscriptionState, Way, WorkerCounters,
 };
 use super::exposition::{Exposition, Metric, Samples};
 use crate::channels::{Availability, BackendStatus, GroupStatus};
+use crate::logic::record::EventKind;
 use crate::tls::{Facts, Owner};
 
 /// Media type of [`render`]'s text.
@@ -25,6 +26,12 @@ const RELOAD_TIMESTAMP: Metric =
     Metric::gauge("handover_config_reload_timestamp_seconds", "When the configuration was last read with success.");
 const LOG_LINES_DROPPED: Metric =
     Metric::counter("handover_log_lines_dropped_total", "Log lines that nobody took in time.");
+
+const EVENTS: Metric = Metric::counter("handover_events_total", "Events, by kind: docs/events.md has the list.");
+const EVENTS_DROPPED: Metric = Metric::counter(
+    "handover_events_dropped_total",
+    "Records of events that did not leave this way: it was too slow, or the other side did not take them.",
+);
 
 const BACKEND_UP: Metric = Metric::gauge("handover_backend_up", "1 when health checks say that the backend can serve.");
 const BACKEND_ACTIVE: Metric = Metric::gauge("handover_backend_active", "1 for the backend that serves its group.");
@@ -136,6 +143,8 @@ pub struct Snapshot<'a> {
     pub reloads: &'a Reloads,
     /// Log lines dropped since the start.
     pub log_lines_dropped: u64,
+    /// What was counted of events.
+    pub events: &'a EventCounters,
     /// Labels of the reasons for which clients are closed.
     pub close_reasons: &'a [&'a str],
     /// The certificates in use.
@@ -168,6 +177,7 @@ impl GroupSnapshot<'_> {
 pub fn render(snapshot: &Snapshot<'_>) -> String {
     let mut page = Page { text: Exposition::default(), groups: &snapshot.groups };
     page.process(snapshot);
+    page.events(snapshot.events);
     page.certificates(&snapshot.certificates);
     page.backends();
     page.backend_connections();
@@ -193,6 +203,19 @@ impl Page<'_> {
         text.single(&RELOAD_SUCCESS, &[], u8::from(snapshot.reloads.success.load(Relaxed)));
         text.single(&RELOAD_TIMESTAMP, &[], snapshot.reloads.loaded_at_s.load(Relaxed));
         text.single(&LOG_LINES_DROPPED, &[], snapshot.log_lines_dropped);
+    }
+
+    fn events(&mut self, events: &EventCounters) {
+        let mut samples = self.text.begin(&EVENTS);
+        // What only readers see is no event of the process.
+        for kind in EventKind::ALL.into_iter().filter(|kind| !matches!(kind, EventKind::Lost | EventKind::Outcomes)) {
+            samples.sample(&[("kind", kind.label())], events.kind(kind).get());
+        }
+        drop(samples);
+        let mut samples = self.text.begin(&EVENTS_DROPPED);
+        for way in Way::ALL {
+            samples.sample(&[("way", way.label())], events.dropped(way).get());
+        }
     }
 
     fn certificates(&mut self, certificates: &[Arc<Facts>]) {

@@ -1,7 +1,6 @@
 //! From files to what a handshake needs. What is compared at a reload is exactly what is loaded.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::{ClientAuth, ClientConfigs, ClientFiles, ServerFiles, validity, words};
+use crate::files;
 
 /// A key of a `tls` table.
 pub(super) type Key = &'static str;
@@ -65,7 +65,7 @@ pub(super) fn client_paths(files: &ClientFiles) -> Vec<(Key, &Path)> {
 }
 
 pub(super) fn contents(paths: Vec<(Key, &Path)>) -> Contents {
-    let read = |path: &Path| fs::read(path).map_err(|error| format!("cannot be read: {error}"));
+    let read = |path: &Path| files::read(path).map_err(|error| format!("cannot be read: {error}"));
     paths.into_iter().map(|(key, path)| (key, path.to_owned(), read(path))).collect()
 }
 

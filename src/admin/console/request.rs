@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::subscriber::Channel;
 use crate::config::{Addition, parse_duration};
 
 /// One line of the operator's.
@@ -27,6 +28,10 @@ pub(super) enum Request {
     Events(usize),
     /// `EXPLAIN command …`.
     Explain(Vec<Vec<u8>>),
+    /// `SUBSCRIBE channel …`.
+    Subscribe(Vec<Channel>),
+    /// `UNSUBSCRIBE [channel …]`: none is all.
+    Unsubscribe(Vec<Channel>),
     /// What changes something.
     Change(Change),
 }
@@ -62,11 +67,13 @@ pub(super) enum Change {
 }
 
 /// What there is, for HELP: how to write it, what it does.
-pub(super) const COMMANDS: [(&str, &str); 16] = [
+pub(super) const COMMANDS: [(&str, &str); 18] = [
     ("STATUS", "every group and backend: weight, health, circuit, role, last check"),
     ("WHY", "why the active is active, and why the heavier ones are not"),
     ("SHOW <backend>", "one backend with its last checks"),
     ("EVENTS [<count>]", "the latest changes, with what became of the commands in flight"),
+    ("SUBSCRIBE events|outcomes …", "each change as it happens, or what each second brings, as JSON"),
+    ("UNSUBSCRIBE [events|outcomes …]", "end that"),
     ("EXPLAIN <command> [<argument> …]", "where a command travels, and what a failover does with it"),
     (
         "SWITCH <backend> [FORCE]",
@@ -131,9 +138,18 @@ pub(super) fn parse(words: &[Vec<u8>]) -> Result<(Request, Option<String>), Stri
         ("SHOW", [backend]) => Request::Show((*backend).to_owned()),
         ("EVENTS", []) => Request::Events(EVENTS_DEFAULT),
         ("EVENTS", [count]) => Request::Events(count.parse().map_err(|_| usage("EVENTS"))?),
+        ("SUBSCRIBE", [_, ..]) => Request::Subscribe(channels(&rest)?),
+        ("UNSUBSCRIBE", _) => Request::Unsubscribe(channels(&rest)?),
+        ("PSUBSCRIBE" | "PUNSUBSCRIBE" | "SSUBSCRIBE" | "SUNSUBSCRIBE", _) => {
+            return Err("there are no patterns and no shards here: SUBSCRIBE events, or outcomes, or both".to_owned());
+        }
         _ => Request::Change(parse_change(&name, &rest)?),
     };
     Ok((request, group))
+}
+
+fn channels(names: &[&str]) -> Result<Vec<Channel>, String> {
+    names.iter().map(|name| Channel::named(name)).collect()
 }
 
 fn parse_change(name: &str, rest: &[&str]) -> Result<Change, String> {
@@ -238,6 +254,8 @@ mod tests {
             ("EVENTS 3", Request::Events(3)),
             ("SHOW east", Request::Show(east())),
             ("EXPLAIN GET GROUP x", Request::Explain(vec![b"GET".to_vec(), b"GROUP".to_vec(), b"x".to_vec()])),
+            ("SUBSCRIBE events outcomes", Request::Subscribe(vec![Channel::Events, Channel::Outcomes])),
+            ("unsubscribe", Request::Unsubscribe(Vec::new())),
             ("switch east", Request::Change(Change::Switch { to: east(), is_forced: false })),
             ("SWITCH east force", Request::Change(Change::Switch { to: east(), is_forced: true })),
             ("STAY east FOR 10m", Request::Change(Change::Stay { backend: east(), length: Duration::from_secs(600) })),
@@ -277,6 +295,9 @@ mod tests {
             ("ADD east redis://\u{1b}h", "an argument of ADD is text of at most 200 characters"),
             ("REMOVE", "usage: REMOVE <backend> [FORCE]"),
             ("EXPLAIN", "usage: EXPLAIN <command> [<argument> …]"),
+            ("SUBSCRIBE", "usage: SUBSCRIBE events|outcomes …"),
+            ("SUBSCRIBE news", "no channel 'news'; there are events and outcomes"),
+            ("PSUBSCRIBE *", "there are no patterns and no shards here: SUBSCRIBE events, or outcomes, or both"),
             ("NOSUCH", "unknown command 'NOSUCH'; HELP lists what there is"),
         ] {
             assert_eq!(parsed(line), Err(told.to_owned()), "{line}");

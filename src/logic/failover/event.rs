@@ -142,6 +142,8 @@ pub enum Blocked {
     Breaker,
     /// It has not been clean for `failback_hold` yet.
     HoldTime,
+    /// It is behind the others, or nobody can tell.
+    Lag,
     /// Too many switches of late.
     FlapGuard,
     /// The last attempt was called off; the next one waits.
@@ -156,6 +158,7 @@ impl fmt::Display for Blocked {
             Self::Never => "failback is never",
             Self::Breaker => "its breaker is not closed",
             Self::HoldTime => "not clean for failback_hold yet",
+            Self::Lag => "lag: it is too far behind the others, or nobody can tell",
             Self::FlapGuard => "too many switches of late",
             Self::CalledOff => "the last attempt was called off",
         })
@@ -393,6 +396,8 @@ pub enum Event {
     BackendAdded {
         /// Which.
         backend: BackendId,
+        /// Its preference.
+        weight: f64,
     },
     /// A backend left the group.
     BackendRemoved {

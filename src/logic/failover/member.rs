@@ -10,7 +10,7 @@ use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
 use crate::logic::route::BackendId;
 use crate::logic::selection::Candidate;
-use crate::logic::settings::{BreakerSettings, HealthSettings};
+use crate::logic::settings::{BreakerSettings, HealthSettings, ProbeMode};
 
 /// Between two re-probes that replies or reconnections asked for: at most ten a second.
 const INQUIRY_GAP: Duration = Duration::from_millis(100);
@@ -66,6 +66,8 @@ pub(super) struct Member {
     pub(super) banned_until: Option<Instant>,
     /// It is about to go.
     pub(super) leaving: Option<Leaving>,
+    /// Whether its data is close enough behind the others; `None`: nobody has said since it last was the active.
+    pub(super) is_level: Option<bool>,
     pub(super) inquiry: Option<Inquiry>,
     asked_at: Option<Instant>,
     warning: Option<String>,
@@ -89,6 +91,7 @@ impl Member {
             hold_factor: 1.0,
             banned_until: None,
             leaving: None,
+            is_level: None,
             inquiry: None,
             asked_at: None,
             warning: None,
@@ -107,6 +110,11 @@ impl Member {
 
     pub(super) fn is_selectable(&self) -> bool {
         self.health.is_healthy() && self.breaker.is_closed() && !self.is_banned()
+    }
+
+    /// Its lag, if it is checked at all, is no reason against a failback.
+    pub(super) fn may_lead(&self) -> bool {
+        self.is_level == Some(true) || !self.health_settings.modes.contains(&ProbeMode::Lag)
     }
 
     /// It may not become the active: an operator banned it, or it is about to go.

@@ -31,9 +31,9 @@ impl Failover {
         if self.members.iter().any(|member| member.id == spec.id || member.name == spec.name) {
             return Err(Refused::NameTaken);
         }
-        let backend = spec.id;
+        let (backend, weight) = (spec.id, spec.weight);
         self.members.push(Member::new(spec, &self.settings));
-        self.log([Event::BackendAdded { backend }]);
+        self.log([Event::BackendAdded { backend, weight }]);
         self.settle(now);
         Ok(())
     }

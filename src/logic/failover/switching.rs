@@ -25,8 +25,8 @@ const PROVING_SLACK: Duration = Duration::from_secs(1);
 /// Where the group stands.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Nothing has been chosen yet; a first backend was good then.
-    Starting { first_good: Option<Instant> },
+    /// Nothing has been chosen yet; a first backend was good then, and has waited long enough for a heavier one.
+    Starting { first_good: Option<Instant>, is_overdue: bool },
     /// The active serves.
     Serving,
     /// The active serves; the target of a planned switch is asked to answer a probe.
@@ -146,23 +146,25 @@ impl Failover {
     /// else a moment after the first good one. Nothing is there to be cut, so it serves at once.
     fn start(&mut self, now: Instant) -> bool {
         let good = self.members.iter().filter(|member| member.health.is_latest_good()).count();
-        let Stage::Starting { first_good } = &mut self.stage else { return false };
+        let Stage::Starting { first_good, is_overdue } = &mut self.stage else { return false };
         if good == 0 {
             return false;
         }
         let since = *first_good.get_or_insert(now);
+        *is_overdue = now >= since + START_MAX;
+        let is_overdue = *is_overdue;
         let needed = match self.settings.failover.initial {
             InitialPolicy::One => 1,
             InitialPolicy::Majority => self.members.len() / 2 + 1,
             InitialPolicy::All => self.members.len(),
         };
-        let last = self.restored.map(|(id, _)| id);
+        let is_banned = |id| self.index(id).is_some_and(|index| self.members[index].is_banned());
+        let last = self.restored.map(|(id, _)| id).filter(|id| !is_banned(*id));
         let preferred = last
             .or_else(|| selection::best(self.members.iter().map(|member| member.candidate(!member.is_banned())), None));
         let is_good = |id| self.index(id).is_some_and(|index| self.members[index].health.is_latest_good());
-        let is_settled = preferred.is_some_and(is_good)
-            || self.members.iter().all(|member| member.health.is_probed())
-            || now >= since + START_MAX;
+        let is_settled =
+            preferred.is_some_and(is_good) || self.members.iter().all(|member| member.health.is_probed()) || is_overdue;
         let choice = last.filter(|id| is_good(*id)).or_else(|| self.refuge());
         let Some(to) = choice.filter(|_| good >= needed && is_settled) else { return false };
         self.begin(now, Switch { to, reason: Reason::Start, cause: String::new(), seen_at: since, decided_at: now });
@@ -238,6 +240,8 @@ impl Failover {
             Some(Blocked::Breaker)
         } else if self.is_clean_at(member).is_none_or(|at| now < at) {
             Some(Blocked::HoldTime)
+        } else if !member.may_lead() {
+            Some(Blocked::Lag)
         } else if self.is_calm_at(now).is_some_and(|at| now < at) {
             Some(Blocked::FlapGuard)
         } else if self.failback_after.is_some_and(|at| now < at) {
@@ -264,11 +268,13 @@ impl Failover {
     }
 
     pub(super) fn failback_deadline(&self) -> Option<Instant> {
-        if !self.stage.is_serving() || self.settings.failover.failback != Failback::Auto {
+        // What something else than time must end first has no deadline of its own.
+        let is_held = self.stay.is_some();
+        if is_held || !self.stage.is_serving() || self.settings.failover.failback != Failback::Auto {
             return None;
         }
-        let closed = self.heavier().into_iter().filter(|member| member.breaker.is_closed());
-        let clean = closed.filter_map(|member| self.is_clean_at(member)).min()?;
+        let waiting = self.heavier().into_iter().filter(|member| member.breaker.is_closed() && member.may_lead());
+        let clean = waiting.filter_map(|member| self.is_clean_at(member)).min()?;
         let calm = self.recent.front().map(|at| *at + self.settings.failover.switches_window);
         let calm = calm.filter(|_| self.recent.len() >= self.settings.failover.switches_max as usize);
         [Some(clean), calm, self.failback_after].into_iter().flatten().max()
@@ -276,7 +282,9 @@ impl Failover {
 
     pub(super) fn stage_deadline(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Starting { first_good } => first_good.map(|since| since + START_MAX),
+            Stage::Starting { first_good, is_overdue } => {
+                first_good.filter(|_| !is_overdue).map(|since| since + START_MAX)
+            }
             Stage::Serving => None,
             Stage::Proving { until, .. } | Stage::Holding { until, .. } | Stage::Cutting { until, .. } => Some(*until),
         }
@@ -428,6 +436,7 @@ impl Failover {
             self.log(events);
         }
         self.epoch += 1;
+        self.members[index].is_level = None;
         self.active = Some(switch.to);
         self.reason = switch.reason.clone();
         self.stage = Stage::Serving;

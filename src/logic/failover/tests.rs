@@ -145,6 +145,8 @@ impl Group {
         self.now += time;
         self.machine.on_tick(self.now, 0.5);
         self.drain();
+        let deadline = self.machine.next_deadline();
+        assert!(deadline.is_none_or(|at| at > self.now), "time alone changes nothing: its owner would spin");
     }
 
     fn report(&mut self, backend: BackendId, verdict: ProbeVerdict, took: Duration, immediate: bool) {
@@ -678,6 +680,58 @@ fn an_operator_holds_the_active_for_a_time() {
     assert_eq!(group.machine.stay(), None);
 }
 
+/// What only an order or a report can end has no time: asking for one would ask again and again.
+#[test]
+fn a_failback_that_time_alone_does_not_let_through_has_no_deadline() {
+    let mut group = Group::failed_over(settings());
+    group.order(Command::Stay { backend: LIGHT, length: MS(600_000) });
+    group.probe_for(HEAVY, 100);
+    assert_eq!(group.machine.blocked(), Some(Blocked::Stay));
+    assert!(group.machine.next_deadline().is_some_and(|at| at > group.now));
+
+    let mut group = Group::failed_over(lag_settings());
+    group.probe_for(HEAVY, 100);
+    assert_eq!(group.machine.blocked(), Some(Blocked::Lag));
+    assert!(group.machine.next_deadline().is_none_or(|at| at > group.now));
+}
+
+fn lag_settings() -> GroupSettings {
+    let mut settings = settings();
+    settings.health.modes.push(ProbeMode::Lag);
+    settings
+}
+
+impl Group {
+    fn lag(&mut self, backend: BackendId, is_level: bool) {
+        self.machine.on_lag(self.now, backend, is_level);
+        self.drain();
+    }
+}
+
+#[test]
+fn lag_gates_the_failback_and_nothing_else() {
+    let mut group = Group::serving(lag_settings());
+    group.lag(HEAVY, false);
+    group.probe_for(HEAVY, 100);
+    assert_eq!(group.state(), (1, Some(HEAVY), Phase::Serve), "the active is not left for its lag");
+    group.lag(LIGHT, false);
+    group.lose(HEAVY);
+    group.acknowledge();
+    assert_eq!(group.state(), (2, Some(LIGHT), Phase::Serve), "one that lags is better than a dead one");
+
+    group.probe_for(HEAVY, 100);
+    assert_eq!(group.machine.blocked(), Some(Blocked::Lag), "what was said while it was active does not count");
+    group.lag(HEAVY, false);
+    group.probe_for(HEAVY, 100);
+    assert_eq!((group.state().0, group.machine.blocked()), (2, Some(Blocked::Lag)));
+    group.forget();
+    group.lag(HEAVY, true);
+    assert_eq!(group.asked, [HEAVY], "at once");
+    group.re_probe(HEAVY, good());
+    group.acknowledge();
+    assert_eq!(group.state(), (3, Some(HEAVY), Phase::Serve));
+}
+
 #[test]
 fn a_stay_elsewhere_is_a_planned_switch_and_ends_with_it() {
     let mut group = Group::serving(settings());
@@ -735,4 +789,15 @@ fn a_banned_backend_is_never_chosen() {
     assert_eq!(group.state().1, None, "a ban survives a restart");
     group.probe(LIGHT, good());
     assert_eq!(group.state().1, Some(LIGHT));
+}
+
+/// Before the first choice, the last active may be banned as any other.
+#[test]
+fn a_last_active_that_was_banned_meanwhile_is_not_begun_with() {
+    let saved = Saved { active: Some("heavy".into()), epoch: 7, ..Saved::default() };
+    let mut group = Group::new(settings(), Some(&saved));
+    group.order(Command::Ban { backend: HEAVY, length: MS(300_000) });
+    group.probe(HEAVY, good());
+    group.probe(LIGHT, good());
+    assert_eq!(group.state(), (8, Some(LIGHT), Phase::Serve));
 }

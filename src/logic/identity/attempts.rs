@@ -1,5 +1,6 @@
 //! How often a source may try to authenticate: after a few failures in a row, once a second.
 
+use core::net::Ipv6Addr;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,17 @@ struct Source {
     in_a_row: u32,
     failed_at: Instant,
     next_at: Instant,
+}
+
+/// Where a client with this address comes from: its host, or its network of 64 bits with IPv6, of which a single host
+/// has every address (RFC 4291).
+#[must_use]
+pub fn source_of(address: &str) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    match host.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
+        Ok(ip) if ip.to_ipv4_mapped().is_none() => format!("{}/64", Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        _ => host.to_owned(),
+    }
 }
 
 impl Attempts {
@@ -96,6 +108,21 @@ mod tests {
             now += Duration::from_millis(10);
         }
         assert!((50..=60).contains(&admitted), "{admitted}");
+    }
+
+    #[test]
+    fn a_source_is_a_host_or_a_network_of_one_owner() {
+        let cases = [
+            ("10.0.0.1:4711", "10.0.0.1"),
+            ("[2001:db8:1:2:3:4:5:6]:4711", "2001:db8:1:2::/64"),
+            ("[2001:db8:1:2:ffff::1]:80", "2001:db8:1:2::/64"),
+            ("[2001:db8:1:3::1]:80", "2001:db8:1:3::/64"),
+            ("[::ffff:10.0.0.1]:80", "[::ffff:10.0.0.1]"),
+            ("/run/handover.sock:0", "/run/handover.sock"),
+        ];
+        for (address, source) in cases {
+            assert_eq!(source_of(address), source);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class, Pinned};
 use crate::logic::budget::Budget;
 use crate::logic::identity::{
-    Account, Admission, Attempts, IdentityId, IdentityMode, Login, Registry, Secret, Standing, Users,
+    Account, Admission, Attempts, IdentityId, IdentityMode, Login, Registry, Secret, Standing, Users, source_of,
 };
 use crate::logic::route::BackendId;
 use crate::resp::arguments::Arguments;
@@ -205,7 +205,7 @@ impl Multiplexer {
         if session.access.is_admitted {
             return true;
         }
-        match self.guard.attempts.admit(source(&session.peer.address), now) {
+        match self.guard.attempts.admit(&source_of(&session.peer.address), now) {
             Admission::Now => {
                 session.access.is_admitted = true;
                 true
@@ -297,18 +297,18 @@ impl Multiplexer {
 
     fn note_attempt(&mut self, key: SessionKey, attempt: &Attempt, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let source = source(&session.peer.address);
+        let source = source_of(&session.peer.address);
         let refused = match attempt {
             Attempt::Waiting => return,
             // Counted when the command is answered: HELLO may have to wait for more.
             Attempt::Granted(_) => {
-                self.guard.attempts.succeeded(source);
+                self.guard.attempts.succeeded(&source);
                 0
             }
             Attempt::Refused(Refusal::LaneLimit) => 1,
             Attempt::Refused(_) | Attempt::RefusedThere(_) => {
-                self.guard.attempts.failed(source, now);
-                self.outputs.push_back(Output::FailedLogin { source: source.to_owned() });
+                self.guard.attempts.failed(&source, now);
+                self.outputs.push_back(Output::FailedLogin { source });
                 1
             }
         };
@@ -656,9 +656,4 @@ fn judge_open(user: Option<&[u8]>) -> Attempt {
         Some(b"default") => Attempt::Granted(grant),
         Some(_) => Attempt::Refused(Refusal::WrongPassword),
     }
-}
-
-/// Where a client comes from: its address without the port.
-fn source(address: &str) -> &str {
-    address.rsplit_once(':').map_or(address, |(host, _)| host)
 }

@@ -4,7 +4,7 @@
 //! It takes bytes and events and gives bytes and [`Output`]s; it owns no socket. In the order of a command's way:
 //! `requests` (a client's bytes → frames → a lane), `special` (what needs a pin, or is answered here),
 //! `replies` (a backend's bytes → the client's output), `judgement` (a lost connection), `switch` (the route),
-//! `upload` (large requests), `pins`, `transactions` (MULTI in pieces), `withheld` (READONLY and the like), `subscriptions`; `client_command`,
+//! `upload` (large requests), `pins`, `transactions` (MULTI in pieces), `withheld` (READONLY and the like), `pubsub`; `client_command`,
 //! `muted` and `pause` carry out CLIENT.
 
 mod answers;
@@ -24,13 +24,14 @@ mod observe;
 mod pause;
 mod pins;
 mod protocol;
+mod pubsub;
 mod replies;
 mod requests;
 mod scan;
 mod scripts;
 mod session;
 mod special;
-mod subscriptions;
+
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -57,8 +58,8 @@ pub use session::{Access, CloseReason, Session};
 
 use self::identity::Guard;
 use self::link::{Run, RunKind};
+pub use self::pubsub::Kind as SubscriptionKind;
 use self::session::Wait;
-pub use self::subscriptions::Kind as SubscriptionKind;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
 use super::budget::Budget;

@@ -48,7 +48,7 @@ fn who_is_added_serves_once_it_is_proven_and_nobody_else_can() {
     let mut group = Group::serving(settings());
     assert_eq!(group.add(NEW, "new", 0.5), Ok(()));
     assert_eq!(group.ids(), [HEAVY, LIGHT, NEW]);
-    assert_eq!(group.events, [Event::BackendAdded { backend: NEW }]);
+    assert_eq!(group.events, [Event::BackendAdded { backend: NEW, weight: 0.5 }]);
     group.probe(NEW, good());
     group.lose(HEAVY);
     group.acknowledge();

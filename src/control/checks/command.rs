@@ -1,4 +1,4 @@
-//! One probe of one backend: dial, ask in one pipeline, and what the replies mean.
+//! The check by Redis commands: dial, ask in one pipeline, and what the replies mean.
 
 use std::fmt::Write as _;
 use std::io;
@@ -22,8 +22,8 @@ const AGGREGATES_MAX: usize = 256;
 /// The most of a reply's text that a verdict repeats.
 const TEXT_CHARS_MAX: usize = 200;
 
-/// Probes one backend; keeps its connection between probes.
-pub struct Checker {
+/// Asks one backend by commands; keeps its connection between probes.
+pub(super) struct CommandCheck {
     address: Address,
     credential: Option<Credential>,
     connect_timeout: Duration,
@@ -97,10 +97,9 @@ impl AskError {
     }
 }
 
-impl Checker {
+impl CommandCheck {
     /// For one backend; nothing is opened yet. `tls` is there exactly if its connections use TLS.
-    #[must_use]
-    pub fn new(backend: &Backend, settings: &HealthSettings, tls: Option<tls::Client>) -> Self {
+    pub(super) fn new(backend: &Backend, settings: &HealthSettings, tls: Option<tls::Client>) -> Self {
         Self {
             address: backend.health_check_address.clone().unwrap_or_else(|| backend.address.clone()),
             credential: backend.credential.clone(),
@@ -116,7 +115,7 @@ impl Checker {
 
     /// Asks once, on a new connection if `is_fresh` or if there is none; says whether it was a new one.
     /// If the caller gives up, the connection is closed with its unanswered commands.
-    pub async fn probe(&mut self, is_fresh: bool) -> (ProbeVerdict, bool) {
+    pub(super) async fn probe(&mut self, is_fresh: bool) -> (ProbeVerdict, bool) {
         let kept = self.connection.take().filter(|_| !is_fresh);
         if let Some(socket) = kept {
             let parts = self.parts.clone();
@@ -197,6 +196,8 @@ fn parts_of(modes: &[ProbeMode]) -> Vec<Part> {
             ProbeMode::Echo => &[Part::Echo],
             ProbeMode::Role => &[Part::Role],
             ProbeMode::Write => &[Part::Ping, Part::Role, Part::Write, Part::Echo],
+            // Not by commands.
+            ProbeMode::Lag | ProbeMode::Exec => &[],
         }
     };
     let mut parts: Vec<Part> = modes.iter().flat_map(of_mode).copied().collect();
@@ -355,7 +356,7 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BackendOverrides;
+    use crate::config::{BackendOverrides, Checks};
     use crate::logic::settings::ProbePolicy;
     use tokio::net::{TcpListener, TcpStream};
 
@@ -416,7 +417,7 @@ mod tests {
         assert!(matches!(meaning(Part::Echo, &echo, "nonce", false), Meaning::Failed(_)));
     }
 
-    fn checker(address: Address, credential: Option<Credential>) -> Checker {
+    fn checker(address: Address, credential: Option<Credential>) -> CommandCheck {
         let settings = HealthSettings {
             modes: vec![ProbeMode::Write],
             interval: Duration::from_millis(500),
@@ -440,9 +441,10 @@ mod tests {
             tls: None,
             weight: 1.0,
             connect_timeout: Duration::from_secs(5),
+            checks: Checks::default(),
             overrides: BackendOverrides::default(),
         };
-        Checker::new(&backend, &settings, None)
+        CommandCheck::new(&backend, &settings, None)
     }
 
     /// A listener, and its address.
