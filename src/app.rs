@@ -26,15 +26,18 @@ use crate::admin::events::Streams;
 use crate::admin::http::Admin;
 use crate::channels::{Amendment, Directions, GroupStatus, Order, WorkerReport};
 use crate::cli::Exit;
-use crate::config::{Config, Sources};
+use crate::config::{Config, Sources, WebhookSettings};
 use crate::control::state;
-use crate::events::EventHub;
+use crate::events::ledger::Ledger;
+use crate::events::program::Program;
+use crate::events::webhook::Webhook;
+use crate::events::{EventHub, Kinds};
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::identity::Users;
 use crate::logic::multiplexer::CloseReason;
 use crate::logic::record::Happening;
 use crate::net::recruit::Recruiter;
-use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::counters::{Way, WorkerCounters};
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Reloads;
 use crate::tls::{self, FileProblem, Keeper, Owner};
@@ -124,7 +127,7 @@ fn fail(exit: Exit, what: &str, error: &dyn std::error::Error) -> Exit {
 impl App {
     async fn start(config: Config, logging: &Logging) -> Result<Self, Exit> {
         let certificates = Keeper::default();
-        let listeners = secure(&config, &certificates)?;
+        let (listeners, webhook) = (secure(&config, &certificates)?, secure_webhook(&config, &certificates)?);
         let recruiter = Recruiter::new(certificates.clone());
         let bound = bind_all(&config).await?;
         let admin = bind_admin(&config).await?;
@@ -133,6 +136,8 @@ impl App {
         let (saved, keeper) = open_state(&config, &lifecycle);
         let events = EventHub::new(Arc::default(), lifecycle.stopping());
         let outcomes = EventHub::new(events.counters().clone(), lifecycle.stopping());
+        // Before anything happens.
+        start_ways_out(&config, &lifecycle, &events, webhook);
         let remembered = (&saved, keeper.clone());
         let groups = start_control(&config, &recruiter, remembered, origin, (&lifecycle, &events))?;
         let statuses: Vec<_> = groups.iter().map(|ends| ends.status.clone()).collect();
@@ -168,6 +173,9 @@ impl App {
             start_workers(&config, &groups, origin, &lifecycle, &draining)
                 .map_err(|error| fail(Exit::Failure, "cannot start a worker", &error))?;
         start_acceptors(&config, bound, &listeners, &arrivals, &lifecycle, &draining);
+        let counters = groups.iter().map(|ends| ends.counters.clone()).collect();
+        let ledger = Ledger { statuses: statuses.clone(), counters, events: events.clone(), outcomes };
+        lifecycle.start("ledger", ledger.run(lifecycle.stopping()));
         let hurry = certificates.hurry();
         lifecycle.start("certificates", certificates.run(lifecycle.stopping()));
         let alive = is_alive(statuses, heartbeats, origin);
@@ -282,6 +290,29 @@ fn open_state(config: &Config, lifecycle: &Lifecycle) -> (SavedGroups, Option<st
     let (saved, keeper, writer) = state::open(path);
     lifecycle.start("state file", writer.run(lifecycle.stopping()));
     (saved, Some(keeper))
+}
+
+/// The webhook and the program, which nothing waits for.
+fn start_ways_out(config: &Config, lifecycle: &Lifecycle, events: &EventHub, tls: Option<tls::Client>) {
+    let kinds = || Kinds::new(config.events.kinds.clone());
+    if let Some(settings) = config.events.webhook.clone() {
+        let webhook = Webhook { settings, tls, kinds: kinds(), reader: events.subscribe(Way::Webhook) };
+        lifecycle.start("webhook", webhook.run(lifecycle.stopping()));
+    }
+    if let Some(settings) = config.events.command.clone() {
+        let program = Program { settings, kinds: kinds(), reader: events.subscribe(Way::Command) };
+        lifecycle.start("program on events", program.run(lifecycle.stopping()));
+    }
+}
+
+/// What handshakes with the receiver of events need; from here on `keeper` has it.
+fn secure_webhook(config: &Config, keeper: &Keeper) -> Result<Option<tls::Client>, Exit> {
+    let Some(WebhookSettings { url, tls: Some(files), .. }) = &config.events.webhook else { return Ok(None) };
+    let owner = Owner::Webhook(url.authority());
+    keeper.client(owner.clone(), files, None).map(Some).map_err(|problem| {
+        error!(of = %owner, %problem, "cannot use the certificates");
+        Exit::Configuration
+    })
 }
 
 /// What handshakes with clients need, in the order of the groups and their listeners; from here on `keeper` has it.

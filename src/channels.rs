@@ -11,6 +11,7 @@
 //! | workers → supervisor: [`Vitals`] | atomics, one a worker and backend | - | the latest values |
 //! | prober → supervisor: [`ProbeReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the prober waits |
 //! | prober → supervisor: [`Observation`] | `mpsc`, one a group | [`OBSERVATIONS_MAX`] | the prober's lag check and comparison wait, its probes do not |
+//! | supervisor → prober: libraries of functions to load (`Bequest` in `control/inventory.rs`) | `watch`, one a group | 1, the latest | replaced: only the latest active inherits |
 //! | supervisor → prober: immediate re-probe | `Notify`, one a backend | 1 | already asked for |
 //! | supervisor → admin: [`GroupStatus`] | `watch`, one a group | 1, the latest | replaced |
 //! | console, application → supervisor: [`Order`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
@@ -25,12 +26,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
 use crate::config::{Addition, Group};
+use crate::logic::latency::{BUCKETS, Histogram};
 use crate::logic::settings::Conduct;
 use crate::net::dial::Endpoint;
 pub use crate::net::recruit::Recruit;
@@ -137,6 +139,35 @@ pub struct Vitals {
     pub successes: AtomicU64,
     /// Requests lost with their connection, connects that failed, and "cannot serve" replies, since the start.
     pub failures: AtomicU64,
+    /// Runs by the time that they waited for their replies, since the start.
+    pub replies: HistogramCells,
+    /// How often requests that may legally run long, or the worker itself, kept replies waiting, since the start.
+    pub disturbances: AtomicU64,
+}
+
+/// A [`Histogram`] that one thread writes and others read.
+#[derive(Debug)]
+pub struct HistogramCells([AtomicU64; BUCKETS]);
+
+impl Default for HistogramCells {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl HistogramCells {
+    /// Shows it.
+    pub fn store(&self, histogram: &Histogram) {
+        for (cell, count) in self.0.iter().zip(histogram.counts()) {
+            cell.store(*count, Ordering::Relaxed);
+        }
+    }
+
+    /// What was shown last; bucket by bucket, so that a run may be missing that is seen at the next look.
+    #[must_use]
+    pub fn load(&self) -> Histogram {
+        Histogram::of(std::array::from_fn(|index| self.0[index].load(Ordering::Relaxed)))
+    }
 }
 
 pub use crate::logic::health::ProbeVerdict;
@@ -151,7 +182,17 @@ pub enum Observation {
         /// `Err`: too far behind, or nobody can tell.
         verdict: Result<String, String>,
     },
+    /// What it is, for the comparison with the others.
+    Inventory {
+        /// Whose.
+        backend: BackendId,
+        /// What.
+        inventory: Box<Inventory>,
+    },
 }
+
+use crate::logic::parity::Inventory;
+pub use crate::logic::parity::{Aspect, Difference};
 
 /// What the admin plane shows of a group.
 #[derive(Clone, Debug, PartialEq)]
@@ -176,6 +217,10 @@ pub struct GroupStatus {
     pub active_since: Option<SystemTime>,
     /// Where an operator holds the active, and until when.
     pub stay: Option<(BackendId, SystemTime)>,
+    /// Backends that were looked at for the comparison.
+    pub compared: usize,
+    /// What differs between them.
+    pub differences: Vec<Difference>,
     /// The latest changes, oldest first.
     pub events: Arc<VecDeque<Arc<EventRecord>>>,
 }
@@ -224,6 +269,12 @@ pub struct BackendStatus {
     pub banned_until: Option<SystemTime>,
     /// It is removed or replaced as soon as another can take over.
     pub is_leaving: bool,
+    /// It answers, but far too slowly: what was seen.
+    pub degraded: Option<String>,
+    /// Why it is not returned to for what its server said: a label, and what was seen.
+    pub fence: Option<(&'static str, String)>,
+    /// What it is in its replication, in words; `None`: a master, or unknown.
+    pub replication: Option<String>,
     /// What the lag check last found, in words; `None`: nothing, or it is not asked.
     pub lag: Option<String>,
 }

@@ -150,8 +150,8 @@ fn wrong_lines_and_what_is_said_of_them() {
         ("commands.deny = ['a|']", r#"commands.deny[0] = "a|": must be a command's name, or container|subcommand"#),
         // Not supported yet.
         (
-            "failover.promote = 'command'",
-            r#"failover.promote = "command": promoting a replica is not supported yet; only "never" is"#,
+            "failover.promote = 'promote.sh'",
+            r#"failover.promote = "promote.sh": must be "never", "command" or the absolute path of a program"#,
         ),
         (
             "pubsub.mode = 'hub'",
@@ -204,7 +204,21 @@ fn wrong_lines_and_what_is_said_of_them() {
             "user = [{ name = 'x', password_file = '', allow = ['@reed'] }]",
             r#"user[0].allow[0] = "@reed": is not a category of commands: did you mean "@read"?"#,
         ),
-        ("events.webhook = 'x'", "events: webhooks and commands on events are not supported yet"),
+        ("events.webhook = 'x'", r#"events.webhook = "x": must begin with https:// or http://"#),
+        ("events.webhook = 'https://u:p@x/'", r#"events.webhook = "https://***@x/": takes no user and password"#),
+        (
+            "events.command = ['on-switch']",
+            r#"events.command = "on-switch": must begin with the absolute path of a program: it is started without a shell"#,
+        ),
+        (
+            "events.kinds = ['active_change']",
+            r#"events.kinds[0] = "active_change": is not a kind of event: did you mean "active_changed"?"#,
+        ),
+        ("events.kinds = ['outcomes']", r#"events.kinds[0] = "outcomes": is not a kind of event"#),
+        (
+            "events.webhook = 'http://127.0.0.1/'\nevents.tls = { ca = 'x' }",
+            "events.tls.ca: has a meaning only with a webhook that begins with https://",
+        ),
     ] {
         let text = format!("{line}\n{LISTENER}{BACKEND}");
         assert_eq!(problems(&sources(&text)), [expected], "{line}");

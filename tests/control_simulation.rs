@@ -11,8 +11,8 @@ use handover::logic::detector::{Reading, Sample};
 use handover::logic::failover::{BackendSpec, Event, Failover, GroupSettings, Output, Reason};
 use handover::logic::health::{Cadence, Circumstances};
 use handover::logic::settings::{
-    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, NoneHealthy,
-    ProbeMode, ProbePolicy,
+    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
+    NoneHealthy, ProbeMode, ProbePolicy,
 };
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -42,6 +42,7 @@ fn defaults() -> GroupSettings {
             window: SECONDS(2),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         breaker: BreakerSettings { grace: SECONDS(60), grace_max: SECONDS(600) },
         failover: FailoverSettings {
@@ -416,7 +417,7 @@ impl World {
                     assert!(switched.judged.moved <= self.workers.len() as u64, "seed {}: {switched:?}", self.seed);
                     self.switches.push((self.now, switched.reason));
                 }
-                Output::Log(_) | Output::Persist(_) | Output::Dismiss(_) => {}
+                Output::Log(_) | Output::Persist(_) | Output::Dismiss(_) | Output::Promote(_) => {}
             }
         }
     }
@@ -546,6 +547,25 @@ fn a_backend_that_comes_and_goes_costs_two_switches_after_the_first() {
             let count = switches(&world);
             assert!(count <= 3, "{truth:?}, seed {seed}: {count} switches");
             assert!(count >= 1 || truth == Truth::Hung || !world.has_traffic, "{truth:?}, seed {seed}: none");
+        }
+    }
+}
+
+/// Up for five seconds and down for five, for ten minutes, with what comes of it in the ten minutes after.
+#[test]
+fn five_seconds_up_and_five_down_cost_four_switches_at_most() {
+    for truth in [Truth::Killed, Truth::Hung, Truth::ReadOnly] {
+        for seed in 0..4 {
+            let mut world = World::new(seed, defaults(), &[2.0, 1.0], 2);
+            world.has_traffic = seed % 2 == 0;
+            world.run(MS(5000 + 337 * seed), MS(50));
+            for _ in 0..60 {
+                world.set(0, truth);
+                world.run(SECONDS(5), MS(50));
+                world.set(0, Truth::Up);
+                world.run(SECONDS(5), MS(50));
+            }
+            assert!((1..=4).contains(&switches(&world)), "{truth:?}, seed {seed}: {} switches", switches(&world));
         }
     }
 }

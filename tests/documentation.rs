@@ -292,8 +292,17 @@ fn files_and_functions_that_are_named_exist() {
 }
 
 /// What a path from the root of a file system may begin with: places of an installation, and our HTTP paths.
-const ABSOLUTE: [&str; 7] =
-    ["/CN=", "/etc/handover/", "/healthz", "/metrics", "/readyz", "/status", "/var/lib/handover"];
+const ABSOLUTE: [&str; 9] = [
+    "/CN=",
+    "/etc/handover/",
+    "/events",
+    "/healthz",
+    "/metrics",
+    "/outcomes/stream",
+    "/readyz",
+    "/status",
+    "/var/lib/handover",
+];
 
 #[test]
 fn no_document_knows_the_machine_it_was_written_on() {

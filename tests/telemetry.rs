@@ -42,6 +42,9 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         clean_since: None,
         banned_until: None,
         is_leaving: false,
+        degraded: None,
+        fence: None,
+        replication: None,
         lag: None,
     }
 }
@@ -59,6 +62,8 @@ fn group(name: &str, backends: Vec<BackendStatus>) -> GroupStatus {
         without_active: Duration::from_millis(1_250),
         active_since: None,
         stay: None,
+        compared: 0,
+        differences: Vec::new(),
         events: Arc::default(),
     }
 }

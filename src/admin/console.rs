@@ -301,7 +301,9 @@ impl Console {
             }
             Request::Show(name) => {
                 let status = self.group(group)?.status.borrow().clone();
-                show(backend(&status, &name)?)
+                let mut lines = show(backend(&status, &name)?);
+                lines.extend(status.differences.iter().map(|difference| format!("differs from others: {difference}")));
+                lines
             }
             Request::Explain(command) => self.explain(group, &command)?,
             Request::Change(change) => return self.change(group, change).await.map(Answer::Line),
@@ -453,6 +455,10 @@ fn show(backend: &BackendStatus) -> Vec<String> {
     if backend.is_leaving {
         lines.push("it leaves as soon as another can take over".to_owned());
     }
+    lines.extend(backend.degraded.iter().map(|evidence| format!("too slow: {evidence}")));
+    lines.extend(backend.replication.iter().map(|replication| format!("it is {replication}")));
+    let fence = backend.fence.iter();
+    lines.extend(fence.map(|(label, evidence)| format!("fenced ({label}): {evidence}; SWITCH lifts it")));
     lines.extend(backend.banned_until.iter().map(|until| format!("banned for {} more", left(*until))));
     lines.extend(backend.circuit_until.iter().map(|until| format!("its breaker is open for {} more", left(*until))));
     lines.extend(backend.lag.iter().map(|lag| format!("lag: {lag}")));

@@ -146,6 +146,8 @@ pub(super) fn text(code: StatusCode, body: String) -> Response {
 mod tests {
     use super::*;
     use crate::events::EventHub;
+    use crate::logic::record::Happening;
+    use crate::telemetry::counters::Way;
     use std::net::SocketAddr;
     use std::time::SystemTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -249,6 +251,44 @@ mod tests {
             stop.cancel();
         };
         let both = async { tokio::join!(serve(listener, admin(), stop.clone()), client) };
+        tokio::time::timeout(HANG, both).await.expect("it ends");
+    }
+
+    /// 16 MiB of records, which no socket takes that nobody reads.
+    #[tokio::test]
+    async fn a_slow_stream_loses_the_oldest_and_is_told_how_many() {
+        let (listener, address) = bound().await;
+        let (events, stop) = (hub(), CancellationToken::new());
+        let admin = Admin { streams: Streams::new(events.clone(), hub()), ..admin() };
+        let client = async {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /events/stream HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).await.unwrap();
+            assert_eq!(&head, b"HTTP/1.1 200");
+            let long = "x".repeat(16 * 1024);
+            let ids: Vec<u64> = (0..1024)
+                .map(|_| events.publish(None, None, Happening::switch_refused("west", "test", &long)).id)
+                .collect();
+            let mut text = String::new();
+            let last = format!("\"id\":{},", ids[1023]);
+            let mut chunk = vec![0; 64 * 1024];
+            while !text.contains(&last) {
+                let bytes = stream.read(&mut chunk).await.unwrap();
+                assert_ne!(bytes, 0, "the stream ended");
+                text.push_str(&String::from_utf8_lossy(&chunk[..bytes]));
+            }
+            let lost: u64 = text
+                .match_indices("\"lost\":")
+                .map(|(at, word)| text[at + word.len()..].split('}').next().unwrap().parse::<u64>().unwrap())
+                .sum();
+            let came = text.matches("\"kind\":\"switch_refused\"").count() as u64;
+            assert!(lost >= 512, "{lost} of 1024 were lost");
+            assert_eq!(lost + came, 1024);
+            assert_eq!(events.counters().dropped(Way::Http).get(), lost);
+            stop.cancel();
+        };
+        let both = async { tokio::join!(serve(listener, admin, stop.clone()), client) };
         tokio::time::timeout(HANG, both).await.expect("it ends");
     }
 }

@@ -100,6 +100,7 @@ pub(super) fn start_workers(
         heartbeats.push(heartbeat.clone());
         let of_group = |((group, ends), share): ((&Group, &GroupEnds), &mut GroupShare)| WorkerGroup {
             hub: HubSpec {
+                directions: ends.directions.clone(),
                 worker,
                 settings: multiplexer_settings(config, group, worker, share.commons.clone()),
                 origin,

@@ -4,12 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
-
 use super::address::BackendUrl;
 use super::file::{SHORTEST, credential};
 use super::section::{Choices, Section};
-use super::{Address, BackendTls, Credential};
+use super::{Address, Credential, HttpUrl};
 use crate::logic::settings::ProbeMode;
 use crate::tls::ClientFiles;
 
@@ -17,6 +15,8 @@ use crate::tls::ClientFiles;
 const REST_PORT: u16 = 9443;
 /// How far behind a backend may be that is failed back to.
 const TOLERANCE: Duration = Duration::from_secs(5);
+/// Where that API lists the databases.
+const LIST: &str = "/v1/bdbs";
 const EXECUTABLE: u32 = 0o111;
 
 const EXEC_MODES: &Choices<ExecMode> = &[("once", Some(ExecMode::Once)), ("stream", Some(ExecMode::Stream))];
@@ -33,14 +33,12 @@ pub struct Checks {
 /// Asks the REST API of Redis Enterprise whether a database is close enough behind the others.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LagCheck {
-    /// Host and port of the REST API.
-    pub host: String,
-    /// See `host`.
-    pub port: u16,
+    /// The list of databases in the REST API.
+    pub url: HttpUrl,
     /// The user of the API.
     pub credential: Credential,
     /// How the API is verified.
-    pub tls: BackendTls,
+    pub tls: ClientFiles,
     /// How far behind is close enough, > 0.
     pub tolerance: Duration,
     /// The number of the database; `None`: it is found by the endpoint below.
@@ -73,7 +71,7 @@ pub enum ExecMode {
 pub(super) struct CheckSettings {
     port: u16,
     credential: Option<Credential>,
-    tls: BackendTls,
+    tls: ClientFiles,
     tolerance: Duration,
     uid: Option<u64>,
     exec: ExecCheck,
@@ -84,7 +82,7 @@ impl CheckSettings {
         Self {
             port: REST_PORT,
             credential: None,
-            tls: BackendTls { files: ClientFiles { ca: None, identity: None }, server_name: None },
+            tls: ClientFiles { ca: None, identity: None },
             tolerance: TOLERANCE,
             uid: None,
             exec: ExecCheck { command: Vec::new(), mode: ExecMode::Once },
@@ -95,8 +93,8 @@ impl CheckSettings {
     pub(super) fn like(checks: Option<&Checks>) -> Self {
         let mut settings = Self::new();
         let Some(Checks { lag, exec }) = checks else { return settings };
-        if let Some(LagCheck { port, credential, tls, tolerance, .. }) = lag {
-            (settings.port, settings.tolerance) = (*port, *tolerance);
+        if let Some(LagCheck { url, credential, tls, tolerance, .. }) = lag {
+            (settings.port, settings.tolerance) = (url.port, *tolerance);
             settings.credential = Some(credential.clone());
             settings.tls.clone_from(tls);
         }
@@ -177,7 +175,7 @@ impl CheckSettings {
             needs(section, "the mode \"lag\" needs health.lag.username and health.lag.password_file");
             return checks;
         };
-        if let Err(problem) = self.tls.files.load() {
+        if let Err(problem) = self.tls.load() {
             needs(section, &format!("lag.{problem}"));
         }
         let endpoint = match address {
@@ -193,8 +191,7 @@ impl CheckSettings {
         };
         let port = rest.and_then(|(_, port)| port).unwrap_or(self.port);
         checks.lag = Some(LagCheck {
-            host,
-            port,
+            url: HttpUrl { is_secure: true, host, port, target: LIST.to_owned() },
             credential,
             tls: self.tls,
             tolerance: self.tolerance,
@@ -205,15 +202,8 @@ impl CheckSettings {
     }
 }
 
-fn rest_tls(section: &mut Section<'_>, into: &mut BackendTls) {
+fn rest_tls(section: &mut Section<'_>, into: &mut ClientFiles) {
     if let Some(ca) = section.text("ca", |text| Ok(PathBuf::from(text))) {
-        into.files.ca = Some(ca).filter(|path| !path.as_os_str().is_empty());
+        into.ca = Some(ca).filter(|path| !path.as_os_str().is_empty());
     }
-    let name = section.text("server_name", |text| match text {
-        "" => Ok(None),
-        name => ServerName::try_from(name.to_owned())
-            .map(Some)
-            .map_err(|_| "must be a DNS name or an IP address".to_owned()),
-    });
-    into.server_name = name.unwrap_or_else(|| into.server_name.take());
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Admin, Backend, BackendOverrides, BackendTls, Checks, CommandLists, Config, Credential, ExecCheck, Group, LagCheck,
-    Listener, Log, Parity, User, format_duration, format_size,
+    Admin, Backend, BackendOverrides, BackendTls, Checks, CommandLists, CommandSettings, Config, Credential,
+    EventSettings, ExecCheck, Group, LagCheck, Listener, Log, Parity, Promotion, User, WebhookSettings,
+    format_duration, format_size,
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
+use crate::logic::record::EventKind;
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
+    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LatencySettings, LimitSettings, RetrySettings,
 };
 use crate::tls::{ClientFiles, ServerFiles};
 
@@ -90,6 +92,10 @@ struct CommonGroup<'c> {
 /// Tables of a group whose keys take effect at once.
 const LIVE_TABLES: [&str; 5] = ["health", "detector", "breaker", "failover", "retry"];
 
+/// Keys of these tables that do not.
+const RESTART_KEYS: [&str; 4] =
+    ["failover.scan_cursors", "failover.promote", "failover.promote_timeout", "failover.wait_for_replication"];
+
 fn effect(key: &Key, groups: &[CommonGroup<'_>]) -> Effect {
     let table = key.name.split('.').next().unwrap_or_default();
     let is_live = match key.owner.split_once('.') {
@@ -97,7 +103,7 @@ fn effect(key: &Key, groups: &[CommonGroup<'_>]) -> Effect {
         Some(("user", _)) => true,
         Some(("backend", name)) => key.name != "database" && groups.iter().any(|group| group.backends.contains(&name)),
         Some(("group", name)) => groups.iter().any(|group| {
-            let is_table_live = LIVE_TABLES.contains(&table) && key.name != "failover.scan_cursors";
+            let is_table_live = LIVE_TABLES.contains(&table) && !RESTART_KEYS.contains(&key.name.as_str());
             group.name == name && (is_table_live || (key.name.is_empty() && group.keeps_order))
         }),
         Some(_) => false,
@@ -145,7 +151,7 @@ struct Facts {
 
 impl Facts {
     fn of(config: &Config) -> Self {
-        let Config { workers, groups, limits, admin, log, identity, users, state_file } = config;
+        let Config { workers, groups, limits, admin, log, identity, users, events, state_file } = config;
         let (Admin { http, console }, Log { level, format }) = (admin, log);
         let IdentitySettings { mode, authentication_timeout, verify_interval } = identity;
         let mut facts = Self::default();
@@ -158,6 +164,7 @@ impl Facts {
         facts.put("identity.mode", name_of(mode));
         facts.put_time("identity.authentication_timeout", *authentication_timeout);
         facts.put_time("identity.verify_interval", *verify_interval);
+        facts.events(events);
         facts.limits(limits);
         for user in users {
             facts.user(user);
@@ -197,6 +204,32 @@ impl Facts {
         self.put("deny", list(deny));
     }
 
+    fn events(&mut self, events: &EventSettings) {
+        let EventSettings { webhook, command, kinds } = events;
+        self.put("events.webhook", optional(webhook.as_ref().map(|webhook| &webhook.url)));
+        if let Some(WebhookSettings { url, timeout, secret, tls }) = webhook {
+            // A query can hold a token: it counts, and is not shown.
+            let whole = Fact { value: url.target.clone(), shown: url.to_string() };
+            self.put_fact("events.webhook.target", whole);
+            self.put_time("events.webhook_timeout", *timeout);
+            let hidden = Fact { value: secret.clone().unwrap_or_default(), shown: "(hidden)".to_owned() };
+            self.put_fact("events.webhook_secret_file", hidden);
+            if let Some(ClientFiles { ca, identity }) = tls {
+                let (cert, key) = identity.as_ref().map(|(cert, key)| (cert.display(), key.display())).unzip();
+                self.put("events.tls.ca", optional(ca.as_ref().map(|path| path.display())));
+                self.put("events.tls.cert", optional(cert));
+                self.put("events.tls.key", optional(key));
+            }
+        }
+        let words = |command: &CommandSettings| format!("{} {}", command.program, command.arguments.join(" "));
+        self.put("events.command", optional(command.as_ref().map(words)));
+        if let Some(CommandSettings { program: _, arguments: _, timeout }) = command {
+            self.put_time("events.command_timeout", *timeout);
+        }
+        let names = |kinds: &Vec<EventKind>| kinds.iter().map(|kind| kind.label()).collect::<Vec<_>>().join(", ");
+        self.put("events.kinds", kinds.as_ref().map_or_else(|| "all".to_owned(), names));
+    }
+
     fn limits(&mut self, limits: &LimitSettings) {
         let LimitSettings {
             clients_max,
@@ -230,6 +263,7 @@ impl Facts {
             detector,
             breaker: BreakerSettings { grace, grace_max },
             failover,
+            promotion: Promotion { by, timeout, waits },
             retry,
             commands,
             parity: Parity { interval, loads_functions },
@@ -242,6 +276,9 @@ impl Facts {
         self.put_time("breaker.grace", *grace);
         self.put_time("breaker.grace_max", *grace_max);
         self.failover(failover);
+        self.put("failover.promote", by);
+        self.put_time("failover.promote_timeout", *timeout);
+        self.put("failover.wait_for_replication", waits);
         self.retry(retry);
         self.commands(commands);
         self.put_time("parity.interval", *interval);
@@ -291,15 +328,13 @@ impl Facts {
 
     fn lag_check(&mut self, lag: Option<&LagCheck>) {
         // The endpoint is the backend's own address.
-        let Some(LagCheck { host, port, credential, tls, tolerance, uid, endpoint: _ }) = lag else { return };
-        let BackendTls { files: ClientFiles { ca, identity: _ }, server_name } = tls;
+        let Some(LagCheck { url, credential, tls, tolerance, uid, endpoint: _ }) = lag else { return };
+        let ClientFiles { ca, identity: _ } = tls;
         let Credential { username, password } = credential;
-        self.put("health.lag.host", host);
-        self.put("health.lag.port", port);
+        self.put("health.lag.url", url.address());
         self.put("health.lag.username", optional(username.as_ref()));
         self.put_fact("health.lag.password", Fact { value: password.clone(), shown: "(hidden)".to_owned() });
         self.put("health.lag.tls.ca", optional(ca.as_ref().map(|path| path.display())));
-        self.put("health.lag.tls.server_name", optional(server_name.as_ref().map(ServerName::to_str)));
         self.put_time("health.lag.tolerance", *tolerance);
         self.put("health.lag.uid", optional(*uid));
     }
@@ -369,14 +404,20 @@ impl Facts {
     }
 
     fn detector(&mut self, detector: &DetectorSettings) {
-        let DetectorSettings { hang_timeout, suspect_after, slow_timeout, window, failures_min, failure_rate } =
+        let DetectorSettings { hang_timeout, suspect_after, slow_timeout, window, failures_min, failure_rate, latency } =
             detector;
+        let LatencySettings { factor, floor, lasting, timeout_rate, window: gray_window } = latency;
         self.put_time("detector.hang_timeout", *hang_timeout);
         self.put_time("detector.suspect_after", *suspect_after);
         self.put_time("detector.slow_timeout", *slow_timeout);
         self.put_time("detector.window", *window);
         self.put("detector.min_failures", failures_min);
         self.put("detector.failure_rate", failure_rate);
+        self.put("detector.latency_factor", factor);
+        self.put_time("detector.latency_floor", *floor);
+        self.put_time("detector.latency_for", *lasting);
+        self.put("detector.timeout_rate", timeout_rate);
+        self.put_time("detector.gray_window", *gray_window);
     }
 
     fn failover(&mut self, failover: &FailoverSettings) {

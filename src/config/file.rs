@@ -8,13 +8,14 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::address::{BackendUrl, is_local, parse_bind};
+use super::events;
 use super::groups::Groups;
 use super::identity;
 use super::preset::{self, GroupSettings, PRESETS, Preset};
 use super::problem::Problems;
 use super::section::{Choices, Notes, Section, closest};
 use super::sources::{RUNTIME_DIRECTORY, STATE_DIRECTORY, Sources};
-use super::{Address, Admin, CommandLists, Config, Credential, Loaded, Log, LogFormat, Parity};
+use super::{Address, Admin, CommandLists, Config, Credential, Loaded, Log, LogFormat, Parity, Promote, Promotion};
 use crate::files;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
@@ -24,6 +25,10 @@ use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
 /// Rounds closer together than this would be a load, not a check.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// A slow second is no second if it is shorter.
+const LATENCY_FOR_MIN: Duration = Duration::from_secs(1);
+/// Late replies must come in three different seconds.
+const GRAY_WINDOW_MIN: Duration = Duration::from_secs(3);
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 const JITTER_MAX: f64 = 0.5;
 const WORKERS_MAX: usize = 1024;
@@ -124,6 +129,7 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
     group_tables(&mut root, &mut base);
     let state_file = root.child("failover", |section| {
         failover(section, &mut base.failover);
+        promotion(section, &mut base.promotion);
         state_file(section, sources)
     });
     let mut limits = preset::limits();
@@ -140,15 +146,11 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
         tables += 1;
         users.extend(identity::user(section, identity.mode));
     });
-    reserved(&mut root);
+    let events = root.child("events", events::events);
     root.finish();
     groups.check(&admin, notes);
     let users = identity::check(users, identity.mode, tables > 0, notes);
-    Config { workers, groups: groups.into_groups(), limits, admin, log, identity, users, state_file }
-}
-
-fn reserved(root: &mut Section<'_>) {
-    root.refused("events", "webhooks and commands on events are not supported yet");
+    Config { workers, groups: groups.into_groups(), limits, admin, log, identity, users, events, state_file }
 }
 
 fn runtime(section: &mut Section<'_>, cores: usize) -> usize {
@@ -217,6 +219,12 @@ fn detector(section: &mut Section<'_>, into: &mut DetectorSettings) {
     section.duration("window", SHORTEST, &mut into.window);
     section.count("min_failures", 1, &mut into.failures_min);
     section.share("failure_rate", 1.0, &mut into.failure_rate);
+    let latency = &mut into.latency;
+    section.factor("latency_factor", &mut latency.factor);
+    section.duration("latency_floor", Duration::ZERO, &mut latency.floor);
+    section.duration("latency_for", LATENCY_FOR_MIN, &mut latency.lasting);
+    section.share("timeout_rate", 1.0, &mut latency.timeout_rate);
+    section.duration("gray_window", GRAY_WINDOW_MIN, &mut latency.window);
 }
 
 fn breaker(section: &mut Section<'_>, into: &mut BreakerSettings) {
@@ -232,12 +240,29 @@ pub(super) fn failover(section: &mut Section<'_>, into: &mut FailoverSettings) {
     section.share("failback_jitter", JITTER_MAX, &mut into.failback_jitter);
     section.count("switches_max", 1, &mut into.switches_max);
     section.duration("switches_window", SHORTEST, &mut into.switches_window);
-    section.only("promote", "never", "promoting a replica");
     section.choice("initial", INITIALS, &mut into.initial);
     section.count("attempts", 0, &mut into.attempts);
     section.duration("delay", SHORTEST, &mut into.delay);
     section.choice("none_healthy", NONE_HEALTHY, &mut into.none_healthy);
     section.choice("scan_cursors", SCAN_CURSORS, &mut into.checks_cursors);
+}
+
+/// The keys of `[failover]` about a master and its replica.
+pub(super) fn promotion(section: &mut Section<'_>, into: &mut Promotion) {
+    if let Some(by) = section.text("promote", promote) {
+        into.by = by;
+    }
+    section.duration("promote_timeout", SHORTEST, &mut into.timeout);
+    into.waits = section.flag("wait_for_replication").unwrap_or(into.waits);
+}
+
+fn promote(text: &str) -> Result<Promote, String> {
+    match text {
+        "never" => Ok(Promote::Never),
+        "command" => Ok(Promote::Command),
+        path if Path::new(path).is_absolute() => Ok(Promote::Program(PathBuf::from(path))),
+        _ => Err("must be \"never\", \"command\" or the absolute path of a program".to_owned()),
+    }
 }
 
 fn state_file(section: &mut Section<'_>, sources: &Sources) -> Option<PathBuf> {

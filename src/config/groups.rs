@@ -11,13 +11,14 @@ use super::address::{
     without_password,
 };
 use super::checks::CheckSettings;
-use super::file::{SHORTEST, credential, failover, group_tables, health};
+use super::file::{SHORTEST, credential, failover, group_tables, health, promotion};
 use super::preset::GroupSettings;
 use super::section::{Choices, Notes, Section};
 use super::secure;
 use super::values::format_duration;
 use super::{
-    Addition, Address, Admin, Backend, BackendOverrides, Group, Listener, Network, Problems, Replication, SessionMode,
+    Addition, Address, Admin, Backend, BackendOverrides, Group, Listener, Network, Problems, Promote, Replication,
+    SessionMode,
 };
 use crate::logic::identity::IdentityMode;
 use crate::logic::settings::{Failback, HealthSettings, RetryCeiling, RetrySettings};
@@ -82,6 +83,7 @@ impl Groups {
         group_tables(section, &mut settings);
         section.child("failover", |section| {
             failover(section, &mut settings.failover);
+            promotion(section, &mut settings.promotion);
             section.refused("state_file", "stands in [failover] only: one file serves all groups");
         });
         let mut replication = Replication::None;
@@ -94,6 +96,9 @@ impl Groups {
             if !settings.ceiling_is_written {
                 settings.retry.ceiling = RetryCeiling::ReadOnly;
             }
+        }
+        if replication == Replication::BothWays && settings.promotion.by != Promote::Never {
+            section.problem("replication", None, "is \"both-ways\", so there is no replica for failover.promote");
         }
         self.own.insert(name.to_owned(), (settings, replication));
     }
@@ -303,6 +308,9 @@ impl Groups {
     fn empty_group(&self, name: &str) -> Group {
         let (settings, replication) = self.settings(name);
         let settings = settings.clone();
+        // Who lets a replica be promoted has a master and its replicas.
+        let is_one_way = replication == Replication::None && settings.promotion.by != Promote::Never;
+        let replication = if is_one_way { Replication::OneWay } else { replication };
         Group {
             name: name.to_owned(),
             listeners: Vec::new(),
@@ -312,6 +320,7 @@ impl Groups {
             detector: settings.detector,
             breaker: settings.breaker,
             failover: settings.failover,
+            promotion: settings.promotion,
             retry: settings.retry,
             commands: settings.commands,
             parity: settings.parity,
@@ -367,7 +376,8 @@ impl Addition {
             ceiling_is_written: true,
             deadline_is_written: true,
             commands: group.commands.clone(),
-            parity: group.parity.clone(),
+            parity: group.parity,
+            promotion: group.promotion.clone(),
         };
         let mut notes = Notes::default();
         let mut groups = Groups::new(base, IdentityMode::Open, workers);

@@ -3,6 +3,7 @@
 mod address;
 mod checks;
 pub mod diff;
+mod events;
 mod file;
 mod groups;
 mod http_url;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use checks::{Checks, ExecCheck, ExecMode, LagCheck};
+pub use events::{CommandSettings, EventSettings, WebhookSettings};
 pub use http_url::HttpUrl;
 pub use network::Network;
 pub use problem::{Problem, Problems};
@@ -56,6 +58,8 @@ pub struct Config {
     pub identity: IdentitySettings,
     /// Handover's own users; none unless `identity.mode` is `users`. Names are unique.
     pub users: Vec<User>,
+    /// Where records of events go.
+    pub events: EventSettings,
     /// Where the last active, epochs and breakers survive a restart; `None`: nowhere.
     pub state_file: Option<PathBuf>,
 }
@@ -92,6 +96,8 @@ pub struct Group {
     pub backends: Vec<Backend>,
     /// What the backends copy from each other.
     pub replication: Replication,
+    /// Whether and how a replica is promoted, and whether a planned switch waits for it.
+    pub promotion: Promotion,
     /// Health checks.
     pub health: HealthSettings,
     /// Failure detection on live traffic.
@@ -139,16 +145,44 @@ impl Group {
     }
 }
 
-/// What the backends of a group copy from each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Replication {
-    /// Nothing that Handover would know of.
-    #[default]
-    None,
-    /// A master's writes go to its replicas.
-    OneWay,
-    /// Writes to any reach all (Active-Active).
-    BothWays,
+pub use crate::logic::replication::Replication;
+
+/// How a replica that is to become the active is promoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promotion {
+    /// By what.
+    pub by: Promote,
+    /// How long it may take, from the order to a clean health check.
+    pub timeout: Duration,
+    /// A planned switch to a replica of the active waits until it has all that the active has.
+    pub waits: bool,
+}
+
+impl Default for Promotion {
+    fn default() -> Self {
+        Self { by: Promote::Never, timeout: Duration::from_secs(5), waits: true }
+    }
+}
+
+/// What promotes a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Promote {
+    /// Nothing that Handover would start.
+    Never,
+    /// `REPLICAOF NO ONE`, or `FAILOVER` where the master lives.
+    Command,
+    /// A program of the operator's.
+    Program(PathBuf),
+}
+
+impl fmt::Display for Promote {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => formatter.write_str("never"),
+            Self::Command => formatter.write_str("command"),
+            Self::Program(path) => write!(formatter, "{}", path.display()),
+        }
+    }
 }
 
 /// Lists of commands from the file (`[commands]`), lower case, `container|subcommand` for subcommands.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::checks::CheckSettings;
 use super::section::Choices;
-use super::{CommandLists, Parity};
+use super::{CommandLists, Parity, Promotion};
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
-    NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
+    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
+    LimitSettings, NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
 };
 use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
@@ -38,6 +38,7 @@ pub(super) struct GroupSettings {
     pub(super) detector: DetectorSettings,
     pub(super) breaker: BreakerSettings,
     pub(super) failover: FailoverSettings,
+    pub(super) promotion: Promotion,
     pub(super) retry: RetrySettings,
     /// Whether the file chose `retry.ceiling`, so that `replication` does not.
     pub(super) ceiling_is_written: bool,
@@ -66,6 +67,7 @@ impl GroupSettings {
             detector: detector(),
             breaker: BreakerSettings { grace: seconds(60), grace_max: seconds(600) },
             failover: failover(),
+            promotion: Promotion::default(),
             retry: RetrySettings {
                 ceiling: RetryCeiling::WriteLastWins,
                 rearm_blocked: true,
@@ -154,6 +156,7 @@ fn detector() -> DetectorSettings {
         window: seconds(2),
         failures_min: 5,
         failure_rate: 0.1,
+        latency: LatencySettings::default(),
     }
 }
 

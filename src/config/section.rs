@@ -161,6 +161,15 @@ impl<'n> Section<'n> {
         self.number(key, check, into);
     }
 
+    /// How many times something may grow; 0 for never mind.
+    pub(super) fn factor(&mut self, key: &'static str, into: &mut f64) {
+        let check = |number: f64| match number == 0.0 || (number > 1.0 && number.is_finite()) {
+            true => Ok(()),
+            false => Err("must be 0, or more than 1".to_owned()),
+        };
+        self.number(key, check, into);
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let from_text = self.overridden(key);

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::channels::{BackendId, EventRecord};
 use crate::events::EventHub;
 use crate::logic::failover::{Command, Event, Manner, Removal, Switched};
-use crate::logic::record::{EventKind, Happening};
+use crate::logic::record::{EventKind, Happening, Severity};
 
 /// Changes that operators can look back at.
 const EVENTS_MAX: usize = 64;
@@ -120,7 +120,9 @@ impl Chronicle {
         }
         let record = self.hub.tell(Some(&self.group), Some(epoch), happening);
         // Of interest while it lasts, which the status shows; not among the changes.
-        if matches!(record.happening.kind, EventKind::FailbackBlocked | EventKind::WorkersLate) {
+        let is_alarm = record.happening.severity == Severity::Warning;
+        let is_passing = record.happening.kind == EventKind::FailbackBlocked && !is_alarm;
+        if is_passing || record.happening.kind == EventKind::WorkersLate {
             return;
         }
         let events = Arc::make_mut(&mut self.events);

@@ -5,8 +5,10 @@
 
 pub mod checks;
 mod chronicle;
+pub mod inventory;
 mod observed;
 pub mod prober;
+mod promotion;
 mod roster;
 pub mod state;
 pub mod supervisor;
@@ -18,12 +20,13 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 pub use self::prober::Prober;
-use self::roster::Roster;
+use self::roster::{Reporting, Roster};
 pub use self::supervisor::Supervisor;
 use crate::channels::{
     Amendment, Directions, GroupStatus, OBSERVATIONS_MAX, ORDERS_MAX, Order, REPORTS_MAX, Recruit, Route, WorkerReport,
 };
 use crate::config::Group;
+use crate::control::inventory::Bequest;
 use crate::control::state::Keeper;
 use crate::events::EventHub;
 use crate::lifecycle::Lifecycle;
@@ -68,12 +71,13 @@ pub fn group(
 ) -> GroupControl {
     let (reports, worker_reports) = mpsc::channel(REPORTS_MAX);
     let (probe_reports, probes) = mpsc::channel(REPORTS_MAX);
+    let (bequest_sender, bequests) = watch::channel(Bequest::default());
     let (observation_sender, observations) = mpsc::channel(OBSERVATIONS_MAX);
     let (orders, operator) = mpsc::channel(ORDERS_MAX);
     let (amendments, amended) = mpsc::channel(ORDERS_MAX);
     let Parts { recruits, workers, origin, lifecycle } = parts;
     let route = watch::Sender::new(Route::unknown());
-    let reporting = (probe_reports, observation_sender);
+    let reporting = Reporting { probes: probe_reports, observations: observation_sender, bequests };
     let mut roster = Roster::new(group.clone(), (workers, origin), lifecycle, route.subscribe(), reporting);
     let specs = recruits.into_iter().map(|recruit| roster.enroll(recruit)).collect();
     let (directed, directions) = watch::channel(roster.directions(Route::unknown()));
@@ -88,6 +92,7 @@ pub fn group(
         directed,
         keeper,
         events,
+        bequests: bequest_sender,
     };
     let (supervisor, status) = Supervisor::new(group, (roster, specs, workers), saved, ends);
     GroupControl { supervisor, reports, orders, amendments, directions, status }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::channels::{BackendStatus, ProbeLine, ProbeReport, ProbeVerdict};
 use crate::logic::breaker::BreakerState;
 use crate::logic::failover::MemberView;
+use crate::logic::replication::{Facts, Role};
 
 /// Rounds that operators can look back at.
 const HISTORY_MAX: usize = 10;
@@ -73,6 +74,15 @@ impl Observed {
         }
     }
 
+    /// The server said what it is: a replica, too, that fails the check.
+    pub(super) fn on_facts(&mut self, facts: &Facts) {
+        self.role = match facts.role {
+            Role::Master => "master",
+            Role::Replica => "slave",
+        }
+        .to_owned();
+    }
+
     pub(super) fn on_lag(&mut self, verdict: &Result<String, String>) {
         let (Ok(text) | Err(text)) = verdict;
         self.lag = Some(text.clone());
@@ -98,6 +108,9 @@ impl Observed {
             clean_since: member.clean_since.map(|since| clock.at(since)),
             banned_until: member.banned_until.map(|until| clock.at(until)),
             is_leaving: member.is_leaving,
+            degraded: member.degraded.map(str::to_owned),
+            fence: member.fence.map(|fence| (fence.reason.label(), fence.evidence.clone())),
+            replication: None,
             lag: self.lag.clone(),
         }
     }

@@ -8,7 +8,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{Availability, BackendId, Observation, ProbeReport, Route, Vitals};
+use crate::control::checks::command::Told;
 use crate::control::checks::{Checker, LagWatch};
+use crate::control::inventory::Watch;
 use crate::control::now;
 use crate::logic::health::{Cadence, Circumstances, ProbeVerdict, Tally};
 use crate::logic::settings::HealthSettings;
@@ -19,6 +21,7 @@ pub struct Prober {
     pub(super) settings: HealthSettings,
     pub(super) checker: Checker,
     pub(super) lag: Option<LagWatch>,
+    pub(super) inventory: Option<Watch>,
     pub(super) cadence: Cadence,
     /// Drawn anew for each round.
     pub(super) jitter: f64,
@@ -27,8 +30,14 @@ pub struct Prober {
     pub(super) vitals: Vec<Arc<Vitals>>,
     pub(super) origin: Instant,
     pub(super) ask: Arc<Notify>,
-    pub(super) reports: mpsc::Sender<ProbeReport>,
+    pub(super) reports: mpsc::Sender<Probed>,
     pub(super) observations: mpsc::Sender<Observation>,
+}
+
+/// A round's report, and what the server then said of itself.
+pub struct Probed {
+    pub(super) report: ProbeReport,
+    pub(super) told: Option<Told>,
 }
 
 /// Why the prober woke.
@@ -42,7 +51,7 @@ enum Wake {
 impl Prober {
     /// Probes until `stop`, or until nobody wants its reports any more.
     pub async fn run(mut self, stop: CancellationToken) {
-        let lag = self.lag.take();
+        let (lag, inventory) = (self.lag.take(), self.inventory.take());
         let (settings, route, observations) = (self.settings.clone(), self.route.clone(), self.observations.clone());
         let watch_lag = async {
             match lag {
@@ -50,9 +59,17 @@ impl Prober {
                 None => std::future::pending().await,
             }
         };
+        let of_inventory = self.observations.clone();
+        let watch_inventory = async {
+            match inventory {
+                Some(inventory) => inventory.run(&of_inventory).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.probe_until(&stop) => {}
             () = watch_lag => {}
+            () = watch_inventory => {}
         }
     }
 
@@ -67,7 +84,9 @@ impl Prober {
                 Wake::Asked => self.immediate(stop).await,
             };
             let Some(report) = report else { return };
-            if self.reports.send(report).await.is_err() {
+            let has_answered = matches!(report.verdict, ProbeVerdict::Good { .. } | ProbeVerdict::CannotServe { .. });
+            let told = if has_answered { self.checker.facts().await } else { None };
+            if self.reports.send(Probed { report, told }).await.is_err() {
                 return;
             }
         }

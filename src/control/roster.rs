@@ -10,12 +10,15 @@ use tokio_util::sync::CancellationToken;
 use crate::channels::{BackendId, Directions, Known, Observation, ProbeReport, Recruit, Route, Vitals};
 use crate::config::{Backend, Group};
 use crate::control::checks::{Checker, LagWatch};
+use crate::control::inventory::{Bequest, Watch};
 use crate::control::observed::Observed;
-use crate::control::prober::Prober;
+use crate::control::prober::{Probed, Prober};
+use crate::control::promotion::Server;
 use crate::lifecycle::Lifecycle;
 use crate::logic::detector::{Reading, Sample};
 use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::Cadence;
+use crate::logic::replication::Facts;
 use crate::logic::settings::Conduct;
 
 /// The backends of one group.
@@ -25,12 +28,19 @@ pub(super) struct Roster {
     origin: Instant,
     lifecycle: Lifecycle,
     route: watch::Receiver<Route>,
-    reports: mpsc::Sender<ProbeReport>,
-    observations: mpsc::Sender<Observation>,
+    reporting: Reporting,
     enrolled: Vec<Enrolled>,
     /// What workers are told; another one exactly if something changed.
     known: Arc<[Known]>,
     conduct: Arc<Conduct>,
+}
+
+/// Where what probes find goes, and what they are to hand on.
+#[derive(Clone)]
+pub(super) struct Reporting {
+    pub(super) probes: mpsc::Sender<Probed>,
+    pub(super) observations: mpsc::Sender<Observation>,
+    pub(super) bequests: watch::Receiver<Bequest>,
 }
 
 /// One of them.
@@ -55,10 +65,10 @@ impl Roster {
         (workers, origin): (usize, Instant),
         lifecycle: Lifecycle,
         route: watch::Receiver<Route>,
-        (reports, observations): (mpsc::Sender<ProbeReport>, mpsc::Sender<Observation>),
+        reporting: Reporting,
     ) -> Self {
         let (enrolled, known, conduct) = (Vec::new(), Arc::default(), conduct_of(&group));
-        Self { group, workers, origin, lifecycle, route, reports, observations, enrolled, known, conduct }
+        Self { group, workers, origin, lifecycle, route, reporting, enrolled, known, conduct }
     }
 
     /// Another backend: it is probed from now on.
@@ -134,6 +144,19 @@ impl Roster {
         }
     }
 
+    pub(super) fn observe_facts(&mut self, backend: BackendId, told: &Result<Facts, String>) {
+        let enrolled = self.enrolled.iter_mut().find(|enrolled| enrolled.known.id == backend);
+        if let (Ok(facts), Some(enrolled)) = (told, enrolled) {
+            enrolled.observed.on_facts(facts);
+        }
+    }
+
+    /// What it takes to speak to it.
+    pub(super) fn server(&self, backend: BackendId) -> Option<Server> {
+        let endpoint = &self.find(backend)?.known.endpoint;
+        Some(Server { backend: Backend::clone(&endpoint.backend), tls: endpoint.tls.clone() })
+    }
+
     pub(super) fn observed(&self, backend: BackendId) -> Option<&Observed> {
         self.find(backend).map(|enrolled| &enrolled.observed)
     }
@@ -166,6 +189,15 @@ impl Roster {
             backend: known.id,
             settings: settings.clone(),
             checker: Checker::new(&self.group.name, backend, settings, known.endpoint.tls.clone()),
+            inventory: (!self.group.parity.interval.is_zero()).then(|| Watch {
+                id: known.id,
+                group: self.group.name.clone(),
+                backend: Backend::clone(backend),
+                probe_key: settings.probe_key.clone(),
+                tls: known.endpoint.tls.clone(),
+                settings: self.group.parity,
+                bequests: self.reporting.bequests.clone(),
+            }),
             lag: backend.checks.lag.clone().map(|check| LagWatch::new(known.id, check)),
             cadence: Cadence::default(),
             jitter: fastrand::f64(),
@@ -173,8 +205,8 @@ impl Roster {
             vitals: known.vitals.clone(),
             origin: self.origin,
             ask: Arc::clone(ask),
-            reports: self.reports.clone(),
-            observations: self.observations.clone(),
+            reports: self.reporting.probes.clone(),
+            observations: self.reporting.observations.clone(),
         };
         let stop = self.lifecycle.stopping().child_token();
         self.lifecycle.start("control prober", prober.run(stop.clone()));
@@ -205,5 +237,7 @@ fn read(vitals: &Vitals, origin: Instant) -> Reading {
         is_slow: vitals.waiting_slow.load(Ordering::Relaxed),
         successes: vitals.successes.load(Ordering::Relaxed),
         failures: vitals.failures.load(Ordering::Relaxed),
+        replies: vitals.replies.load(),
+        disturbances: vitals.disturbances.load(Ordering::Relaxed),
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Addition;
-use crate::logic::failover::{Saved, SavedBreaker};
+use crate::logic::failover::{FenceReason, Saved, SavedBreaker, SavedServer, Seen};
 
 /// Names the format; a file without it is not ours.
 const FORMAT: &str = "handover-state-1";
@@ -36,6 +36,8 @@ struct GroupState {
     bans: Vec<Term>,
     #[serde(default)]
     changes: Changes,
+    #[serde(default)]
+    servers: Vec<ServerState>,
 }
 
 /// What operators changed at run time and the configuration file does not say. It ends when the file's own value
@@ -71,6 +73,26 @@ pub struct RemovedBackend {
     pub backend: String,
     /// Where the file has it.
     pub file: String,
+}
+
+/// What was seen of a server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct ServerState {
+    backend: String,
+    run_id: String,
+    histories: Vec<String>,
+    offset: u64,
+    keys: Option<u64>,
+    was_whole: bool,
+    fence: Option<FenceState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct FenceState {
+    reason: String,
+    evidence: String,
+    is_lasting: bool,
+    age_ms: u64,
 }
 
 /// What an operator asked for, for a time.
@@ -259,6 +281,7 @@ impl GroupState {
             stay: saved.stay.as_ref().map(Term::of),
             bans: saved.bans.iter().map(Term::of).collect(),
             changes: Changes::default(),
+            servers: saved.servers.iter().map(ServerState::of).collect(),
         }
     }
 
@@ -276,7 +299,31 @@ impl GroupState {
             breakers: self.breakers.iter().map(breaker).collect(),
             stay: self.stay.as_ref().map(|term| term.saved(passed)),
             bans: self.bans.iter().map(|term| term.saved(passed)).collect(),
+            servers: self.servers.iter().map(|server| server.saved(passed)).collect(),
         }
+    }
+}
+
+impl ServerState {
+    fn of(saved: &SavedServer) -> Self {
+        let Seen { run_id, histories, offset, keys, was_whole } = saved.seen.clone();
+        let fence = saved.fence.as_ref().map(|(reason, evidence, is_lasting, age)| FenceState {
+            reason: reason.label().to_owned(),
+            evidence: evidence.clone(),
+            is_lasting: *is_lasting,
+            age_ms: millis(*age),
+        });
+        Self { backend: saved.backend.clone(), run_id, histories, offset, keys, was_whole, fence }
+    }
+
+    /// A fence of a reason that is not known here was set by a later version: it is not kept.
+    fn saved(&self, passed_ms: u64) -> SavedServer {
+        let Self { backend, run_id, histories, offset, keys, was_whole, fence } = self.clone();
+        let fence = fence.and_then(|fence| {
+            let age = Duration::from_millis(fence.age_ms.saturating_add(passed_ms));
+            Some((FenceReason::of_label(&fence.reason)?, fence.evidence, fence.is_lasting, age))
+        });
+        SavedServer { backend, seen: Seen { run_id, histories, offset, keys, was_whole }, fence }
     }
 }
 
@@ -299,7 +346,10 @@ mod tests {
     fn saved(active: &str) -> Saved {
         let breaker = SavedBreaker { backend: "east".into(), grace: SECOND * 60, left: SECOND * 30 };
         let (stay, bans) = (Some((active.into(), SECOND * 30)), vec![("east".into(), SECOND * 20)]);
-        Saved { active: Some(active.into()), epoch: 7, breakers: vec![breaker], stay, bans }
+        let seen = Seen { run_id: "r".into(), histories: vec!["h".into()], offset: 14, keys: Some(3), was_whole: true };
+        let fence = Some((FenceReason::StaleData, "less".into(), true, SECOND));
+        let servers = vec![SavedServer { backend: "east".into(), seen, fence }];
+        Saved { active: Some(active.into()), epoch: 7, breakers: vec![breaker], stay, bans, servers }
     }
 
     #[tokio::test]
@@ -327,6 +377,11 @@ mod tests {
         assert_eq!(state.saved(900_000).breakers[0].left, Duration::ZERO);
         assert_eq!(state.saved(110_000).stay, Some(("west".into(), SECOND * 20)));
         assert_eq!(state.saved(900_000).bans, [("east".into(), Duration::ZERO)]);
+        let aged = state.saved(110_000).servers.remove(0);
+        assert_eq!(
+            (aged.fence.as_ref().map(|fence| fence.3), &aged.seen),
+            (Some(SECOND * 11), &saved("x").servers[0].seen)
+        );
         assert_eq!(state.saved(50_000).breakers[0].left, SECOND * 30, "the clock went back");
     }
 

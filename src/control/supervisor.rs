@@ -1,23 +1,30 @@
 //! The sole owner of a group's decision: feeds the machine, and carries out what it says.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{
-    Amend, Amendment, Availability, BackendId, Directions, GroupStatus, Observation, Order, ProbeReport, Recruit,
+    Amend, Amendment, Availability, BackendId, BackendStatus, Directions, GroupStatus, Observation, Order, Recruit,
     Route, WorkerReport,
 };
-use crate::config::Group;
+use crate::config::{Group, Promote};
+use crate::control::checks::command::Told;
 use crate::control::chronicle::Chronicle;
+use crate::control::inventory::Bequest;
 use crate::control::now;
 use crate::control::observed::Clock;
+use crate::control::prober::Probed;
+use crate::control::promotion::{Promoting, carry_out, outcome};
 use crate::control::roster::{Roster, settings_of};
 use crate::control::state::Keeper;
 use crate::events::EventHub;
 use crate::logic::detector::Sample;
-use crate::logic::failover::{BackendSpec, Command, Event, Failover, Output, Reason, Refused, Saved};
+use crate::logic::failover::{BackendSpec, Command, Event, Failover, Output, PromotionOrder, Reason, Refused, Saved};
+use crate::logic::parity::{Parity, ParityChange};
+use crate::logic::replication::ReplicationSettings;
 
 /// The vitals are read so often in one hang timeout, within these bounds.
 const LOOKS_PER_HANG: u32 = 20;
@@ -32,10 +39,11 @@ type Outcome = oneshot::Sender<Result<String, String>>;
 /// The supervisor's ends of the channels.
 pub(super) struct Ends {
     pub(super) reports: mpsc::Receiver<WorkerReport>,
-    pub(super) probes: mpsc::Receiver<ProbeReport>,
+    pub(super) probes: mpsc::Receiver<Probed>,
     pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
     pub(super) amended: mpsc::Receiver<Amendment>,
+    pub(super) bequests: watch::Sender<Bequest>,
     /// For the probers.
     pub(super) route: watch::Sender<Route>,
     /// For the workers.
@@ -54,6 +62,9 @@ pub struct Supervisor {
     tick: Duration,
     next_tick: Instant,
     chronicle: Chronicle,
+    parity: Parity,
+    /// Whose libraries of functions the next active inherits; `None`: nobody's are.
+    testator: Option<Option<BackendId>>,
     /// Who waits for a planned switch to end, and its target.
     switching: Option<(BackendId, Outcome)>,
     /// The database that every URL of the group named at the start, if it was the same: sessions count on it.
@@ -61,16 +72,21 @@ pub struct Supervisor {
     /// Who waits for a backend to be gone.
     leaving: Vec<(BackendId, Outcome)>,
     status_at: Instant,
+    /// What promotes a replica.
+    promote_by: Promote,
+    /// The order on a replica that is being carried out.
+    promoting: Option<Promoting>,
 }
 
 /// Why the supervisor woke.
 enum Wake {
     Stop,
     Report(WorkerReport),
-    Probe(ProbeReport),
+    Probe(Probed),
     Observation(Observation),
     Operator(Order),
     Amended(Amendment),
+    Promotion(BackendId, Result<(), String>),
     Time,
 }
 
@@ -84,8 +100,14 @@ impl Supervisor {
         let start = now();
         let mut chronicle = Chronicle::new(&group.name, ends.events.clone());
         specs.iter().for_each(|spec| chronicle.enroll(spec.id, &spec.name));
-        let machine = Failover::new(start, settings_of(group), specs, workers, saved);
-        let first = status_of(&chronicle, &machine, &roster, start);
+        let replication = ReplicationSettings {
+            replication: group.replication,
+            promotes: group.promotion.by != Promote::Never,
+            promote_timeout: group.promotion.timeout,
+            waits: group.promotion.waits,
+        };
+        let machine = Failover::new(start, settings_of(group), specs, workers, saved).with_replication(replication);
+        let first = status_of((&chronicle, &Parity::new()), &machine, &roster, start);
         let (status, receiver) = watch::channel(first);
         let supervisor = Self {
             name: group.name.clone(),
@@ -96,10 +118,14 @@ impl Supervisor {
             tick: tick_of(group),
             next_tick: start,
             chronicle,
+            parity: Parity::new(),
+            testator: group.parity.loads_functions.then_some(None),
             switching: None,
             database: group.common_database(),
             leaving: Vec::new(),
             status_at: start,
+            promote_by: group.promotion.by.clone(),
+            promoting: None,
         };
         (supervisor, receiver)
     }
@@ -126,6 +152,7 @@ impl Supervisor {
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
             Some(amendment) = self.ends.amended.recv() => Wake::Amended(amendment),
+            (backend, outcome) = outcome(&mut self.promoting) => Wake::Promotion(backend, outcome),
             Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
         }
@@ -145,10 +172,14 @@ impl Supervisor {
                 self.machine.on_worker(now, report);
                 false
             }
-            Wake::Probe(report) => {
+            Wake::Probe(Probed { report, told }) => {
                 // A verdict is weighed against the replies that came until now.
                 self.look(now);
                 self.roster.observe(&report);
+                if let Some(told) = told.map(Told::result) {
+                    self.roster.observe_facts(report.backend, &told);
+                    self.machine.on_facts(now, report.backend, told);
+                }
                 self.machine.on_probe(now, &report);
                 true
             }
@@ -162,6 +193,10 @@ impl Supervisor {
             }
             Wake::Amended(amendment) => {
                 self.amend(now, amendment);
+                true
+            }
+            Wake::Promotion(backend, outcome) => {
+                self.machine.on_promotion(now, backend, outcome);
                 true
             }
             Wake::Time => {
@@ -252,6 +287,9 @@ impl Supervisor {
     }
 
     fn dismiss(&mut self, backend: BackendId) {
+        for change in self.parity.forget(self.chronicle.name_of(backend)) {
+            self.tell_of_parity(&change);
+        }
         self.roster.dismiss(backend);
         self.chronicle.dismiss(backend);
     }
@@ -289,6 +327,7 @@ impl Supervisor {
             is_news = true;
             match output {
                 Output::Publish(route) => {
+                    self.bequeath(&route);
                     self.ends.route.send_replace(route);
                     is_directed = false;
                 }
@@ -297,6 +336,7 @@ impl Supervisor {
                     self.chronicle.tell(&event, self.machine.route().epoch);
                     self.tell(&event);
                 }
+                Output::Promote(order) => self.promote(order),
                 Output::Persist(saved) => {
                     if let Some(keeper) = &self.ends.keeper {
                         keeper.keep(&self.name, &saved);
@@ -324,9 +364,16 @@ impl Supervisor {
         self.ends.directed.send_replace(self.roster.directions(self.machine.route().clone()));
     }
 
+    /// Begins to carry out an order; what is left of an older one is dropped.
+    fn promote(&mut self, order: PromotionOrder) {
+        let Some(to) = self.roster.server(order.backend) else { return };
+        let from = order.from.and_then(|from| self.roster.server(from));
+        self.promoting = Some(Box::pin(carry_out(order, to, from, self.promote_by.clone())));
+    }
+
     fn publish_status(&mut self, now: Instant) {
         self.status_at = now;
-        self.status.send_replace(status_of(&self.chronicle, &self.machine, &self.roster, now));
+        self.status.send_replace(status_of((&self.chronicle, &self.parity), &self.machine, &self.roster, now));
     }
 
     fn note(&mut self, now: Instant, observation: Observation) {
@@ -335,6 +382,38 @@ impl Supervisor {
                 self.roster.note_lag(backend, &verdict);
                 self.machine.on_lag(now, backend, verdict.is_ok());
             }
+            Observation::Inventory { backend, .. } if self.roster.observed(backend).is_none() => {}
+            Observation::Inventory { backend, inventory } => {
+                let changes = self.parity.on_inventory(self.chronicle.name_of(backend), *inventory);
+                for change in changes {
+                    self.tell_of_parity(&change);
+                }
+            }
+        }
+    }
+
+    fn tell_of_parity(&self, change: &ParityChange) {
+        let group = self.name.as_str();
+        match change {
+            ParityChange::Differs(difference) => {
+                let aspect = difference.aspect.label();
+                tracing::warn!(group, aspect, %difference, "backends differ");
+            }
+            ParityChange::Alike(aspect) => {
+                tracing::info!(group, aspect = aspect.label(), "backends do not differ any more");
+            }
+        }
+    }
+
+    /// A new active gets the libraries of functions that the one before it was last seen with.
+    fn bequeath(&mut self, route: &Route) {
+        let Some(testator) = &mut self.testator else { return };
+        let (from, to) = (*testator, route.active);
+        *testator = to;
+        let Some(from) = from.filter(|_| from != to) else { return };
+        let known = self.parity.inventory(self.chronicle.name_of(from));
+        if let Some(libraries) = known.and_then(|inventory| inventory.libraries.clone()) {
+            self.ends.bequests.send_replace(Bequest { to, libraries: Arc::new(libraries) });
         }
     }
 }
@@ -353,12 +432,18 @@ fn tick_of(group: &Group) -> Duration {
     (group.detector.hang_timeout / LOOKS_PER_HANG).clamp(TICK_MIN, TICK_MAX)
 }
 
-fn status_of(chronicle: &Chronicle, machine: &Failover, roster: &Roster, now: Instant) -> GroupStatus {
+fn status_of(
+    (chronicle, parity): (&Chronicle, &Parity),
+    machine: &Failover,
+    roster: &Roster,
+    now: Instant,
+) -> GroupStatus {
     let clock = Clock { now, wall: SystemTime::now() };
     let route = machine.route().clone();
     let reason = match route.active {
         None => "no backend has been found healthy yet".to_owned(),
-        Some(_) => machine.reason().to_string(),
+        Some(_) if machine.cause().is_empty() => machine.reason().to_string(),
+        Some(_) => format!("{} ({})", machine.reason(), machine.cause()),
     };
     GroupStatus {
         name: chronicle.group().to_owned(),
@@ -367,7 +452,10 @@ fn status_of(chronicle: &Chronicle, machine: &Failover, roster: &Roster, now: In
         backends: machine
             .members()
             .filter(|member| !member.is_hidden)
-            .filter_map(|member| Some(roster.observed(member.id)?.status(&member, clock)))
+            .filter_map(|member| {
+                let replication = machine.standing(member.id);
+                Some(BackendStatus { replication, ..roster.observed(member.id)?.status(&member, clock) })
+            })
             .collect(),
         switches: chronicle.switches(),
         last_switch: chronicle.last_switch(),
@@ -375,6 +463,8 @@ fn status_of(chronicle: &Chronicle, machine: &Failover, roster: &Roster, now: In
         without_active: machine.without_active(now),
         active_since: chronicle.active_since(),
         stay: machine.stay().map(|stay| (stay.backend, clock.at(stay.until))),
+        compared: parity.known(),
+        differences: parity.differences().to_vec(),
         events: chronicle.events(),
     }
 }

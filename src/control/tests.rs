@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::channels::{BackendId, Phase, Vitals};
-use crate::config::{Address, Backend, BackendOverrides, Checks, CommandLists, Parity, Replication};
+use crate::config::{Address, Backend, BackendOverrides, Checks, CommandLists, Parity, Promotion, Replication};
 use crate::logic::failover::{Command, Manner};
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, NoneHealthy,
-    ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
+    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
+    NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
 };
 use crate::net::dial::Endpoint;
 
@@ -100,6 +100,7 @@ fn config(backends: Vec<Backend>) -> Group {
         listeners: Vec::new(),
         backends,
         replication: Replication::default(),
+        promotion: Promotion::default(),
         health: HealthSettings {
             modes: vec![ProbeMode::Write],
             interval: MS(500),
@@ -121,6 +122,7 @@ fn config(backends: Vec<Backend>) -> Group {
             window: MS(2000),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         breaker: BreakerSettings { grace: MS(60_000), grace_max: MS(600_000) },
         failover: FailoverSettings {

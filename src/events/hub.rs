@@ -234,6 +234,7 @@ fn log(record: &EventRecord) {
                 aborted = judged.map(|judged| judged.aborted).or(details.failed.map(|failed| failed.aborted)),
                 gone = judged.map(|judged| judged.gone).or(details.failed.map(|failed| failed.gone)),
                 refused = details.failed.map(|failed| failed.refused),
+                event_id = record.id,
                 "{title}"
             )
         };

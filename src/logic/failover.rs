@@ -4,9 +4,13 @@
 //! randomness: time and jitter are arguments.
 
 mod event;
+mod fencing;
+mod gray;
 mod member;
 mod membership;
+mod news;
 mod operator;
+mod promotion;
 mod switching;
 #[cfg(test)]
 mod tests;
@@ -18,12 +22,19 @@ pub use self::event::{
     Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Removal, Saved, SavedBreaker, StayEnd,
     Switched,
 };
+use self::fencing::restore_servers;
+pub use self::fencing::{Fence, FenceReason, SavedServer, Seen};
+use self::gray::Comparison;
 use self::member::{Inquiry, Member, Sign};
+pub use self::news::News;
+pub use self::promotion::PromotionOrder;
+use self::promotion::Promotions;
 use self::switching::{Reporting, Stage};
 use crate::logic::backoff::Backoff;
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Finding, Sample};
 use crate::logic::health::ProbeVerdict;
+use crate::logic::replication::ReplicationSettings;
 use crate::logic::report::{ProbeReport, WorkerReport};
 use crate::logic::route::{Availability, BackendId, Route};
 use crate::logic::selection;
@@ -81,6 +92,10 @@ pub struct MemberView<'a> {
     pub is_hidden: bool,
     /// It is removed or replaced as soon as another can take over.
     pub is_leaving: bool,
+    /// It serves, but far too slowly: what was seen.
+    pub degraded: Option<&'a str>,
+    /// Why it is not returned to, for what it said of itself.
+    pub fence: Option<&'a Fence>,
 }
 
 /// An operator holds the active on a backend.
@@ -121,6 +136,8 @@ pub struct Failover {
     active: Option<BackendId>,
     /// Why the active is active.
     reason: Reason,
+    /// What was seen then, in words.
+    cause: String,
     stage: Stage,
     attempts: u64,
     acquittals: u64,
@@ -139,8 +156,11 @@ pub struct Failover {
     chosen_at: Option<Instant>,
     stay: Option<Stay>,
     blocked: Option<Blocked>,
+    comparison: Comparison,
     reporting: Option<Reporting>,
     published: Route,
+    replication: ReplicationSettings,
+    promotions: Promotions,
     must_persist: bool,
     jitter: f64,
     outputs: VecDeque<Output>,
@@ -161,6 +181,7 @@ impl Failover {
         if let Some(saved) = saved {
             restore_breakers(&mut members, saved, now);
             restore_bans(&mut members, saved, now);
+            restore_servers(&mut members, &saved.servers, now);
             let last = members.iter().find(|member| Some(&member.name) == saved.active.as_ref());
             restored = last.map(|member| (member.id, saved.epoch));
             let held =
@@ -173,6 +194,7 @@ impl Failover {
             epoch: 0,
             active: None,
             reason: Reason::Start,
+            cause: String::new(),
             stage: Stage::Starting { first_good: None, is_overdue: false },
             attempts: 0,
             acquittals: 0,
@@ -187,8 +209,11 @@ impl Failover {
             chosen_at: None,
             stay,
             blocked: None,
+            comparison: Comparison::default(),
             reporting: None,
             published: Route::unknown(),
+            replication: ReplicationSettings::default(),
+            promotions: Promotions::default(),
             must_persist: false,
             jitter: 0.5,
             outputs: VecDeque::new(),
@@ -204,7 +229,9 @@ impl Failover {
         let hold_factor = 1.0 + self.settings.failover.failback_jitter * (2.0 * self.jitter - 1.0);
         let mut events = Vec::new();
         let member = &mut self.members[index];
-        let fault = member.on_verdict((report.started_at, now), verdict, hold_factor, &mut events);
+        let is_slow = member.is_still_slow(report);
+        member.note_pulse(report, worth);
+        let fault = member.on_verdict((report.started_at, now), verdict, (hold_factor, is_slow), &mut events);
         if let ProbeVerdict::Good { warning, .. } = verdict {
             member.detector.on_alive(report.started_at);
             member.warn(warning.clone(), &mut events);
@@ -216,11 +243,15 @@ impl Failover {
         }
         self.revive_active(now, index, report, verdict);
         self.prove(now, index, report, verdict);
+        self.on_probe_of_replica(now, report, worth);
         self.settle(now);
     }
 
     /// A worker reported.
     pub fn on_worker(&mut self, now: Instant, report: WorkerReport) {
+        if let WorkerReport::ConnectFailed { backend, at, cause } = &report {
+            self.on_unconnected(now, *backend, *at, cause);
+        }
         match report {
             WorkerReport::LinkLost { backend, at, cause, .. } | WorkerReport::ConnectFailed { backend, at, cause } => {
                 self.on_sign(now, backend, Sign::Lost(Fault { reason: Reason::ConnectionLost, cause, since: at }));
@@ -247,6 +278,7 @@ impl Failover {
         for (index, sample) in samples.iter().enumerate().take(self.members.len()) {
             let member = &mut self.members[index];
             let finding = member.detector.on_sample(now, *sample);
+            member.latency.on_look(now, &sample.replies, sample.disturbances);
             if member.health.is_unhealthy() {
                 continue;
             }
@@ -261,6 +293,7 @@ impl Failover {
             };
             self.bring_down(now, index, Fault { reason, cause: cause.to_owned(), since });
         }
+        self.judge_grayness(now);
         self.settle(now);
     }
 
@@ -292,7 +325,8 @@ impl Failover {
         let own = [self.stage_deadline(), self.refusing_at(), self.reporting.as_ref().map(|report| report.until)];
         let stay = self.stay.map(|stay| stay.until);
         let leaving = self.leaving_deadline();
-        members.chain(own.into_iter().flatten()).chain(self.failback_deadline()).chain(stay).chain(leaving).min()
+        let own = own.into_iter().flatten().chain(self.promotion_deadline());
+        members.chain(own).chain(self.failback_deadline()).chain(stay).chain(leaving).min()
     }
 
     /// The route in force.
@@ -305,6 +339,12 @@ impl Failover {
     #[must_use]
     pub const fn reason(&self) -> &Reason {
         &self.reason
+    }
+
+    /// What was seen when the active became active, in words; empty if nothing was.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        &self.cause
     }
 
     /// Whether no switch is under way.
@@ -343,6 +383,8 @@ impl Failover {
             fault: member.fault.as_ref(),
             is_hidden: self.is_hidden(member.id),
             is_leaving: member.leaving.is_some(),
+            degraded: member.degraded.as_deref(),
+            fence: member.server.fence.as_ref(),
         })
     }
 
@@ -363,6 +405,7 @@ impl Failover {
                 .visible()
                 .filter_map(|member| Some((member.name.clone(), member.banned_until?.saturating_duration_since(now))))
                 .collect(),
+            servers: self.visible().filter_map(|member| member.server.saved(&member.name, now)).collect(),
         }
     }
 
@@ -381,7 +424,9 @@ impl Failover {
             return if took > allowed { Worth::Nothing } else { Worth::Counts };
         };
         let member = &mut self.members[index];
-        let since = if *refused { report.started_at } else { report.started_at + took / 2 };
+        // One that is slow anyway is not late for it.
+        let is_strict = !*refused && member.latency.suspected_since().is_none();
+        let since = if is_strict { report.started_at + took / 2 } else { report.started_at };
         if member.detector.has_replied_since(since) {
             let mut events = Vec::new();
             member.warn(Some(format!("probes fail although live traffic is answered: {cause}")), &mut events);
@@ -456,10 +501,24 @@ impl Failover {
         }
     }
 
+    /// No worker gets a connection although probes do: live traffic decides, as with silence.
+    fn on_unconnected(&mut self, now: Instant, backend: BackendId, at: Instant, cause: &str) {
+        let Some(index) = self.index(backend) else { return };
+        let detector = &self.settings.detector;
+        let limit = detector.slow_timeout.max(detector.hang_timeout);
+        let member = &mut self.members[index];
+        let Some(since) = member.on_unconnected(at).filter(|since| at >= *since + limit) else { return };
+        if !member.health.is_unhealthy() {
+            let cause = format!("no connection could be opened for {} ms: {cause}", (at - since).as_millis());
+            self.bring_down(now, index, Fault { reason: Reason::ConnectionLost, cause, since });
+        }
+    }
+
     /// A connection to the active that was given up works again: look at once instead of at the next round.
     fn on_connected(&mut self, now: Instant, backend: BackendId) {
         let Some(index) = self.index(backend) else { return };
         let member = &mut self.members[index];
+        member.unconnected = None;
         if self.active == Some(backend) && member.health.is_unhealthy() && member.on_sign(now, Sign::Look) {
             self.outputs.push_back(Output::ProbeNow(backend));
         }
@@ -483,6 +542,7 @@ impl Failover {
         }
         self.log(events);
         self.end_stay_in_time(now);
+        self.lift_fences_in_time(now);
         while self.let_go(now) || self.step(now) {}
         self.judge_availability(now);
         self.publish();
@@ -560,7 +620,8 @@ impl Failover {
     fn standby(&self) -> Option<BackendId> {
         let active = self.active?;
         let others = self.members.iter().filter(|member| member.id != active);
-        selection::best(others.map(|member| member.candidate(member.is_selectable())), None)
+        let is_next = |member: &Member| member.is_selectable() && member.server.is_trusted();
+        selection::best(others.map(|member| member.candidate(is_next(member))), None)
     }
 
     fn index(&self, id: BackendId) -> Option<usize> {

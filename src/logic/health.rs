@@ -166,6 +166,17 @@ impl Health {
         }
     }
 
+    /// A good round, but one that took so long that it does not count for rising.
+    pub const fn on_slow(&mut self) {
+        self.rounds += 1;
+        self.is_latest_good = true;
+        self.bad_since = None;
+        self.busy_since = None;
+        if let Standing::Unhealthy { good } = &mut self.standing {
+            *good = 0;
+        }
+    }
+
     /// Something else than a probe found that it can serve.
     pub const fn force_up(&mut self) {
         self.standing = Standing::Healthy { bad: 0 };

@@ -4,6 +4,7 @@
 //! [`Happening::of`] is the one place where an event of the decision machine gets its words.
 
 mod described;
+mod replication;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +61,8 @@ names! {
         SwitchRefused = "switch_refused",
         /// A backend became healthy or unhealthy.
         BackendHealth = "backend_health",
+        /// The active answers, but far too slowly, or in time again.
+        BackendDegraded = "backend_degraded",
         /// A breaker opened, became half-open, or closed.
         Breaker = "breaker",
         /// A health check tells less than it should, or all again.
@@ -92,6 +95,14 @@ names! {
         Gap = "gap",
         /// More than one master of the same data was seen.
         MultipleMasters = "multiple_masters",
+        /// A backend came back with less than was seen of it.
+        StaleData = "stale_data",
+        /// It may be returned to again.
+        FenceLifted = "fence_lifted",
+        /// A backend is a replica of another.
+        Replica = "replica",
+        /// A replica is promoted, was, or was not.
+        Promotion = "promotion",
         /// An operator plays a fault.
         Drill = "drill",
         /// The configuration was read again.
@@ -134,6 +145,8 @@ names! {
         Began = "began",
         /// Of the same: not any more.
         Ended = "ended",
+        /// Of a promotion: it did not take place.
+        Failed = "failed",
         /// Of a configuration: in force.
         Accepted = "accepted",
         /// Of a configuration: wrong, so that the old one stays.

@@ -76,6 +76,35 @@ pub struct DetectorSettings {
     pub failures_min: u32,
     /// Failures as a share of all outcomes in the window, at least; 0 to 1.
     pub failure_rate: f64,
+    /// Gray failures.
+    pub latency: LatencySettings,
+}
+
+/// When a backend that answers is too slow, so that a better one is taken (`[detector]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct LatencySettings {
+    /// So many times its baseline the slowest hundredth of replies may take; 0: not watched.
+    pub factor: f64,
+    /// Replies that take less are never too slow.
+    pub floor: Duration,
+    /// For how long they must be too slow.
+    pub lasting: Duration,
+    /// Share of late replies that is too large: later than half of `hang_timeout`; 0: not watched.
+    pub timeout_rate: f64,
+    /// Within this time.
+    pub window: Duration,
+}
+
+impl Default for LatencySettings {
+    fn default() -> Self {
+        Self {
+            factor: 10.0,
+            floor: Duration::from_millis(20),
+            lasting: Duration::from_secs(3),
+            timeout_rate: 0.01,
+            window: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Circuit breaker of a backend (`[breaker]`).

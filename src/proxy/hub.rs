@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, warn};
 
 use super::entry::{Entry, Refused};
@@ -52,6 +52,8 @@ pub struct HubSpec {
     pub worker: WorkerId,
     /// The multiplexer's settings.
     pub settings: Settings,
+    /// The group's route, and the backends that it may name.
+    pub directions: watch::Receiver<Directions>,
     /// The origin of the vitals' microseconds.
     pub origin: Instant,
     /// To the supervisor.
@@ -75,6 +77,7 @@ pub(super) struct ClientSocket {
 /// One group on one worker.
 pub(super) struct Hub {
     spec: HubSpec,
+    directions: RefCell<watch::Receiver<Directions>>,
     /// The backends of the group, as last directed.
     backends: RefCell<Arc<[Known]>>,
     /// Between two regular looks at the clock.
@@ -108,6 +111,7 @@ impl Hub {
     pub(super) fn new(spec: HubSpec, lifecycle: Lifecycle) -> Rc<Self> {
         let machine = Multiplexer::new(spec.settings.clone(), Instant::now());
         Rc::new(Self {
+            directions: RefCell::new(spec.directions.clone()),
             spec,
             backends: RefCell::default(),
             regular_tick: Cell::new(TICK_MAX),
@@ -347,6 +351,7 @@ impl Hub {
 
     /// Writes to every backend connection that has something to send.
     pub(super) fn write_links(self: &Rc<Self>) {
+        self.catch_up();
         let now = Instant::now();
         loop {
             let key = self.machine.borrow_mut().next_link_to_write();
@@ -409,9 +414,19 @@ impl Hub {
         }
     }
 
-    /// New directions: sockets are read dry, then the route, then frames. Backends that are new are known before the
-    /// route that may name them; those that are gone are let go after the route has left them.
-    pub(super) fn follow(self: &Rc<Self>, directions: Directions) {
+    /// Nothing is written before the latest route was followed: a switch goes on without a worker that was held up,
+    /// whose first bytes must not go where the others have stopped to write.
+    pub(super) fn catch_up(self: &Rc<Self>) {
+        let is_behind = self.directions.borrow().has_changed().unwrap_or(false);
+        if is_behind {
+            self.follow();
+        }
+    }
+
+    /// The latest directions: sockets are read dry, then the route, then frames. Backends that are new are known
+    /// before the route that may name them; those that are gone are let go after the route has left them.
+    pub(super) fn follow(self: &Rc<Self>) {
+        let directions = self.directions.borrow_mut().borrow_and_update().clone();
         let now = Instant::now();
         self.read_all_dry(now);
         let Directions { route, backends, conduct } = directions;
@@ -452,6 +467,9 @@ impl Hub {
         }
         self.feed(|machine| machine.on_tick(now));
         self.carry_out(now);
+        if is_late {
+            self.feed(Multiplexer::on_held_up);
+        }
         self.publish(is_late);
         self.is_hurried.set(self.machine.borrow().is_waiting());
     }
@@ -477,7 +495,14 @@ impl Hub {
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
-            self.spec.counters.backend(id).connections.set(machine.connections(id) as u64);
+            let counters = self.spec.counters.backend(id);
+            counters.connections.set(machine.connections(id) as u64);
+            counters.replies.set(signs.successes);
+            counters.failures.set(signs.failures);
+            if let Some(record) = machine.backend(id) {
+                vitals.disturbances.store(record.disturbances, Ordering::Relaxed);
+                vitals.replies.store(&record.replies);
+            }
         }
         self.spec.heartbeat.store(micros(Some(Instant::now())), Ordering::Relaxed);
         publish::counts(&machine, &self.spec.counters, &mut self.published.borrow_mut());
@@ -491,7 +516,10 @@ impl Hub {
     fn queue_report(&self, report: Report, at: Instant) {
         let worker = self.spec.worker;
         let report = match report {
-            Report::LinkLost { backend, epoch, cause } => WorkerReport::LinkLost { backend, epoch, at, cause },
+            Report::LinkLost { backend, epoch, cause } => {
+                self.spec.counters.backend(backend).lost.add(1);
+                WorkerReport::LinkLost { backend, epoch, at, cause }
+            }
             Report::ConnectFailed { backend, cause } => {
                 self.spec.counters.backend(backend).connects(counters::Connect::Failed).add(1);
                 WorkerReport::ConnectFailed { backend, at, cause }
@@ -603,14 +631,20 @@ pub(super) fn admit(hub: &Rc<Hub>, stream: Stream, entry: Arc<Entry>, place: cli
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channels::Route;
     use crate::config::{Config, Sources};
 
-    fn hub() -> Rc<Hub> {
+    fn hub() -> (Rc<Hub>, watch::Sender<Directions>) {
         let text =
             "[[listener]]\nbind = \"127.0.0.1:6379\"\n[[backend]]\nname = \"east\"\nurl = \"redis://127.0.0.1:7001\"\n";
         let sources = Sources { text: Some(text.to_owned()), cores: 1, ..Sources::default() };
         let config = Config::load(&sources).unwrap().config;
+        let crate::config::Group { failover, retry, detector, .. } = config.groups[0].clone();
+        let conduct = Arc::new(Conduct { failover, retry, detector });
+        let first = Directions { route: Route::unknown(), backends: Arc::default(), conduct };
+        let (sender, directions) = watch::channel(first);
         let spec = HubSpec {
+            directions,
             worker: 0,
             settings: crate::app::multiplexer_settings(&config, &config.groups[0], 0, crate::app::commons(&config)),
             origin: Instant::now(),
@@ -619,12 +653,22 @@ mod tests {
             counters: Arc::default(),
             heartbeat: Arc::default(),
         };
-        Hub::new(spec, Lifecycle::new())
+        (Hub::new(spec, Lifecycle::new()), sender)
+    }
+
+    #[test]
+    fn a_worker_that_was_held_up_follows_the_route_before_it_writes() {
+        let (hub, sender) = hub();
+        hub.follow();
+        sender.send_modify(|directions| directions.route.epoch = 2);
+        assert_eq!(hub.machine.borrow().route().epoch, 0);
+        hub.write_links();
+        assert_eq!(hub.machine.borrow().route().epoch, 2);
     }
 
     #[test]
     fn a_panic_in_the_machine_is_contained_and_no_old_key_finds_anything() {
-        let hub = hub();
+        let (hub, _sender) = hub();
         let old = hub.turn(|machine, now| Some(machine.on_client(Peer::default(), now))).unwrap();
         assert_eq!(hub.clients(), 1);
         hub.turn(|_, _| -> () { panic!("a bug that the test plays") });

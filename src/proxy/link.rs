@@ -79,6 +79,7 @@ async fn serve(hub: &Rc<Hub>, key: LinkKey, socket: &LinkSocket) {
             Event::Wake => {}
             Event::Writable => {
                 socket.is_blocked.set(false);
+                hub.catch_up();
                 hub.write_link(key, std::time::Instant::now());
                 hub.turn(|_, _| ());
             }

@@ -145,13 +145,13 @@ fn start_group(group: WorkerGroup, lifecycle: &Lifecycle) -> Rc<Hub> {
 /// Hands each new route to the hub, with the backends that it may name.
 async fn follow(hub: Rc<Hub>, mut directions: watch::Receiver<Directions>) {
     let stopping = hub.lifecycle.stopping();
+    hub.follow();
     loop {
-        let latest = directions.borrow_and_update().clone();
-        hub.follow(latest);
         tokio::select! {
             () = stopping.cancelled() => return,
             changed = directions.changed() => if changed.is_err() { return },
         }
+        hub.catch_up();
     }
 }
 

@@ -447,6 +447,12 @@ impl WorkerCounters {
 pub struct BackendCounters {
     /// Connections open now.
     pub connections: Count,
+    /// Connections that were lost.
+    pub lost: Count,
+    /// Replies that came, since the worker's machine was built.
+    pub replies: Count,
+    /// Requests lost with their connection, connects that failed, "cannot serve" replies; as `replies`.
+    pub failures: Count,
     connects: [Count; Connect::ALL.len()],
 }
 

@@ -11,7 +11,7 @@ use super::counters::{
     Memory, Mode, Outcome, ProtocolFault, SubscriptionKind, SubscriptionState, Way, WorkerCounters,
 };
 use super::exposition::{Exposition, Metric, Samples};
-use crate::channels::{Availability, BackendStatus, GroupStatus};
+use crate::channels::{Aspect, Availability, BackendStatus, GroupStatus};
 use crate::logic::record::EventKind;
 use crate::tls::{Facts, Owner};
 
@@ -37,8 +37,14 @@ const BACKEND_UP: Metric = Metric::gauge("handover_backend_up", "1 when health c
 const BACKEND_ACTIVE: Metric = Metric::gauge("handover_backend_active", "1 for the backend that serves its group.");
 const BACKEND_WEIGHT: Metric = Metric::gauge("handover_backend_weight", "Preference; the heaviest healthy one serves.");
 const BACKEND_ROLE: Metric = Metric::gauge("handover_backend_role", "Always 1; the role last seen is a label.");
+const BACKEND_FENCED: Metric = Metric::gauge(
+    "handover_backend_fenced",
+    "1 while a backend is not returned to for what its server said of itself, with the reason.",
+);
 const BACKEND_CIRCUIT: Metric =
     Metric::gauge("handover_backend_circuit_state", "1 for the state that the circuit breaker is in.");
+const BACKEND_DEGRADED: Metric =
+    Metric::gauge("handover_backend_degraded", "1 while the active answers, but far too slowly.");
 const BACKEND_CONNECTIONS: Metric =
     Metric::gauge("handover_backend_connections", "Connections of the data path open to the backend.");
 const BACKEND_CONNECTS: Metric =
@@ -59,6 +65,10 @@ const SWITCH_DURATION: Metric =
 const FAILBACK_BLOCKED: Metric = Metric::gauge(
     "handover_failback_blocked",
     "1 while a heavier healthy backend is not returned to, with the reason.",
+);
+const PARITY: Metric = Metric::gauge(
+    "handover_backend_parity",
+    "1 while all backends of the group that were looked at are alike in this aspect.",
 );
 const WITHOUT_ACTIVE: Metric =
     Metric::counter("handover_without_active_seconds_total", "Time without an active backend that serves.");
@@ -222,6 +232,7 @@ impl Page<'_> {
         let owner = |facts: &Facts| match &facts.owner {
             Owner::Listener(address) => ("listener", address.clone()),
             Owner::Backend(name) => ("backend", name.clone()),
+            Owner::Webhook(address) => ("webhook", address.clone()),
         };
         {
             let mut samples = self.text.begin(&CERTIFICATE_EXPIRY);
@@ -254,10 +265,17 @@ impl Page<'_> {
         self.each_backend(&BACKEND_ROLE, |_, backend, &[group, name], samples| {
             samples.sample(&[group, name, ("role", bounded_role(&backend.role))], 1);
         });
+        self.each_backend(&BACKEND_FENCED, |_, backend, &[group, name], samples| {
+            let Some((reason, _)) = backend.fence else { return };
+            samples.sample(&[group, name, ("reason", reason)], 1);
+        });
         self.each_backend(&BACKEND_CIRCUIT, |_, backend, &[group, name], samples| {
             for state in ["closed", "open", "half-open"] {
                 samples.sample(&[group, name, ("state", state)], u8::from(backend.circuit == state));
             }
+        });
+        self.each_backend(&BACKEND_DEGRADED, |_, backend, labels, samples| {
+            samples.sample(labels, u8::from(backend.degraded.is_some()));
         });
         self.each_backend(&HEALTH_CHECKS, |_, backend, &[group, name], samples| {
             samples.sample(&[group, name, ("result", "good")], backend.probes.0);
@@ -308,6 +326,12 @@ impl Page<'_> {
             let Some((detect, switch)) = group.status.last_switch else { return };
             samples.sample(&[group.name(), ("phase", "detect")], detect.as_secs_f64());
             samples.sample(&[group.name(), ("phase", "switch")], switch.as_secs_f64());
+        });
+        self.each_group(&PARITY, |group, samples| {
+            for aspect in Aspect::ALL.into_iter().filter(|_| group.status.compared > 1) {
+                let differs = group.status.differences.iter().any(|difference| difference.aspect == aspect);
+                samples.sample(&[group.name(), ("aspect", aspect.label())], u8::from(!differs));
+            }
         });
         self.each_group(&FAILBACK_BLOCKED, |group, samples| {
             let Some(reason) = &group.status.failback_blocked else { return };

@@ -7,8 +7,8 @@ use handover::command::policy::Policy;
 use handover::logic::identity::IdentitySettings;
 use handover::logic::multiplexer::{Commons, Settings};
 use handover::logic::settings::{
-    DetectorSettings, Failback, FailoverSettings, InitialPolicy, LimitSettings, NoneHealthy, RetryCeiling,
-    RetrySettings,
+    DetectorSettings, Failback, FailoverSettings, InitialPolicy, LatencySettings, LimitSettings, NoneHealthy,
+    RetryCeiling, RetrySettings,
 };
 
 pub(crate) const DRAIN: Duration = Duration::from_millis(100);
@@ -56,6 +56,7 @@ pub(crate) fn settings(worker: u64, seed: u64) -> Settings {
             window: milliseconds(1000),
             failures_min: 10,
             failure_rate: 0.5,
+            latency: LatencySettings::default(),
         },
         policy: Policy::default(),
         client_id_first: worker + 1,

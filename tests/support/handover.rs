@@ -169,6 +169,11 @@ impl Handover {
         }
     }
 
+    /// Where its HTTP side listens.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http.address()
+    }
+
     /// `GET path` of its HTTP side.
     #[track_caller]
     pub fn http_get(&self, path: &str) -> Response {

@@ -13,10 +13,20 @@ pub(super) fn why(group: &GroupStatus, now: SystemTime) -> Vec<String> {
     if let Some((_, until)) = group.stay {
         lines.push(format!("an operator holds it there for {} more", ahead(now, until)));
     }
+    if let Some(evidence) = &active.degraded {
+        lines.push(format!("it answers too slowly ({evidence}), and no backend is known that is surely faster"));
+    }
     let preferred = group.backends.iter().filter(|backend| backend.id != active.id && backend.weight > active.weight);
     for backend in preferred {
         let why = obstacle(group, backend, now);
         lines.push(format!("{} (weight {}) is heavier, but {why}", backend.name, backend.weight));
+    }
+    let others = || group.backends.iter().filter(|backend| backend.id != active.id);
+    for (backend, replication) in others().filter_map(|backend| Some((backend, backend.replication.as_ref()?))) {
+        lines.push(format!("{} is {replication}", backend.name));
+    }
+    for (backend, (label, evidence)) in others().filter_map(|backend| Some((backend, backend.fence.as_ref()?))) {
+        lines.push(format!("{} is fenced ({label}): {evidence}", backend.name));
     }
     match group.route.standby.and_then(|id| group.backends.iter().find(|backend| backend.id == id)) {
         Some(next) => lines.push(format!("{} would be next", next.name)),

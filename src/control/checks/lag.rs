@@ -2,36 +2,29 @@
 //!
 //! It decides about failbacks alone, so it runs beside the probes and at its own pace.
 
-use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{AUTHORIZATION, HOST};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use bytes::Bytes;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::{Method, StatusCode};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 
 use crate::channels::{BackendId, Observation, Route};
-use crate::config::{Address, LagCheck, format_duration};
+use crate::config::{LagCheck, format_duration};
 use crate::logic::settings::HealthSettings;
-use crate::net::dial::connect;
-use crate::net::stream::Stream;
-use crate::net::tls::TlsStream;
-use crate::tls::ClientConfigs;
+use crate::net::http::{HttpBounds, HttpError, HttpRequest, request};
 
-/// For one round: connecting, TLS, and both requests.
-const ROUND_MAX: Duration = Duration::from_secs(5);
-/// The most that the list of databases may take.
-const BODY_BYTES_MAX: usize = 4 << 20;
+/// For one question, from connecting on; the list of databases is the longer of the two answers.
+const BOUNDS: HttpBounds = HttpBounds { timeout: Duration::from_secs(5), body_bytes_max: 4 << 20 };
 /// The most of an answer's text that is repeated.
 const TEXT_CHARS_MAX: usize = 200;
+const LIST: &str = "GET /v1/bdbs";
+const AVAILABILITY: &str = "GET /v1/bdbs/<uid>/availability";
 
 /// Asks for the lag of one backend, again and again.
 pub struct LagWatch {
@@ -40,30 +33,23 @@ pub struct LagWatch {
     /// Found by the endpoint, until an answer says that it is not there.
     uid: Option<u64>,
     /// Read at the first round, and again after a round that failed.
-    certificates: Option<ClientConfigs>,
+    certificates: Option<Arc<ClientConfig>>,
 }
 
-/// Why nobody can tell.
+/// Why nobody can tell, or the answer is no.
 #[derive(Debug, thiserror::Error)]
 enum LagError {
-    #[error("no answer from {place} within {limit}")]
-    Late { place: String, limit: String },
-    #[error("cannot connect to {0}: {1}")]
-    Connect(String, io::Error),
-    #[error("{0}")]
+    #[error("health.lag.{0}")]
     Certificates(String),
-    #[error("{0} broke off: {1}")]
-    Broken(&'static str, String),
+    #[error("{0}: {1}")]
+    Unanswered(&'static str, HttpError),
     #[error("{0} answers with {1}")]
     Refused(&'static str, StatusCode),
-    #[error("{0}: {1}")]
-    Database(&'static str, String),
-    #[error("more than {tolerance} behind: {what} answers with {status}")]
-    Behind { tolerance: String, what: &'static str, status: StatusCode },
+    #[error("{LIST}: {0}")]
+    Database(String),
+    #[error("more than {tolerance} behind: {AVAILABILITY} answers with {status}")]
+    Behind { tolerance: String, status: StatusCode },
 }
-
-const LIST: &str = "GET /v1/bdbs";
-const AVAILABILITY: &str = "GET /v1/bdbs/<uid>/availability";
 
 impl LagWatch {
     /// For one backend; nothing is opened yet.
@@ -92,12 +78,11 @@ impl LagWatch {
     }
 
     /// Asks once: within the tolerance, in words, or why it is not, or nobody can tell.
-    pub(super) async fn round(&mut self) -> Result<String, String> {
-        let late = LagError::Late {
-            place: Address::Tcp(self.check.host.clone(), self.check.port).to_string(),
-            limit: format_duration(ROUND_MAX),
-        };
-        let outcome = timeout(ROUND_MAX, self.ask()).await.unwrap_or(Err(late));
+    ///
+    /// # Errors
+    /// In words for operators.
+    pub async fn round(&mut self) -> Result<String, String> {
+        let outcome = self.ask().await;
         if let Err(error) = &outcome {
             self.certificates = None;
             if matches!(error, LagError::Behind { status: StatusCode::NOT_FOUND, .. }) {
@@ -105,93 +90,56 @@ impl LagWatch {
             }
         }
         let within = |()| format!("within {}", format_duration(self.check.tolerance));
-        outcome.map(within).map_err(|error| error.to_string())
+        outcome.map(within).map_err(|error| printable(&error.to_string()))
     }
 
     async fn ask(&mut self) -> Result<(), LagError> {
-        let stream = self.dial().await?;
-        let broken = |error: hyper::Error| LagError::Broken("the connection", error.to_string());
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let conversation = self.converse(sender);
-        tokio::pin!(conversation);
-        tokio::select! {
-            outcome = &mut conversation => outcome,
-            // What was asked then knows what became of it.
-            ended = connection => match (conversation.await, ended) {
-                (Err(LagError::Broken(what, _)), Err(error)) => Err(LagError::Broken(what, printable(&error.to_string()))),
-                (outcome, _) => outcome,
-            },
-        }
-    }
-
-    async fn dial(&mut self) -> Result<Stream, LagError> {
-        let address = Address::Tcp(self.check.host.clone(), self.check.port);
-        let cannot = |error| LagError::Connect(address.to_string(), error);
-        let config = match &self.certificates {
-            Some(configs) => configs.probe.clone(),
-            None => {
-                let loaded = self.check.tls.files.load();
-                let loaded = loaded.map_err(|problem| LagError::Certificates(format!("health.lag.{problem}")))?;
-                self.certificates.insert(loaded.config).probe.clone()
-            }
-        };
-        let name = match &self.check.tls.server_name {
-            Some(name) => name.clone(),
-            None => ServerName::try_from(self.check.host.clone())
-                .map_err(|_| LagError::Certificates("set health.lag.tls.server_name".to_owned()))?,
-        };
-        let Stream::Tcp(socket) = connect(&address).await.map_err(cannot)? else {
-            return Err(LagError::Certificates("TLS is for TCP only".to_owned()));
-        };
-        let stream = TlsStream::connect(socket, config, name).await.map_err(cannot)?;
-        Ok(Stream::Tls(Box::new(stream)))
-    }
-
-    async fn converse(&mut self, mut sender: SendRequest<Empty<Bytes>>) -> Result<(), LagError> {
         let uid = match self.uid {
             Some(uid) => uid,
-            None => {
-                let (status, body) = self.get(&mut sender, LIST, "/v1/bdbs").await?;
-                if !status.is_success() {
-                    return Err(LagError::Refused(LIST, status));
-                }
-                let (host, port) = &self.check.endpoint;
-                let found = database_at(&body, host, *port).map_err(|why| LagError::Database(LIST, why))?;
-                *self.uid.insert(found)
-            }
+            None => self.find().await?,
         };
         let tolerance_ms = self.check.tolerance.as_millis();
-        let path = format!("/v1/bdbs/{uid}/availability?extend_check=lag&availability_lag_tolerance_ms={tolerance_ms}");
-        match self.get(&mut sender, AVAILABILITY, &path).await?.0 {
+        let target = format!(
+            "{}/{uid}/availability?extend_check=lag&availability_lag_tolerance_ms={tolerance_ms}",
+            self.check.url.target
+        );
+        match self.get(AVAILABILITY, &target).await?.0 {
             status if status.is_success() => Ok(()),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(LagError::Refused(AVAILABILITY, status)),
-            status => {
-                let tolerance = format_duration(self.check.tolerance);
-                Err(LagError::Behind { tolerance, what: AVAILABILITY, status })
-            }
+            status => Err(LagError::Behind { tolerance: format_duration(self.check.tolerance), status }),
         }
     }
 
-    async fn get(
-        &self,
-        sender: &mut SendRequest<Empty<Bytes>>,
-        what: &'static str,
-        path: &str,
-    ) -> Result<(StatusCode, Bytes), LagError> {
-        let broken = |error: &dyn std::fmt::Display| LagError::Broken(what, printable(&error.to_string()));
+    async fn find(&mut self) -> Result<u64, LagError> {
+        let target = self.check.url.target.clone();
+        let (status, body) = self.get(LIST, &target).await?;
+        if !status.is_success() {
+            return Err(LagError::Refused(LIST, status));
+        }
+        let (host, port) = &self.check.endpoint;
+        let found = database_at(&body, host, *port).map_err(LagError::Database)?;
+        Ok(*self.uid.insert(found))
+    }
+
+    async fn get(&mut self, what: &'static str, target: &str) -> Result<(StatusCode, Bytes), LagError> {
         let user = self.check.credential.username.as_deref().unwrap_or_default();
         let login = BASE64_STANDARD.encode(format!("{user}:{}", self.check.credential.password));
-        let request = Request::get(path)
-            .header(HOST, Address::Tcp(self.check.host.clone(), self.check.port).to_string())
-            .header(AUTHORIZATION, format!("Basic {login}"))
-            .body(Empty::new())
-            .map_err(|error| broken(&error))?;
-        sender.ready().await.map_err(|error| broken(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-        let status = response.status();
-        let body =
-            Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(|error| broken(&error))?;
-        Ok((status, body.to_bytes()))
+        let mut login = HeaderValue::from_str(&format!("Basic {login}"))
+            .map_err(|error| LagError::Unanswered(what, HttpError::Broken(error.to_string())))?;
+        login.set_sensitive(true);
+        let tls = self.certificates()?;
+        let url = self.check.url.at(target);
+        let headers = vec![(AUTHORIZATION, login)];
+        let question = HttpRequest { method: Method::GET, url: &url, headers, body: Bytes::new() };
+        request(question, Some(tls), BOUNDS).await.map_err(|error| LagError::Unanswered(what, error))
+    }
+
+    fn certificates(&mut self) -> Result<Arc<ClientConfig>, LagError> {
+        if let Some(config) = &self.certificates {
+            return Ok(Arc::clone(config));
+        }
+        let loaded = self.check.tls.load().map_err(|problem| LagError::Certificates(problem.to_string()))?;
+        Ok(Arc::clone(self.certificates.insert(loaded.config.probe)))
     }
 }
 

@@ -1,11 +1,11 @@
 //! The health checks of one backend, and what they say together.
 
-mod command;
+pub(super) mod command;
 mod exec;
 mod lag;
 mod program;
 
-use self::command::CommandCheck;
+use self::command::{CommandCheck, Told};
 use self::exec::ProgramCheck;
 pub use self::lag::LagWatch;
 use crate::config::Backend;
@@ -44,6 +44,15 @@ impl Checker {
             (None, Some(program)) => (program.probe().await.unwrap_or_else(ProbeVerdict::failed), is_fresh),
             (Some(commands), Some(program)) => both(commands, program, is_fresh, &mut self.has_reply).await,
             (None, None) => (ProbeVerdict::good(), is_fresh),
+        }
+    }
+
+    /// What the server says of itself, asked on the connection that the last probe has left; `None`: nothing was asked,
+    /// or the connection was lost.
+    pub async fn facts(&mut self) -> Option<Told> {
+        match &mut self.commands {
+            Some(commands) => commands.facts().await,
+            None => None,
         }
     }
 

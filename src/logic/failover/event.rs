@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::fencing::{FenceReason, SavedServer};
+use super::news::News;
+use super::promotion::PromotionOrder;
 use crate::logic::judged::Judged;
 use crate::logic::route::{BackendId, Route};
 
@@ -91,6 +94,8 @@ pub enum Reason {
     ProbesFailed,
     /// Too many failures on live traffic.
     FailureRate,
+    /// It answers, but far too slowly, and a better one is there.
+    Slow,
     /// Return to a heavier backend.
     Failback,
     /// An operator's will.
@@ -110,6 +115,7 @@ impl fmt::Display for Reason {
             Self::CannotServe { word } => return write!(formatter, "cannot serve: {word}"),
             Self::ProbesFailed => "probes failed",
             Self::FailureRate => "failure rate",
+            Self::Slow => "slow",
             Self::Failback => "failback",
             Self::Operator => "operator",
             Self::Removed => "backend removed",
@@ -148,6 +154,8 @@ pub enum Blocked {
     FlapGuard,
     /// The last attempt was called off; the next one waits.
     CalledOff,
+    /// It came back with less than was seen, or as a second master.
+    Fenced(FenceReason),
 }
 
 impl fmt::Display for Blocked {
@@ -161,6 +169,7 @@ impl fmt::Display for Blocked {
             Self::Lag => "lag: it is too far behind the others, or nobody can tell",
             Self::FlapGuard => "too many switches of late",
             Self::CalledOff => "the last attempt was called off",
+            Self::Fenced(reason) => return write!(formatter, "fenced: {reason}"),
         })
     }
 }
@@ -172,6 +181,10 @@ pub enum CallOff {
     NotDrained,
     /// The target did not answer a probe.
     TargetUnhealthy,
+    /// The target is a replica and did not get all that the active has in time.
+    NotCaughtUp,
+    /// The target is a replica and was not promoted.
+    NotPromoted,
     /// A fault of the active, or an operator, took precedence.
     Overtaken,
     /// The target is about to leave the group.
@@ -183,6 +196,8 @@ impl fmt::Display for CallOff {
         formatter.write_str(match self {
             Self::NotDrained => "commands were still in flight after the drain time",
             Self::TargetUnhealthy => "the target does not answer its probe",
+            Self::NotCaughtUp => "the replica did not catch up within the drain time",
+            Self::NotPromoted => "the replica was not promoted",
             Self::Overtaken => "overtaken by a forced switch",
             Self::TargetRemoved => "the target is being removed",
         })
@@ -343,6 +358,13 @@ pub enum Event {
         /// What.
         warning: Option<String>,
     },
+    /// The active answers, but far too slowly; `None`: not any more.
+    Degraded {
+        /// Which.
+        backend: BackendId,
+        /// What was seen, in words.
+        evidence: Option<String>,
+    },
     /// No backend can serve.
     NoneHealthy,
     /// Commands are refused at once from now on.
@@ -416,6 +438,13 @@ pub enum Event {
         /// Whose.
         backend: BackendId,
     },
+    /// Something about what replicates what.
+    Replication {
+        /// Of which backend.
+        backend: BackendId,
+        /// What.
+        news: News,
+    },
 }
 
 /// What the machine asks of its shell.
@@ -431,6 +460,8 @@ pub enum Output {
     Persist(Saved),
     /// This backend is no member any more: nobody needs its connections and probes.
     Dismiss(BackendId),
+    /// Let a replica catch up, or promote it, and say how it went.
+    Promote(PromotionOrder),
 }
 
 /// What survives a restart. Times are relative to the moment of saving.
@@ -446,6 +477,8 @@ pub struct Saved {
     pub stay: Option<(String, Duration)>,
     /// Banned backends, and for how long still.
     pub bans: Vec<(String, Duration)>,
+    /// What was seen of each server.
+    pub servers: Vec<SavedServer>,
 }
 
 /// A breaker that was not closed.

@@ -5,15 +5,21 @@ use std::time::{Duration, Instant};
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Detector, Excused};
 use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
+use crate::logic::failover::fencing::Server;
+use crate::logic::failover::gray::Pulse;
 use crate::logic::failover::membership::Leaving;
 use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
+use crate::logic::latency::LatencyWatch;
 use crate::logic::route::BackendId;
 use crate::logic::selection::Candidate;
-use crate::logic::settings::{BreakerSettings, HealthSettings, ProbeMode};
+use crate::logic::settings::{BreakerSettings, HealthSettings, LatencySettings, ProbeMode};
 
 /// Between two re-probes that replies or reconnections asked for: at most ten a second.
 const INQUIRY_GAP: Duration = Duration::from_millis(100);
+
+/// Failed attempts to connect that say more than that one of them was unlucky.
+const UNCONNECTED_MIN: u32 = 3;
 
 /// A re-probe on a new connection, and the signs that led to it.
 #[derive(Clone, Debug)]
@@ -54,10 +60,15 @@ pub(super) struct Member {
     pub(super) health: Health,
     pub(super) detector: Detector,
     pub(super) breaker: Breaker,
+    pub(super) latency: LatencyWatch,
+    pub(super) pulse: Pulse,
     pub(super) health_settings: HealthSettings,
     pub(super) breaker_settings: BreakerSettings,
+    pub(super) latency_settings: LatencySettings,
     /// Why it is unhealthy.
     pub(super) fault: Option<Fault>,
+    /// It serves, but far too slowly: what was seen.
+    pub(super) degraded: Option<String>,
     /// Since when each probe has been clean.
     pub(super) clean_since: Option<Instant>,
     /// Share of `failback_hold` that is waited, drawn when `clean_since` was set.
@@ -66,9 +77,13 @@ pub(super) struct Member {
     pub(super) banned_until: Option<Instant>,
     /// It is about to go.
     pub(super) leaving: Option<Leaving>,
+    /// What its server has said of itself.
+    pub(super) server: Server,
     /// Whether its data is close enough behind the others; `None`: nobody has said since it last was the active.
     pub(super) is_level: Option<bool>,
     pub(super) inquiry: Option<Inquiry>,
+    /// Since when no worker has got a connection, and how often one has tried.
+    pub(super) unconnected: Option<(Instant, u32)>,
     asked_at: Option<Instant>,
     warning: Option<String>,
 }
@@ -84,15 +99,21 @@ impl Member {
             health: Health::new(health_settings.fall, health_settings.rise),
             detector: Detector::new(settings.detector.clone()),
             breaker: Breaker::new(breaker_settings),
+            latency: LatencyWatch::new(settings.detector.latency.clone(), settings.detector.hang_timeout / 2),
+            pulse: Pulse::default(),
             health_settings,
             breaker_settings,
+            latency_settings: settings.detector.latency.clone(),
             fault: None,
+            degraded: None,
             clean_since: None,
             hold_factor: 1.0,
             banned_until: None,
             leaving: None,
+            server: Server::default(),
             is_level: None,
             inquiry: None,
+            unconnected: None,
             asked_at: None,
             warning: None,
         }
@@ -106,6 +127,8 @@ impl Member {
         self.health.configure(self.health_settings.fall, self.health_settings.rise);
         self.breaker.configure(self.breaker_settings);
         self.detector.configure(settings.detector.clone());
+        self.latency_settings = settings.detector.latency.clone();
+        self.latency.configure(self.latency_settings.clone(), settings.detector.hang_timeout / 2);
     }
 
     pub(super) fn is_selectable(&self) -> bool {
@@ -115,6 +138,11 @@ impl Member {
     /// Its lag, if it is checked at all, is no reason against a failback.
     pub(super) fn may_lead(&self) -> bool {
         self.is_level == Some(true) || !self.health_settings.modes.contains(&ProbeMode::Lag)
+    }
+
+    /// Neither an operator nor what its server said of itself speaks against it.
+    pub(super) const fn may_be_chosen(&self) -> bool {
+        !self.is_banned() && self.server.is_trusted()
     }
 
     /// It may not become the active: an operator banned it, or it is about to go.
@@ -162,6 +190,16 @@ impl Member {
             *due = now;
         }
         self.ask_if_due(now)
+    }
+
+    /// A worker could not connect. Returns since when nobody could and nothing was heard, if they tried often enough.
+    pub(super) fn on_unconnected(&mut self, at: Instant) -> Option<Instant> {
+        let (since, count) = match self.unconnected {
+            Some((since, count)) if !self.detector.has_replied_since(since) => (since, count + 1),
+            _ => (at, 1),
+        };
+        self.unconnected = Some((since, count));
+        (count >= UNCONNECTED_MIN).then_some(since)
     }
 
     /// Time passed. Returns whether a re-probe must be asked for now.
@@ -222,9 +260,15 @@ impl Member {
         &mut self,
         (started_at, now): (Instant, Instant),
         verdict: &ProbeVerdict,
-        hold_factor: f64,
+        (hold_factor, is_slow): (f64, bool),
         events: &mut Vec<Event>,
     ) -> Option<Fault> {
+        if is_slow && matches!(verdict, ProbeVerdict::Good { .. }) {
+            // Better than none, but no reason to return to it.
+            self.health.on_slow();
+            self.clean_since = None;
+            return None;
+        }
         let change = self.health.on_verdict(started_at, now, verdict);
         let is_good = matches!(verdict, ProbeVerdict::Good { .. });
         if is_good && self.clean_since.is_none() {
@@ -263,7 +307,9 @@ impl Member {
         self.health.force_down();
         self.clean_since = None;
         self.inquiry = None;
+        self.unconnected = None;
         self.detector.restart(now);
+        self.latency.restart();
         self.fault = Some(fault.clone());
         events.push(Event::BackendDown { backend: self.id, fault });
         self.with_breaker(now, events, |breaker| breaker.trip(now));
@@ -276,7 +322,9 @@ impl Member {
             events.push(Event::BackendUp { backend: self.id });
         }
         self.fault = None;
+        self.unconnected = None;
         self.detector.restart(now);
+        self.latency.restart();
         self.with_breaker(now, events, |breaker| breaker.close(now));
     }
 

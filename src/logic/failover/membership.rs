@@ -87,7 +87,8 @@ impl Failover {
         self.discard_successor(now, backend)?;
         self.mark_leaving(backend, Leaving::Removed);
         self.end_stay_on(backend, StayEnd::Removed);
-        if is_active && !self.stage.is_cutting() && (removal == Removal::Forced || !is_healthy) {
+        let can_be_cut = self.stage.is_serving() || self.stage.planned_target().is_some();
+        if is_active && can_be_cut && (removal == Removal::Forced || !is_healthy) {
             self.cut_away(now);
         }
         Ok(())
@@ -163,7 +164,8 @@ impl Failover {
         let best = |is_eligible: fn(&Member) -> bool| {
             selection::best(others().map(|member| member.candidate(is_eligible(member))), None)
         };
-        best(Member::is_selectable).or_else(|| best(|member| member.health.is_healthy() && !member.is_banned()))
+        best(|member| member.is_selectable() && member.may_be_chosen())
+            .or_else(|| best(|member| member.health.is_healthy() && member.may_be_chosen()))
     }
 
     /// A forced switch away from the active: to whoever can serve, else to the heaviest that stays.
@@ -202,16 +204,21 @@ impl Stage {
     /// Where the switch that is under way leads.
     pub(super) const fn target(&self) -> Option<BackendId> {
         match self {
-            Self::Proving { switch, .. } | Self::Holding { switch, .. } | Self::Cutting { switch, .. } => {
-                Some(switch.to)
-            }
+            Self::Proving { switch, .. }
+            | Self::Promoting { switch, .. }
+            | Self::Holding { switch, .. }
+            | Self::Cutting { switch, .. } => Some(switch.to),
             Self::Starting { .. } | Self::Serving => None,
         }
     }
 
     /// The same, as long as the switch can be called off.
     pub(super) const fn planned_target(&self) -> Option<BackendId> {
-        if self.is_cutting() { None } else { self.target() }
+        match self {
+            // Who is being promoted is a master by the time that anybody could say no.
+            Self::Cutting { .. } | Self::Promoting { .. } => None,
+            _ => self.target(),
+        }
     }
 }
 

@@ -80,9 +80,10 @@ impl Failover {
     fn ban(&mut self, now: Instant, backend: BackendId, length: Duration) -> Result<(), Refused> {
         let index = self.index(backend).ok_or(Refused::UnknownBackend)?;
         let is_target = match &self.stage {
-            Stage::Proving { switch, .. } | Stage::Holding { switch, .. } | Stage::Cutting { switch, .. } => {
-                switch.to == backend
-            }
+            Stage::Proving { switch, .. }
+            | Stage::Holding { switch, .. }
+            | Stage::Promoting { switch, .. }
+            | Stage::Cutting { switch, .. } => switch.to == backend,
             Stage::Starting { .. } | Stage::Serving => false,
         };
         if is_target {

@@ -1,11 +1,14 @@
 //! Cases of the decision machine, one after another.
 
+mod acceptance;
+mod gray;
 mod membership;
+mod replication;
 
 use super::*;
 use crate::logic::judged::Judged;
 use crate::logic::route::Phase;
-use crate::logic::settings::{Failback, InitialPolicy, ProbeMode, ProbePolicy};
+use crate::logic::settings::{Failback, InitialPolicy, LatencySettings, ProbeMode, ProbePolicy};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const HEAVY: BackendId = BackendId(0);
@@ -35,6 +38,7 @@ fn settings() -> GroupSettings {
             window: MS(2000),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         breaker: BreakerSettings { grace: MS(10_000), grace_max: MS(80_000) },
         failover: FailoverSettings {
@@ -132,6 +136,7 @@ impl Group {
                 Output::Log(event) => self.events.push(event),
                 Output::Persist(saved) => self.saved = Some(saved),
                 Output::Dismiss(backend) => self.dismissed.push(backend),
+                Output::Promote(order) => panic!("nothing replicates: {order:?}"),
             }
         }
     }
@@ -800,4 +805,33 @@ fn a_last_active_that_was_banned_meanwhile_is_not_begun_with() {
     group.probe(HEAVY, good());
     group.probe(LIGHT, good());
     assert_eq!(group.state(), (8, Some(LIGHT), Phase::Serve));
+}
+
+/// Only the way of the commands is broken: each probe acquits, and still nobody gets through.
+#[test]
+fn a_backend_that_no_worker_can_connect_to_is_left_though_its_probes_are_good() {
+    let mut group = Group::serving(settings());
+    let fail = |group: &mut Group| {
+        let cause = "timed out".to_owned();
+        group.say(WorkerReport::ConnectFailed { backend: HEAVY, at: group.now, cause });
+        if group.machine.route().phase == Phase::Serve {
+            group.re_probe(HEAVY, good());
+        }
+    };
+    for _ in 0..6 {
+        fail(&mut group);
+        assert_eq!(group.state().1, Some(HEAVY));
+        group.pass(MS(990));
+    }
+    group.say(WorkerReport::Connected { backend: HEAVY, at: group.now });
+    for _ in 0..8 {
+        assert_eq!(group.state().2, Phase::Serve, "a connection that works starts it anew");
+        group.pass(MS(800));
+        fail(&mut group);
+    }
+    group.pass(MS(800));
+    fail(&mut group);
+    group.acknowledge();
+    assert_eq!(group.state(), (2, Some(LIGHT), Phase::Serve));
+    assert_eq!(*group.machine.reason(), Reason::ConnectionLost);
 }

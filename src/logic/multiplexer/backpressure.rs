@@ -30,6 +30,7 @@ impl Multiplexer {
         if link.paused.is_none() {
             link.paused = Some((reader, now));
             link.waiting_since = None;
+            link.forget_times();
             session.holds_back = true;
         }
     }

@@ -1,5 +1,6 @@
 //! A backend connection: what was written and not yet answered, and whose replies are due in which order.
 
+mod timing;
 mod upload;
 
 use std::collections::VecDeque;
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use self::timing::Timing;
+pub(super) use self::timing::Waited;
 pub(super) use self::upload::{Streamed, TakenUpload};
 use super::SessionKey;
 use super::connection_state::StateChange;
@@ -260,6 +263,7 @@ pub struct Link {
     scanned: usize,
     /// While a request is arriving on it: what goes behind that.
     behind: Option<Vec<(Run, Bytes)>>,
+    timing: Timing,
 }
 
 impl Link {
@@ -295,6 +299,7 @@ impl Link {
             stash: BytesMut::new(),
             scanned: 0,
             behind: None,
+            timing: Timing::default(),
         }
     }
 
@@ -442,6 +447,7 @@ impl Link {
     pub fn advance_written(&mut self, bytes: usize, now: Instant) {
         self.written += bytes;
         debug_assert!(self.written <= self.retained.len());
+        self.timing.on_written(self.written, now);
         self.release_written();
         if self.waiting_since.is_none() && self.front_is_written() {
             self.waiting_since = Some(now);
@@ -463,6 +469,9 @@ impl Link {
     /// Bytes came.
     pub fn heard(&mut self, now: Instant) {
         self.release_written();
+        if self.streaming || !self.stash.is_empty() || self.ring.front().is_some_and(|run| run.answered > 0) {
+            self.timing.on_begun(now);
+        }
         self.waiting_since = self.front_is_written().then_some(now);
     }
 
@@ -569,6 +578,7 @@ impl Link {
         let run = self.ring.pop_front()?;
         self.cursor = (0, 0);
         self.retained.advance(run.bytes);
+        self.timing.on_released(run.bytes);
         self.written = self.written.saturating_sub(run.bytes);
         if self.ring.is_empty() && self.retained.capacity() > IDLE_BYTES_MAX {
             self.retained = BytesMut::new();

@@ -59,6 +59,7 @@ pub use session::{Access, CloseReason, Session};
 use self::identity::Guard;
 use self::link::{Run, RunKind};
 pub use self::pubsub::Kind as SubscriptionKind;
+use self::requests::Request;
 use self::session::Wait;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
@@ -510,6 +511,16 @@ impl Multiplexer {
     fn note(&mut self, fate: fn(&mut Judged) -> &mut u64, commands: u64) {
         *fate(&mut self.judged) += commands;
         *fate(&mut self.counters.fates) += commands;
+    }
+
+    /// Puts one request of a session on a connection.
+    fn send_request(&mut self, link: LinkKey, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) {
+        if request.classified.is_slow()
+            && let Some(link) = self.links.get_mut(link)
+        {
+            link.expect_long();
+        }
+        self.send(link, key, request.frame, 1, kind, now);
     }
 
     /// Puts requests of a session on a connection.

@@ -11,6 +11,13 @@ impl Multiplexer {
         self.links.iter().filter(|(_, link)| link.backend == backend && link.state == LinkState::Ready).count()
     }
 
+    /// This thread was held up: what replies seem to have waited says nothing of the backends.
+    pub fn on_held_up(&mut self) {
+        for (_, record) in &mut self.backends {
+            record.disturbances += 1;
+        }
+    }
+
     /// Some backend connection has something to be written.
     #[must_use]
     pub fn has_link_to_write(&self) -> bool {

@@ -219,11 +219,14 @@ impl Multiplexer {
         let is_pin = self.links.get(key).is_some_and(|link| matches!(link.role, Role::Pin(_)));
         let latency = if is_pin { &mut self.counters.latency_pinned } else { &mut self.counters.latency_shared };
         latency.count(took, run.commands);
-        if let Some(link) = self.links.get(key) {
-            let backend = link.backend;
+        if let Some(link) = self.links.get_mut(key) {
+            let (backend, waited) = (link.backend, link.waited(run, now));
+            let record = self.record(backend);
             if !run.kind.may_block() {
-                let record = self.record(backend);
                 record.reply_time = (record.reply_time * 15 + took) / 16;
+            }
+            if let Some(waited) = waited {
+                record.note_waited(waited);
             }
         }
         self.deliver_locals(key);

@@ -65,7 +65,7 @@ impl Multiplexer {
             return self.forward_on_pin(key, request, kind, now);
         }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
-        self.send(link, key, request.frame, 1, kind, now);
+        self.send_request(link, key, request, kind, now);
         Step::Done { bytes: request.bytes }
     }
 
@@ -99,7 +99,7 @@ impl Multiplexer {
         if let Some(session) = self.sessions.get_mut(key).filter(|session| session.state.is_some()) {
             session.spend_caching(request.classified.command.is_some_and(|command| command.name.starts_with("client")));
         }
-        self.send(link, key, request.frame, 1, kind, now);
+        self.send_request(link, key, request, kind, now);
         Step::Done { bytes: request.bytes }
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::logic::route::Availability;
-use crate::logic::settings::{Failback, InitialPolicy, NoneHealthy, RetryCeiling};
+use crate::logic::settings::{Failback, InitialPolicy, LatencySettings, NoneHealthy, RetryCeiling};
 
 mod connection_state;
 
@@ -72,6 +72,7 @@ fn settings(ceiling: RetryCeiling) -> Settings {
             window: ms(2000),
             failures_min: 1000,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         policy: Policy::default(),
         client_id_first: 7,

@@ -3,14 +3,20 @@
 use std::time::Duration;
 
 use super::{Details, EventKind, Failed, Happening, InFlight, Millis, Outcomes, Severity, State};
-use crate::logic::failover::{Event, Reason, Switched};
+use crate::logic::failover::{Blocked, Event, Reason, Switched};
 use crate::logic::route::BackendId;
 
 /// Who changes a group, until it is known better.
 const AN_OPERATOR: &str = "operator";
 
 impl Happening {
-    fn new(kind: EventKind, severity: Severity, title: &'static str, text: String, details: Details) -> Self {
+    pub(super) fn new(
+        kind: EventKind,
+        severity: Severity,
+        title: &'static str,
+        text: String,
+        details: Details,
+    ) -> Self {
         Self { kind, severity, title, text, details: Box::new(details) }
     }
 
@@ -63,6 +69,16 @@ impl Happening {
                 let details = Details { state: Some(State::Ended), ..about(backend) };
                 Self::new(Kind::CheckWarning, Info, "the health check tells all again", text, details)
             }
+            Event::Degraded { backend, evidence: Some(evidence) } => {
+                let text = format!("{} answers too slowly: {evidence}", name(*backend));
+                let details = Details { state: Some(State::Began), cause: Some(evidence.clone()), ..about(backend) };
+                Self::new(Kind::BackendDegraded, Info, "backend answers too slowly", text, details)
+            }
+            Event::Degraded { backend, evidence: None } => {
+                let text = format!("{} answers in time again", name(*backend));
+                let details = Details { state: Some(State::Ended), ..about(backend) };
+                Self::new(Kind::BackendDegraded, Info, "backend answers in time again", text, details)
+            }
             Event::NoneHealthy => {
                 let title = "no backend is healthy: staying on the last active";
                 Self::new(Kind::NoneHealthy, Error, title, title.to_owned(), empty())
@@ -79,7 +95,9 @@ impl Happening {
             Event::FailbackBlocked { reason: Some(reason) } => {
                 let title = "a heavier backend is healthy but not returned to";
                 let details = Details { state: Some(State::Began), reason: Some(reason.to_string()), ..empty() };
-                Self::new(Kind::FailbackBlocked, Info, title, format!("{title}: {reason}"), details)
+                // The guard is an alarm: something comes and goes, and nobody but a person will end it.
+                let severity = if *reason == Blocked::FlapGuard { Warning } else { Info };
+                Self::new(Kind::FailbackBlocked, severity, title, format!("{title}: {reason}"), details)
             }
             Event::FailbackBlocked { reason: None } => {
                 let title = "failback is no longer blocked";
@@ -115,6 +133,7 @@ impl Happening {
             Event::BackendAdded { backend, weight } => Self::backend_added(name(*backend), *weight, AN_OPERATOR),
             Event::BackendRemoved { backend } => Self::backend_removed(name(*backend), AN_OPERATOR),
             Event::BackendReplaced { by, .. } => Self::backend_replaced(name(*by), AN_OPERATOR),
+            Event::Replication { backend, news } => Self::replication(name(*backend), news),
             Event::BanEnded { backend } => {
                 let text = format!("{} is no longer banned", name(*backend));
                 let details = Details { state: Some(State::Ended), ..about(backend) };
@@ -216,18 +235,6 @@ impl Happening {
         let (from, to, reason) = (Some(from.to_owned()), Some(to.to_owned()), Some(reason.to_owned()));
         let details = Details { from, to, reason, length: length.map(Millis), ..empty() };
         Self::new(EventKind::Gap, Severity::Warning, "subscriptions have a gap", text, details)
-    }
-
-    /// More than one master of the same data was seen, or not any more.
-    #[must_use]
-    pub fn multiple_masters(backends: Vec<String>, state: State) -> Self {
-        let (severity, title) = match state {
-            State::Ended => (Severity::Info, "there is one master again"),
-            _ => (Severity::Error, "more than one master of the same data"),
-        };
-        let text = format!("{title}: {}", backends.join(", "));
-        let details = Details { backends: Some(backends), state: Some(state), ..empty() };
-        Self::new(EventKind::MultipleMasters, severity, title, text, details)
     }
 
     /// An operator plays a fault, or the play has ended.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::*;
-use crate::logic::failover::{Blocked, CallOff, Event, Fault, Reason, StayEnd, Switched};
+use crate::logic::failover::{Blocked, CallOff, Event, Fault, FenceReason, News, Reason, StayEnd, Switched};
 use crate::logic::route::BackendId;
 
 const DOCUMENT: &str = include_str!("../../../docs/events.md");
@@ -55,7 +55,10 @@ fn machine_events() -> Vec<Event> {
             warning: Some("SETRANGE is not permitted: writes are not checked".into()),
         },
         Event::ProbeWarning { backend: EAST, warning: None },
+        Event::Degraded { backend: EAST, evidence: Some("p99 612 ms, baseline 0.4 ms, for 3.0 s".into()) },
+        Event::Degraded { backend: EAST, evidence: None },
         Event::FailbackBlocked { reason: Some(Blocked::HoldTime) },
+        Event::FailbackBlocked { reason: Some(Blocked::FlapGuard) },
         Event::FailbackBlocked { reason: None },
         Event::NoneHealthy,
         Event::Refusing,
@@ -67,6 +70,35 @@ fn machine_events() -> Vec<Event> {
         Event::Banned { backend: EAST, length: SECOND * 600 },
         Event::BanEnded { backend: EAST },
     ]
+    .into_iter()
+    .chain(news())
+    .collect()
+}
+
+fn news() -> impl Iterator<Item = Event> {
+    let fenced = |reason, evidence: &str| News::Fenced {
+        reason,
+        evidence: evidence.to_owned(),
+        is_active: false,
+        is_alarm: true,
+    };
+    let news = [
+        News::Replica { of: "east".into(), promotes: true },
+        News::Promoting { evidence: "it is the replica of east that has most (offset 1402)".into() },
+        News::Promoted { took: Duration::from_millis(5) },
+        News::PromotionFailed {
+            cause: "/usr/local/bin/promote ended with exit status: 1".into(),
+            retry_in: Some(SECOND),
+        },
+        fenced(FenceReason::MultipleMasters, "a master of the same data as west, which is active"),
+        fenced(FenceReason::StaleData, "started again with 0 keys, it was seen with 100"),
+        News::FenceLifted { why: "it replicates the active now" },
+    ];
+    let backend = |news: &News| match news {
+        News::Replica { .. } | News::Promoting { .. } | News::Promoted { .. } | News::PromotionFailed { .. } => WEST,
+        _ => EAST,
+    };
+    news.into_iter().map(move |news| Event::Replication { backend: backend(&news), news })
 }
 
 /// One of everything that there is.
@@ -99,7 +131,6 @@ fn samples() -> Vec<EventRecord> {
         Happening::backend_removed("north", "console"),
         Happening::backend_replaced("north", "reload"),
         Happening::gap("east", "west", "connection lost", Some(Duration::from_millis(412))),
-        Happening::multiple_masters(vec!["east".to_owned(), "west".to_owned()], State::Began),
         Happening::drill("east", "kill", SECOND * 30, State::Began),
         Happening::config_reloaded(Ok(vec![change])),
         Happening::config_reloaded(Err("backend[0].url is missing".to_owned())),
