@@ -12,7 +12,7 @@ use support::{Handover, HandoverBuilder, PATIENCE, RawClient, RedisServer, Signa
 const SETTINGS: &str = "failover.initial = 'all'\nhealth.interval = '100ms'\nhealth.standby_interval = '100ms'\n\
     failover.failback = 'manual'\n";
 /// What operators and faults of these tests put into the log.
-const TOLD: [&str; 9] = [
+const TOLD: [&str; 10] = [
     "switched",
     "operator",
     "backend is unhealthy",
@@ -22,6 +22,7 @@ const TOLD: [&str; 9] = [
     "called off",
     "nothing to hand over to",
     "no backend is healthy",
+    "can serve again",
 ];
 
 struct Stand {

@@ -71,6 +71,8 @@ pub struct Supervisor {
     database: Option<u32>,
     /// Who waits for a backend to be gone.
     leaving: Vec<(BackendId, Outcome)>,
+    /// Outcomes, told once the status shows what they say.
+    told: Vec<(Outcome, Result<String, String>)>,
     status_at: Instant,
     /// What promotes a replica.
     promote_by: Promote,
@@ -123,6 +125,7 @@ impl Supervisor {
             switching: None,
             database: group.common_database(),
             leaving: Vec::new(),
+            told: Vec::new(),
             status_at: start,
             promote_by: group.promotion.by.clone(),
             promoting: None,
@@ -233,7 +236,7 @@ impl Supervisor {
         match (result, target) {
             (Ok(()), Some(to)) => self.switching = Some((to, outcome)),
             // Who asked may have gone: the order stands.
-            (result, _) => drop(outcome.send(result.map(|()| what).map_err(|why| why.to_string()))),
+            (result, _) => self.told.push((outcome, result.map(|()| what).map_err(|why| why.to_string()))),
         }
     }
 
@@ -270,7 +273,7 @@ impl Supervisor {
         match (result, leaver) {
             (Ok(()), Some(old)) => self.leaving.push((old, outcome)),
             // Who asked may have gone: what was done stands.
-            (result, _) => drop(outcome.send(result.map(|()| order))),
+            (result, _) => self.told.push((outcome, result.map(|()| order))),
         }
     }
 
@@ -299,7 +302,7 @@ impl Supervisor {
         if let Event::BackendRemoved { backend } | Event::BackendReplaced { backend, .. } = event {
             let text = self.chronicle.last_text();
             for (_, outcome) in self.leaving.extract_if(.., |(leaver, _)| leaver == backend) {
-                let _ = outcome.send(Ok(text.clone()));
+                self.told.push((outcome, Ok(text.clone())));
             }
             return;
         }
@@ -311,7 +314,7 @@ impl Supervisor {
         let Some((to, has_switched)) = ended else { return };
         let Some((_, outcome)) = self.switching.take_if(|(target, _)| *target == to || has_switched) else { return };
         let text = self.chronicle.last_text();
-        let _ = outcome.send(if has_switched { Ok(text) } else { Err(text) });
+        self.told.push((outcome, if has_switched { Ok(text) } else { Err(text) }));
     }
 
     /// Reads the vitals of all workers.
@@ -356,6 +359,9 @@ impl Supervisor {
         let is_counting = self.machine.route().availability != Availability::Healthy;
         if is_news || (is_counting && now >= self.status_at + STATUS_MAX_AGE) {
             self.publish_status(now);
+        }
+        for (outcome, result) in self.told.drain(..) {
+            let _ = outcome.send(result);
         }
     }
 
