@@ -21,12 +21,15 @@ use self::settings::policy_of;
 pub(crate) use self::settings::{commons, multiplexer_settings};
 use self::sockets::{bind_admin, bind_all, bind_console, start_acceptors, start_admin, start_console};
 use self::watch_over::{announce, is_alive};
-use crate::admin::console::{Console, ConsoleGroup};
+use crate::admin::desk::{Desk, DeskGroup};
 use crate::admin::events::Streams;
+use crate::admin::guard::Guard;
 use crate::admin::http::Admin;
-use crate::channels::{Amendment, Directions, GroupStatus, Order, WorkerReport};
+use crate::channels::{
+    Amendment, Directions, GroupStatus, ORDERS_MAX, Order, ProcessCommand, ProcessOrder, Rehearsal, WorkerReport,
+};
 use crate::cli::Exit;
-use crate::config::{Config, Sources, WebhookSettings};
+use crate::config::{self, Config, Origin, Sources, WebhookSettings, Weights};
 use crate::control::state;
 use crate::events::ledger::Ledger;
 use crate::events::program::Program;
@@ -79,12 +82,17 @@ struct App {
     events: EventHub,
     /// Has the certificates looked at now.
     hurry: Arc<Notify>,
+    /// What operators ask of the process.
+    process: mpsc::Receiver<ProcessOrder>,
+    /// The file that the configuration came from, if there is one.
+    origin: Option<Origin>,
 }
 
 /// The application's ends of one group's channels.
 struct GroupEnds {
     orders: mpsc::Sender<Order>,
     amendments: mpsc::Sender<Amendment>,
+    rehearsals: mpsc::Sender<Rehearsal>,
     directions: watch::Receiver<Directions>,
     status: watch::Receiver<GroupStatus>,
     reports: mpsc::Sender<WorkerReport>,
@@ -93,13 +101,13 @@ struct GroupEnds {
     counters: Vec<Arc<WorkerCounters>>,
 }
 
-/// Serves until a signal ends it.
-pub async fn run(config: Config, sources: Sources, logging: &Logging) -> Exit {
+/// Serves until a signal ends it. `origin` is the file that `config` came from, if there is one.
+pub async fn run(config: Config, origin: Option<Origin>, sources: Sources, logging: &Logging) -> Exit {
     let mut signals = match Signals::install() {
         Ok(signals) => signals,
         Err(error) => return fail(Exit::Failure, "cannot install the signal handlers", &error),
     };
-    let mut app = match App::start(config, logging).await {
+    let mut app = match App::start(config, origin, logging).await {
         Ok(app) => app,
         Err(exit) => return exit,
     };
@@ -107,10 +115,12 @@ pub async fn run(config: Config, sources: Sources, logging: &Logging) -> Exit {
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::Reload => app.reload(&sources, logging).await,
+                // What came of it stands in the log.
+                Signal::Reload => drop(app.reload(&sources, logging).await),
                 Signal::Drain => return app.drain(&mut signals).await,
                 Signal::Now => return app.stop(Exit::ClientsCut).await,
             },
+            Some(order) = app.process.recv() => app.obey(order, &sources, logging).await,
             task = app.lifecycle.control_panicked() => {
                 error!(%task, "a bug in the control plane: the process ends");
                 return app.stop(Exit::Bug).await;
@@ -125,7 +135,7 @@ fn fail(exit: Exit, what: &str, error: &dyn std::error::Error) -> Exit {
 }
 
 impl App {
-    async fn start(config: Config, logging: &Logging) -> Result<Self, Exit> {
+    async fn start(config: Config, file: Option<Origin>, logging: &Logging) -> Result<Self, Exit> {
         let certificates = Keeper::default();
         let (listeners, webhook) = (secure(&config, &certificates)?, secure_webhook(&config, &certificates)?);
         let recruiter = Recruiter::new(certificates.clone());
@@ -153,6 +163,9 @@ impl App {
             }
         }
         let reloads = Arc::new(Reloads::loaded(SystemTime::now()));
+        let (process, asked) = mpsc::channel(ORDERS_MAX);
+        let view = (&recruiter, in_force.subscribe());
+        let desk = desk_of(&config, &groups, view, process, &draining, [&events, &outcomes]);
         if let Some(listener) = admin {
             let view = Admin {
                 statuses: statuses.clone(),
@@ -164,11 +177,12 @@ impl App {
                 streams: Streams::new(events.clone(), outcomes.clone()),
                 started: origin,
                 draining: draining.clone(),
+                desk: desk.clone(),
+                guard: Guard::new(config.admin.http_token.clone()),
             };
             start_admin(&lifecycle, listener, view);
         }
-        let view = console_of(&config, &groups, (&recruiter, in_force.subscribe()), &draining, [&events, &outcomes]);
-        start_console(&lifecycle, console, view);
+        start_console(&lifecycle, console, &desk);
         let WorkerThreads { threads, arrivals, remaining, heartbeats } =
             start_workers(&config, &groups, origin, &lifecycle, &draining)
                 .map_err(|error| fail(Exit::Failure, "cannot start a worker", &error))?;
@@ -192,26 +206,88 @@ impl App {
             reloads,
             events,
             hurry,
+            process: asked,
+            origin: file,
         })
     }
 
+    /// An operator asks something of the process.
+    async fn obey(&mut self, order: ProcessOrder, sources: &Sources, logging: &Logging) {
+        let ProcessOrder { command, by, outcome } = order;
+        let result = match command {
+            ProcessCommand::Reload => self.reload(sources, logging).await,
+            ProcessCommand::Save => self.save(),
+        };
+        let order = match command {
+            ProcessCommand::Reload => "reload the configuration",
+            ProcessCommand::Save => "save what was changed at run time",
+        };
+        match &result {
+            Ok(done) => info!(target: "audit", audit = true, by, order, new = done.join("; "), "operator"),
+            Err(why) => warn!(target: "audit", audit = true, by, order, why, "operator's order refused"),
+        }
+        // Who asked may have gone.
+        drop(outcome.send(result));
+    }
+
+    /// Writes what was changed at run time into the configuration's file; says what was written, a line each.
+    fn save(&mut self) -> Result<Vec<String>, String> {
+        let origin = self.origin.as_ref().ok_or("there is no file: the configuration came from the command line")?;
+        let (edits, origin) = config::save(origin, &self.weights()).map_err(|error| error.to_string())?;
+        let path = origin.path.display().to_string();
+        self.origin = Some(origin);
+        if edits.is_empty() {
+            return Ok(vec![format!("nothing to write: {path} has it all")]);
+        }
+        for group in &mut self.config.groups {
+            for backend in &mut group.backends {
+                let key = format!("backend.{}.weight", backend.name);
+                let written = edits.iter().find(|edit| edit.key == key).and_then(|edit| edit.new.parse().ok());
+                backend.weight = written.unwrap_or(backend.weight);
+            }
+        }
+        let mut lines = vec![format!("written to {path}:")];
+        lines.extend(edits.iter().map(|edit| format!("{}: {} → {}", edit.key, edit.old, edit.new)));
+        Ok(lines)
+    }
+
+    /// Every backend's weight as operators left it.
+    fn weights(&self) -> Weights {
+        let statuses = self.groups.iter().map(|ends| ends.status.borrow());
+        statuses
+            .flat_map(|status| {
+                let weight =
+                    |backend: &crate::channels::BackendStatus| (backend.name.clone(), backend.wishes.own_weight);
+                status.backends.iter().map(weight).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
     /// SIGHUP: what can change while running does so at once; the rest is named.
-    async fn reload(&mut self, sources: &Sources, logging: &Logging) {
+    /// Says what differs, a line each, or why nothing was changed.
+    async fn reload(&mut self, sources: &Sources, logging: &Logging) -> Result<Vec<String>, String> {
         Systemd.reloading();
         self.hurry.notify_one();
-        match Config::load(sources) {
+        let outcome = match Config::load(sources) {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
                     warn!("{warning}");
                 }
-                self.apply(loaded.config, logging).await;
+                self.origin = loaded.file;
+                let mut lines = loaded.warnings;
+                lines.iter_mut().for_each(|warning| warning.insert_str(0, "warning: "));
+                lines.splice(0..0, self.apply(loaded.config, logging).await);
+                Ok(lines)
             }
             Err(problems) => {
                 self.reloads.failed();
+                let outcome = Err(format!("the configuration was not reloaded, what was in force stays: {problems}"));
                 self.events.tell(None, None, Happening::config_reloaded(Err(problems.to_string())));
+                outcome
             }
-        }
+        };
         Systemd.ready();
+        outcome
     }
 
     /// The first SIGTERM: no new clients; those that are here get what is due to them.
@@ -259,28 +335,32 @@ impl App {
     }
 }
 
-fn console_of(
+fn desk_of(
     config: &Config,
     groups: &[GroupEnds],
     (recruiter, in_force): (&Recruiter, watch::Receiver<Arc<Config>>),
+    process: mpsc::Sender<ProcessOrder>,
     draining: &CancellationToken,
     [events, outcomes]: [&EventHub; 2],
-) -> Console {
-    let groups = config.groups.iter().zip(groups).map(|(group, ends)| ConsoleGroup {
+) -> Arc<Desk> {
+    let groups = config.groups.iter().zip(groups).map(|(group, ends)| DeskGroup {
         status: ends.status.clone(),
         orders: ends.orders.clone(),
         amendments: ends.amendments.clone(),
+        rehearsals: ends.rehearsals.clone(),
+        counters: ends.counters.clone(),
         policy: policy_of(group),
     });
-    Console {
+    Arc::new(Desk {
         groups: groups.collect(),
         in_force,
         recruiter: recruiter.clone(),
+        process,
         events: events.clone(),
         outcomes: outcomes.clone(),
         started: SystemTime::now(),
         draining: draining.clone(),
-    }
+    })
 }
 
 type SavedGroups = std::collections::BTreeMap<String, crate::logic::failover::Saved>;

@@ -17,6 +17,8 @@
 //! | console, application → supervisor: [`Order`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
 //! | console, application → supervisor: [`Amendment`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
 //! | application → console: the configuration in force | `watch` | 1, the latest | replaced |
+//! | console → supervisor: [`Rehearsal`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
+//! | console → application: [`ProcessOrder`] | `mpsc` | [`ORDERS_MAX`] | the one who asks waits |
 //! | supervisor → state file: `GroupState` of every group (`control/state.rs`) | `watch` | 1, the latest | replaced: only the latest state is worth keeping |
 //! | acceptor → worker: `Arrival` (`proxy/worker.rs`) | `mpsc`, one a worker | `ARRIVALS_MAX` in `app.rs` | the acceptor waits |
 //! | worker → worker: `Question` of CLIENT LIST, KILL … (`proxy/inquiry.rs`) | `mpsc`, one a worker and group | `INQUIRIES_MAX` in `app.rs` | the one who asks waits |
@@ -118,7 +120,39 @@ pub struct Known {
     pub addition: Option<Arc<Addition>>,
 }
 
-pub use crate::logic::failover::{Command, Manner, Removal};
+pub use crate::logic::drill::{Drill, DrillFault};
+pub use crate::logic::failover::{Command, Manner, Removal, Report, Simulation, Verdict};
+
+/// A question to the supervisor: what would this fault lead to?
+#[derive(Debug)]
+pub struct Rehearsal {
+    /// Of which backend.
+    pub backend: BackendId,
+    /// What.
+    pub fault: DrillFault,
+    /// Where the answer goes.
+    pub outcome: oneshot::Sender<Simulation>,
+}
+
+/// What an operator asks of the process as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessCommand {
+    /// Read the configuration again, as at SIGHUP.
+    Reload,
+    /// Write what was changed at run time into the configuration's file.
+    Save,
+}
+
+/// An operator's command to the process, and where its outcome goes.
+#[derive(Debug)]
+pub struct ProcessOrder {
+    /// What is to be done.
+    pub command: ProcessCommand,
+    /// Who wants it, for the log.
+    pub by: String,
+    /// Told what was done, a line each, or why not.
+    pub outcome: oneshot::Sender<Result<Vec<String>, String>>,
+}
 
 pub use crate::logic::judged::Judged;
 
@@ -223,6 +257,43 @@ pub struct GroupStatus {
     pub differences: Vec<Difference>,
     /// The latest changes, oldest first.
     pub events: Arc<VecDeque<Arc<EventRecord>>>,
+    /// What operators and checkers want of it for a time.
+    pub wishes: GroupWishes,
+}
+
+/// What operators want of a group for a time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupWishes {
+    /// Clients wait until then; the second part: only with what may change something.
+    pub pause: Option<(SystemTime, bool)>,
+    /// A fault is played until then.
+    pub drill: Option<(Drill, SystemTime)>,
+    /// The active is drained or reported down, and no other can take over.
+    pub is_stranded: bool,
+}
+
+/// What operators and checkers want of a backend for a time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BackendWishes {
+    /// Its preference by the file or an operator; a checker may have reported another.
+    pub own_weight: f64,
+    /// An operator took it out of service.
+    pub is_drained: bool,
+    /// What checkers say of it, the latest last.
+    pub reports: Vec<ReportLine>,
+}
+
+/// What a checker says of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportLine {
+    /// `DOWN`, `DRAIN` or `WEIGHT 0.5`.
+    pub verdict: String,
+    /// Who says so.
+    pub reporter: String,
+    /// Why.
+    pub reason: String,
+    /// Until when.
+    pub until: SystemTime,
 }
 
 /// A health check that was done.
@@ -269,6 +340,8 @@ pub struct BackendStatus {
     pub banned_until: Option<SystemTime>,
     /// It is removed or replaced as soon as another can take over.
     pub is_leaving: bool,
+    /// What operators and checkers want of it for a time.
+    pub wishes: BackendWishes,
     /// It answers, but far too slowly: what was seen.
     pub degraded: Option<String>,
     /// Why it is not returned to for what its server said: a label, and what was seen.

@@ -220,6 +220,7 @@ fn the_start_waits_for_as_many_as_it_was_told() {
         let configuration = format!("failover.initial = '{initial}'\nhealth.standby_interval = '100ms'\n{backends}");
         let handover = Handover::builder(&configuration)
             .allow_warning("no backend is healthy")
+            .allow_warning("backend is unhealthy")
             .allow_warning("a backend can serve again")
             .without_waiting_for_serving()
             .start();

@@ -82,6 +82,11 @@ fn wrong_lines_and_what_is_said_of_them() {
         ),
         ("health.policy = 'some'", r#"health.policy = "some": must be one of "all", "majority", "any""#),
         ("health.probe_key = ''", r#"health.probe_key = "": must not be empty"#),
+        ("detector.latency_factor = 0.5", "detector.latency_factor = 0.5: must be 0, or more than 1"),
+        ("detector.latency_factor = -2", "detector.latency_factor = -2: must be 0, or more than 1"),
+        ("detector.latency_for = '500ms'", r#"detector.latency_for = "500ms": must be at least 1s"#),
+        ("detector.timeout_rate = 1.5", "detector.timeout_rate = 1.5: must be between 0 and 1"),
+        ("detector.gray_window = '2s'", r#"detector.gray_window = "2s": must be at least 3s"#),
         ("detector.failure_rate = 1.1", "detector.failure_rate = 1.1: must be between 0 and 1"),
         ("failover.failback_jitter = -0.1", "failover.failback_jitter = -0.1: must be between 0 and 0.5"),
         ("failover.switches_max = 0", "failover.switches_max = 0: must be at least 1"),
@@ -667,9 +672,9 @@ fn where_the_file_is_looked_for() {
     assert_eq!(loaded(&flags).file, None);
 
     fs::write(&second, format!("limits.clients = 2\n{MINIMAL}")).unwrap();
-    assert_eq!(loaded(&bare).file, Some(second.clone()));
+    assert_eq!(loaded(&bare).file.map(|origin| origin.path), Some(second.clone()));
     fs::write(&first, format!("limits.clients = 1\n{MINIMAL}")).unwrap();
-    assert_eq!(loaded(&bare).file, Some(first.clone()));
+    assert_eq!(loaded(&bare).file.map(|origin| origin.path), Some(first.clone()));
     let named = Sources { file: Some(second), ..bare };
     assert_eq!(loaded(&named).config.limits.clients_max, 2);
     // Flags that give listeners and backends need no file, but its other settings count if there is one.

@@ -123,6 +123,7 @@ fn a_killed_master_is_replaced_by_its_replica_and_not_returned_to() {
     assert_eq!(client.command(&["GET", "key"]), Value::bulk("new"));
     stand.expect_active("west");
     assert_eq!(info(&stand.replicas[0], "role").as_deref(), Some("master"));
+    stand.wait_for("replica was promoted");
     assert_eq!(stand.lines("replica was promoted").len(), 1);
 
     // It comes back empty, as a master, and heavier.

@@ -9,9 +9,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use handover::admin::desk::Desk;
 use handover::admin::events::Streams;
+use handover::admin::guard::Guard;
 use handover::admin::http::{Admin, serve};
-use handover::channels::{Availability, BackendId, BackendStatus, GroupStatus, Judged, Phase, Route};
+use handover::channels::{
+    Availability, BackendId, BackendStatus, BackendWishes, GroupStatus, GroupWishes, Judged, Phase, Route,
+};
 use handover::config::{Log, LogFormat};
 use handover::events::EventHub;
 use handover::lifecycle::{Lifecycle, Signal, Signals, Systemd};
@@ -42,6 +46,7 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         clean_since: None,
         banned_until: None,
         is_leaving: false,
+        wishes: BackendWishes::default(),
         degraded: None,
         fence: None,
         replication: None,
@@ -62,6 +67,7 @@ fn group(name: &str, backends: Vec<BackendStatus>) -> GroupStatus {
         without_active: Duration::from_millis(1_250),
         active_since: None,
         stay: None,
+        wishes: GroupWishes::default(),
         compared: 0,
         differences: Vec::new(),
         events: Arc::default(),
@@ -107,6 +113,15 @@ impl Fixture {
             streams: Streams::new(hub(), hub()),
             started: Instant::now(),
             draining: draining.clone(),
+            desk: Arc::new(Desk {
+                groups: Vec::new(),
+                process: tokio::sync::mpsc::channel(1).0,
+                events: hub(),
+                outcomes: hub(),
+                started: SystemTime::now(),
+                draining: draining.clone(),
+            }),
+            guard: Guard::default(),
         };
         let lifecycle = Lifecycle::new();
         lifecycle.start("admin http", serve(listener, admin, lifecycle.stopping()));
@@ -330,11 +345,11 @@ async fn the_page_is_a_table_with_one_line_a_backend() {
     assert_eq!(code, 200);
     assert!(head.contains("content-type: text/plain") && head.contains("connection: close"), "{head}");
     for line in [
-        "group default - healthy, epoch 4: the heaviest healthy one",
+        "group default - healthy, east is active, epoch 4: the heaviest healthy one",
         "no failback: flap guard: 3 switches in 10m",
-        "   backend  weight  health     circuit  role    last check",
-        "*  east     0.5     healthy    closed   master  good",
-        "   west     1.5     UNHEALTHY  open     master  connection refused by \"it\"",
+        "   backend  weight  health     circuit  role    wanted  last check",
+        "*  east     0.5     healthy    closed   master          good",
+        "   west     1.5     UNHEALTHY  open     master          connection refused by \"it\"",
         "/metrics  for Prometheus",
     ] {
         assert!(body.lines().any(|found| found == line), "{line:?} is not in\n{body}");

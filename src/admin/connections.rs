@@ -69,9 +69,12 @@ impl<L: Listener> Listener for Bounded<L> {
     }
 }
 
-impl<L: Listener> Connected<IncomingStream<'_, Bounded<L>>> for Lease {
+impl<L: Listener> Connected<IncomingStream<'_, Bounded<L>>> for Lease
+where
+    L::Addr: std::fmt::Debug,
+{
     fn connect_info(stream: IncomingStream<'_, Bounded<L>>) -> Self {
-        stream.io().lease.clone()
+        stream.io().lease.clone().of(format!("{:?}", stream.remote_addr()))
     }
 }
 

@@ -44,15 +44,23 @@ impl Streams {
 
 /// Tells the listener that a connection carries a stream: it may live as long as it takes what it is sent.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Lease(Arc<AtomicBool>);
+pub(super) struct Lease {
+    is_stream: Arc<AtomicBool>,
+    /// Who is on the other side.
+    pub(super) peer: String,
+}
 
 impl Lease {
+    pub(super) fn of(self, peer: String) -> Self {
+        Self { peer, ..self }
+    }
+
     pub(super) fn is_stream(&self) -> bool {
-        self.0.load(Relaxed)
+        self.is_stream.load(Relaxed)
     }
 
     fn extend(&self) {
-        self.0.store(true, Relaxed);
+        self.is_stream.store(true, Relaxed);
     }
 }
 

@@ -1,10 +1,10 @@
-//! The operator's HTTP port: metrics, health, readiness, status.
+//! The operator's HTTP port: metrics, health, readiness, status. Events stand in `events`, the console's verbs in `remote`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
@@ -13,7 +13,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::{Bounded, Limits};
+use super::desk::Desk;
 use super::events::{self, Lease, Streams};
+use super::guard::Guard;
+use super::remote;
 use super::status::{Status, not_ready};
 use crate::channels::GroupStatus;
 use crate::telemetry::counters::WorkerCounters;
@@ -48,6 +51,10 @@ pub struct Admin {
     pub started: Instant,
     /// Cancelled once no new clients are taken: from then on the process is not ready.
     pub draining: CancellationToken,
+    /// Who answers operators.
+    pub desk: Arc<Desk>,
+    /// Who may change something.
+    pub guard: Guard,
 }
 
 /// Answers on a listener that the caller has bound, until `stop` is cancelled; then ends what is open in time.
@@ -78,6 +85,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/status", get(status))
         .route("/metrics", get(scrape))
         .merge(events::routes())
+        .merge(remote::routes())
         .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; / lists what there is\n".to_owned()) })
         .with_state(admin)
 }
@@ -87,9 +95,13 @@ async fn page(State(admin): State<Arc<Admin>>) -> Response {
     text(StatusCode::OK, admin.status(&groups).page())
 }
 
-async fn status(State(admin): State<Arc<Admin>>) -> Response {
+async fn status(State(admin): State<Arc<Admin>>, uri: Uri, headers: HeaderMap) -> Response {
     let groups = admin.groups();
-    (CLOSE, Json(admin.status(&groups))).into_response()
+    let status = admin.status(&groups);
+    if remote::wants_text(&uri, &headers) {
+        return text(StatusCode::OK, status.page());
+    }
+    (CLOSE, Json(status)).into_response()
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
@@ -109,11 +121,11 @@ async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 impl Admin {
-    fn groups(&self) -> Vec<GroupStatus> {
+    pub(super) fn groups(&self) -> Vec<GroupStatus> {
         self.statuses.iter().map(|status| status.borrow().clone()).collect()
     }
 
-    fn status<'a>(&self, groups: &'a [GroupStatus]) -> Status<'a> {
+    pub(super) fn status<'a>(&self, groups: &'a [GroupStatus]) -> Status<'a> {
         Status::new(groups, self.started.elapsed(), self.draining.is_cancelled())
     }
 
@@ -166,6 +178,15 @@ mod tests {
             streams: Streams::new(hub(), hub()),
             started: Instant::now(),
             draining: CancellationToken::new(),
+            desk: Arc::new(Desk {
+                groups: Vec::new(),
+                process: tokio::sync::mpsc::channel(1).0,
+                events: hub(),
+                outcomes: hub(),
+                started: SystemTime::now(),
+                draining: CancellationToken::new(),
+            }),
+            guard: Guard::default(),
         }
     }
 

@@ -45,18 +45,18 @@ fn changes_of(group: &Group, status: &GroupStatus, backends: &[Known]) -> Change
     for backend in &group.backends {
         let of_file = status.backends.iter().find(|live| live.name == backend.name && addition(live).is_none());
         match of_file {
-            Some(live) if live.weight == backend.weight => {}
+            Some(live) if live.wishes.own_weight == backend.weight => {}
             Some(live) => changes.weights.push(ChangedWeight {
                 backend: backend.name.clone(),
                 file: backend.weight,
-                now: live.weight,
+                now: live.wishes.own_weight,
             }),
             None => changes.removed.push(RemovedBackend { backend: backend.name.clone(), file: place_of(backend) }),
         }
     }
     for live in &status.backends {
         if let Some(addition) = addition(live).filter(|addition| !addition.has_password()) {
-            changes.added.push(Addition { weight: Some(live.weight), ..Addition::clone(&addition) });
+            changes.added.push(Addition { weight: Some(live.wishes.own_weight), ..Addition::clone(&addition) });
         }
     }
     changes

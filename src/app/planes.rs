@@ -46,11 +46,11 @@ pub(super) fn start_control(
         }));
         let parts = Parts { recruits, workers: config.workers, origin, lifecycle: lifecycle.clone() };
         let control = control::group(&group, parts, saved.get(&group.name), keeper.clone(), events.clone());
-        let GroupControl { supervisor, reports, orders, amendments, directions, status } = control;
+        let GroupControl { supervisor, reports, orders, amendments, rehearsals, directions, status } = control;
         lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
         let users = watch::Sender::new(users_of(config, &group));
         let counters = (0..config.workers).map(|_| Arc::default()).collect();
-        Ok(GroupEnds { orders, amendments, directions, status, reports, users, counters })
+        Ok(GroupEnds { orders, amendments, rehearsals, directions, status, reports, users, counters })
     };
     config.groups.iter().map(start_group).collect()
 }

@@ -37,7 +37,8 @@ struct Steps {
 }
 
 impl App {
-    pub(super) async fn apply(&mut self, new: Config, logging: &Logging) {
+    /// Says what differs, a line each.
+    pub(super) async fn apply(&mut self, new: Config, logging: &Logging) -> Vec<String> {
         let changes = diff(&self.config, &new);
         for change in &changes {
             match change.effect {
@@ -61,8 +62,11 @@ impl App {
         }
         self.in_force.send_replace(Arc::new(self.config.clone()));
         self.reloads.succeeded(SystemTime::now());
-        let changes = changes.iter().map(ToString::to_string).collect();
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        let mut lines = vec![format!("reloaded; {} settings differ", changes.len())];
+        lines.extend(changes.iter().cloned());
         self.events.tell(None, None, Happening::config_reloaded(Ok(changes)));
+        lines
     }
 }
 
@@ -105,7 +109,8 @@ impl GroupEnds {
         let seen = status.backends.iter().filter_map(|live| {
             let known = backends.iter().find(|known| known.id == live.id)?;
             let endpoint = Arc::clone(&known.endpoint);
-            let (id, name, weight, is_leaving) = (live.id, live.name.clone(), live.weight, live.is_leaving);
+            let (id, name, is_leaving) = (live.id, live.name.clone(), live.is_leaving);
+            let weight = live.wishes.own_weight;
             Some(Live { id, name, weight, endpoint, is_leaving })
         });
         seen.collect()

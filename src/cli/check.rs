@@ -61,7 +61,7 @@ fn summary(loaded: &Loaded) -> String {
     let place = loaded
         .file
         .as_ref()
-        .map_or_else(|| "flags and built-in settings".to_owned(), |path| path.display().to_string());
+        .map_or_else(|| "flags and built-in settings".to_owned(), |origin| origin.path.display().to_string());
     let mut text = format!("configuration from {place}: good\n");
     match loaded.config.identity.mode {
         IdentityMode::Open => {}

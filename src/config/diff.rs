@@ -152,12 +152,15 @@ struct Facts {
 impl Facts {
     fn of(config: &Config) -> Self {
         let Config { workers, groups, limits, admin, log, identity, users, events, state_file } = config;
-        let (Admin { http, console }, Log { level, format }) = (admin, log);
+        let (Admin { http, console, http_token }, Log { level, format }) = (admin, log);
         let IdentitySettings { mode, authentication_timeout, verify_interval } = identity;
         let mut facts = Self::default();
         facts.put("runtime.workers", workers);
         facts.put("admin.http", optional(http.as_ref()));
         facts.put("admin.console", optional(console.as_ref()));
+        let token = http_token.as_ref().map(PasswordHash::to_hex).unwrap_or_default();
+        let shown = if http_token.is_some() { "(hidden)" } else { NONE };
+        facts.put_fact("admin.http_token_file", Fact { value: token, shown: shown.to_owned() });
         facts.put("log.level", level.to_string().to_lowercase());
         facts.put("log.format", name_of(format));
         facts.put("failover.state_file", optional(state_file.as_ref().map(|path| path.display())));

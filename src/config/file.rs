@@ -17,6 +17,7 @@ use super::section::{Choices, Notes, Section, closest};
 use super::sources::{RUNTIME_DIRECTORY, STATE_DIRECTORY, Sources};
 use super::{Address, Admin, CommandLists, Config, Credential, Loaded, Log, LogFormat, Parity, Promote, Promotion};
 use crate::files;
+use crate::logic::identity::PasswordHash;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling,
@@ -361,6 +362,8 @@ fn limit_table(section: &mut Section<'_>, into: &mut LimitSettings) {
     }
 }
 
+/// Shorter secrets can be guessed.
+const TOKEN_CHARS_MIN: usize = 16;
 /// The console's socket in the runtime directory.
 const CONSOLE_SOCKET: &str = "console.sock";
 
@@ -374,7 +377,19 @@ fn admin(section: &mut Section<'_>, sources: &Sources) -> Admin {
         section.text("console", |text| if text.is_empty() { Ok(None) } else { parse_console(text).map(Some) });
     let folder = sources.variable(RUNTIME_DIRECTORY).and_then(|list| list.split(':').next());
     let console = console.unwrap_or_else(|| folder.map(|folder| Address::Unix(Path::new(folder).join(CONSOLE_SOCKET))));
-    Admin { http, console }
+    let mut warning = None;
+    let token = section.text("http_token_file", |path| {
+        if path.is_empty() { Ok(None) } else { read_password(Path::new(path), &mut warning).map(Some) }
+    });
+    if let Some(message) = warning {
+        section.notes.warn("admin.http_token_file", &message);
+    }
+    if token.as_ref().is_some_and(|token| token.as_ref().is_some_and(|token| token.trim().len() < TOKEN_CHARS_MIN)) {
+        let message = format!("the secret in it is too short: at least {TOKEN_CHARS_MIN} characters");
+        section.problem("http_token_file", None, &message);
+    }
+    let http_token = token.flatten().map(|token| PasswordHash::of(token.trim().as_bytes()));
+    Admin { http, console, http_token }
 }
 
 /// The console has no password: whoever reaches it decides which backend serves.

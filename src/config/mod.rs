@@ -13,6 +13,7 @@ mod preset;
 mod problem;
 #[cfg(test)]
 mod reference_tests;
+mod save;
 mod section;
 mod secure;
 mod sources;
@@ -30,6 +31,8 @@ pub use events::{CommandSettings, EventSettings, WebhookSettings};
 pub use http_url::HttpUrl;
 pub use network::Network;
 pub use problem::{Problem, Problems};
+pub use save::{Edit, SaveError, Weights, save};
+pub use section::closest;
 pub use sources::Sources;
 pub use values::{format_duration, format_size, parse_duration};
 
@@ -72,7 +75,16 @@ pub struct Loaded {
     /// What is allowed and may surprise, one sentence each, to be logged at the start.
     pub warnings: Vec<String>,
     /// The file that was read, if one was.
-    pub file: Option<PathBuf>,
+    pub file: Option<Origin>,
+}
+
+/// The file that the configuration came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Where it is.
+    pub path: PathBuf,
+    /// SHA-256 of what it contained.
+    pub digest: [u8; 32],
 }
 
 impl Config {
@@ -369,6 +381,8 @@ pub struct Admin {
     pub http: Option<Address>,
     /// The operator's console; `None`: off. It has no password, so it is a Unix socket or on loopback.
     pub console: Option<Address>,
+    /// What lets somebody change things over HTTP; `None`: nobody can.
+    pub http_token: Option<PasswordHash>,
 }
 
 /// Logging (`[log]`).

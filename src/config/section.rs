@@ -330,7 +330,9 @@ pub(super) fn chosen<T: Copy>(text: &str, choices: &Choices<T>) -> Result<T, Str
 }
 
 /// The known name that `name` was most likely meant to be.
-pub(super) fn closest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+/// What was probably meant by `name`, if anything that is known comes near it.
+#[must_use]
+pub fn closest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let edits_max = (name.chars().count() / 3).max(1);
     let distances = known.iter().map(|known| (strsim::damerau_levenshtein(name, known), *known));
     distances.filter(|(edits, _)| *edits <= edits_max).min_by_key(|(edits, _)| *edits).map(|(_, known)| known)

@@ -156,6 +156,22 @@ impl Chronicle {
                 format!("force the removal of {}", self.name_of(*backend))
             }
             Command::Remove { backend, .. } => format!("remove {}", self.name_of(*backend)),
+            Command::Drain { backend } => format!("drain {}", self.name_of(*backend)),
+            Command::EndDrain { backend } => format!("end the drain of {}", self.name_of(*backend)),
+            Command::Report { backend, report } => {
+                let name = self.name_of(*backend);
+                format!(
+                    "report {name} {} for {:?} by {}: {}",
+                    report.verdict, report.length, report.reporter, report.reason
+                )
+            }
+            Command::Pause { length, writes_only: false } => format!("pause clients for {length:?}"),
+            Command::Pause { length, writes_only: true } => format!("pause the writes of clients for {length:?}"),
+            Command::Resume => "resume clients".to_owned(),
+            Command::Drill { drill, length, .. } => {
+                format!("drill {} for {length:?} on {}", drill.fault, self.name_of(drill.backend))
+            }
+            Command::EndDrill => "end the drill".to_owned(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! [`group`] builds what one group needs, and starts a [`Prober`] for each backend; the caller starts
 //! [`Supervisor::run`].
 
+mod audit;
 pub mod checks;
 mod chronicle;
 pub mod inventory;
@@ -23,7 +24,8 @@ pub use self::prober::Prober;
 use self::roster::{Reporting, Roster};
 pub use self::supervisor::Supervisor;
 use crate::channels::{
-    Amendment, Directions, GroupStatus, OBSERVATIONS_MAX, ORDERS_MAX, Order, REPORTS_MAX, Recruit, Route, WorkerReport,
+    Amendment, Directions, GroupStatus, OBSERVATIONS_MAX, ORDERS_MAX, Order, REPORTS_MAX, Recruit, Rehearsal, Route,
+    WorkerReport,
 };
 use crate::config::Group;
 use crate::control::inventory::Bequest;
@@ -42,6 +44,8 @@ pub struct GroupControl {
     pub orders: mpsc::Sender<Order>,
     /// For whoever changes the group itself.
     pub amendments: mpsc::Sender<Amendment>,
+    /// For operators who ask what would be.
+    pub rehearsals: mpsc::Sender<Rehearsal>,
     /// For the workers.
     pub directions: watch::Receiver<Directions>,
     /// For the admin plane.
@@ -75,6 +79,7 @@ pub fn group(
     let (observation_sender, observations) = mpsc::channel(OBSERVATIONS_MAX);
     let (orders, operator) = mpsc::channel(ORDERS_MAX);
     let (amendments, amended) = mpsc::channel(ORDERS_MAX);
+    let (rehearsals, asked) = mpsc::channel(ORDERS_MAX);
     let Parts { recruits, workers, origin, lifecycle } = parts;
     let route = watch::Sender::new(Route::unknown());
     let reporting = Reporting { probes: probe_reports, observations: observation_sender, bequests };
@@ -88,6 +93,7 @@ pub fn group(
         observations,
         operator,
         amended,
+        rehearsals: asked,
         route,
         directed,
         keeper,
@@ -95,7 +101,7 @@ pub fn group(
         bequests: bequest_sender,
     };
     let (supervisor, status) = Supervisor::new(group, (roster, specs, workers), saved, ends);
-    GroupControl { supervisor, reports, orders, amendments, directions, status }
+    GroupControl { supervisor, reports, orders, amendments, rehearsals, directions, status }
 }
 
 /// The time, by the runtime's clock, which tests may stop.

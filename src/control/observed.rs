@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::channels::{BackendStatus, ProbeLine, ProbeReport, ProbeVerdict};
+use crate::channels::{BackendStatus, BackendWishes, ProbeLine, ProbeReport, ProbeVerdict, ReportLine};
 use crate::logic::breaker::BreakerState;
 use crate::logic::failover::MemberView;
 use crate::logic::replication::{Facts, Role};
@@ -108,12 +108,23 @@ impl Observed {
             clean_since: member.clean_since.map(|since| clock.at(since)),
             banned_until: member.banned_until.map(|until| clock.at(until)),
             is_leaving: member.is_leaving,
+            wishes: wishes(member, clock),
             degraded: member.degraded.map(str::to_owned),
             fence: member.fence.map(|fence| (fence.reason.label(), fence.evidence.clone())),
             replication: None,
             lag: self.lag.clone(),
         }
     }
+}
+
+fn wishes(member: &MemberView<'_>, clock: Clock) -> BackendWishes {
+    let reports = member.reports.iter().map(|report| ReportLine {
+        verdict: report.verdict.to_string(),
+        reporter: report.reporter.clone(),
+        reason: report.reason.clone(),
+        until: clock.at(report.until),
+    });
+    BackendWishes { own_weight: member.own_weight, is_drained: member.is_drained, reports: reports.collect() }
 }
 
 fn describe(verdict: &ProbeVerdict) -> String {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::{Availability, BackendId, Observation, ProbeReport, Route, Vitals};
+use crate::channels::{Availability, BackendId, Drill, DrillFault, Observation, ProbeReport, Route, Vitals};
 use crate::control::checks::command::Told;
 use crate::control::checks::{Checker, LagWatch};
 use crate::control::inventory::Watch;
@@ -156,7 +156,14 @@ impl Prober {
     async fn probe(&mut self, is_fresh: bool) -> (ProbeVerdict, bool) {
         let timeout = self.settings.timeout;
         let deadline = now() + timeout;
-        let outcome = tokio::time::timeout_at(deadline.into(), self.checker.probe(is_fresh)).await;
+        let played = Drill::on(self.route.borrow().drill, self.backend);
+        let probing = async {
+            match played {
+                None => self.checker.probe(is_fresh).await,
+                Some(fault) => (self.play(fault, is_fresh).await, is_fresh),
+            }
+        };
+        let outcome = tokio::time::timeout_at(deadline.into(), probing).await;
         let late = now().saturating_duration_since(deadline);
         match outcome {
             Ok((verdict, was_fresh)) if late.is_zero() => (verdict, was_fresh),
@@ -165,6 +172,21 @@ impl Prober {
                 (ProbeVerdict::Failed { cause, refused: false }, is_fresh)
             }
             Ok(_) | Err(_) => (ProbeVerdict::Void, is_fresh),
+        }
+    }
+
+    /// What a probe finds while a drill plays this.
+    async fn play(&mut self, fault: DrillFault, is_fresh: bool) -> ProbeVerdict {
+        match fault {
+            DrillFault::Kill => {
+                ProbeVerdict::Failed { cause: "connection refused (a drill)".to_owned(), refused: true }
+            }
+            DrillFault::Hang => std::future::pending().await,
+            DrillFault::Readonly => ProbeVerdict::CannotServe { reply: "READONLY (a drill)".to_owned() },
+            DrillFault::Slow { by } => {
+                tokio::time::sleep(by).await;
+                self.checker.probe(is_fresh).await.0
+            }
         }
     }
 

@@ -7,10 +7,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{
-    Amend, Amendment, Availability, BackendId, BackendStatus, Directions, GroupStatus, Observation, Order, Recruit,
-    Route, WorkerReport,
+    Amend, Amendment, Availability, BackendId, BackendStatus, Directions, GroupStatus, GroupWishes, Observation, Order,
+    Recruit, Rehearsal, Route, WorkerReport,
 };
 use crate::config::{Group, Promote};
+use crate::control::audit;
 use crate::control::checks::command::Told;
 use crate::control::chronicle::Chronicle;
 use crate::control::inventory::Bequest;
@@ -43,6 +44,7 @@ pub(super) struct Ends {
     pub(super) observations: mpsc::Receiver<Observation>,
     pub(super) operator: mpsc::Receiver<Order>,
     pub(super) amended: mpsc::Receiver<Amendment>,
+    pub(super) rehearsals: mpsc::Receiver<Rehearsal>,
     pub(super) bequests: watch::Sender<Bequest>,
     /// For the probers.
     pub(super) route: watch::Sender<Route>,
@@ -73,6 +75,8 @@ pub struct Supervisor {
     leaving: Vec<(BackendId, Outcome)>,
     /// Outcomes, told once the status shows what they say.
     told: Vec<(Outcome, Result<String, String>)>,
+    /// Who waits for a drill to end.
+    drilling: Option<Outcome>,
     status_at: Instant,
     /// What promotes a replica.
     promote_by: Promote,
@@ -88,6 +92,7 @@ enum Wake {
     Observation(Observation),
     Operator(Order),
     Amended(Amendment),
+    Rehearsal(Rehearsal),
     Promotion(BackendId, Result<(), String>),
     Time,
 }
@@ -126,6 +131,7 @@ impl Supervisor {
             database: group.common_database(),
             leaving: Vec::new(),
             told: Vec::new(),
+            drilling: None,
             status_at: start,
             promote_by: group.promotion.by.clone(),
             promoting: None,
@@ -155,6 +161,7 @@ impl Supervisor {
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
             Some(amendment) = self.ends.amended.recv() => Wake::Amended(amendment),
+            Some(rehearsal) = self.ends.rehearsals.recv() => Wake::Rehearsal(rehearsal),
             (backend, outcome) = outcome(&mut self.promoting) => Wake::Promotion(backend, outcome),
             Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
@@ -198,6 +205,11 @@ impl Supervisor {
                 self.amend(now, amendment);
                 true
             }
+            Wake::Rehearsal(Rehearsal { backend, fault, outcome }) => {
+                // Who asked may have gone.
+                drop(outcome.send(self.machine.simulate(now, backend, fault)));
+                false
+            }
             Wake::Promotion(backend, outcome) => {
                 self.machine.on_promotion(now, backend, outcome);
                 true
@@ -215,28 +227,36 @@ impl Supervisor {
         if let Command::Remove { backend, .. } = command {
             self.chronicle.attribute(backend, &by);
         }
-        let result = self.machine.on_operator(now, command);
-        let group = self.name.as_str();
+        let was_settled = self.machine.is_settled();
+        let old = self.standing(&command);
+        let result = self.machine.on_operator(now, command.clone());
+        let (group, new) = (self.name.as_str(), self.standing(&command));
         match &result {
-            Ok(()) => tracing::info!(group, by, order = what, "operator"),
+            Ok(()) => tracing::info!(target: "audit", audit = true, group, by, order = what, old, new, "operator"),
             Err(why) => {
-                tracing::warn!(group, by, order = what, %why, "operator's order refused");
+                tracing::warn!(target: "audit", audit = true, group, by, order = what, old, %why,
+                    "operator's order refused");
                 self.chronicle.refuse(&command, &by, &why.to_string(), self.machine.route().epoch);
             }
         }
         let Some(outcome) = outcome else { return };
-        if let (Command::Remove { backend, .. }, Ok(())) = (command, &result) {
-            return self.leaving.push((backend, outcome));
+        if let (Command::Remove { backend, .. }, Ok(())) = (&command, &result) {
+            return self.leaving.push((*backend, outcome));
         }
-        let target = match command {
+        let moves = matches!(
+            command,
+            Command::Switch { .. } | Command::Stay { .. } | Command::Drain { .. } | Command::Report { .. }
+        );
+        let to = match command {
             Command::Switch { to, .. } => Some(to),
-            Command::Stay { backend, .. } => Some(backend).filter(|_| !self.machine.is_settled()),
-            _ => None,
+            _ => self.machine.target().filter(|_| moves && was_settled),
         };
-        match (result, target) {
+        match (result, to) {
+            (Ok(()), _) if matches!(command, Command::Drill { .. }) => self.drilling = Some(outcome),
             (Ok(()), Some(to)) => self.switching = Some((to, outcome)),
             // Who asked may have gone: the order stands.
-            (result, _) => self.told.push((outcome, result.map(|()| what).map_err(|why| why.to_string()))),
+            (Ok(()), None) => self.told.push((outcome, Ok(what + self.remark(&command)))),
+            (Err(why), _) => self.told.push((outcome, Err(why.to_string()))),
         }
     }
 
@@ -266,8 +286,10 @@ impl Supervisor {
         self.direct();
         let group = self.name.as_str();
         match &result {
-            Ok(()) => tracing::info!(group, by, order, "operator"),
-            Err(why) => tracing::warn!(group, by, order, why, "operator's order refused"),
+            Ok(()) => tracing::info!(target: "audit", audit = true, group, by, order, "operator"),
+            Err(why) => {
+                tracing::warn!(target: "audit", audit = true, group, by, order, why, "operator's order refused");
+            }
         }
         let Some(outcome) = outcome else { return };
         match (result, leaver) {
@@ -297,10 +319,23 @@ impl Supervisor {
         self.chronicle.dismiss(backend);
     }
 
-    /// Tells who waits for a switch, or for a backend to be gone, how it ended.
+    fn standing(&self, command: &Command) -> String {
+        audit::standing(&self.machine, command, |id| self.chronicle.name_of(id).to_owned())
+    }
+
+    /// What who gave an order should know of it.
+    fn remark(&self, command: &Command) -> &'static str {
+        let (Command::Drain { backend } | Command::Report { backend, .. }) = command else { return "" };
+        match self.machine.stranded() {
+            Some(stranded) if stranded == *backend => "; it stays active, for no other backend can take over now",
+            _ => "",
+        }
+    }
+
+    /// Tells who waits for a switch, for a drill, or for a backend to be gone, how it ended.
     fn tell(&mut self, event: &Event) {
+        let text = self.chronicle.last_text();
         if let Event::BackendRemoved { backend } | Event::BackendReplaced { backend, .. } = event {
-            let text = self.chronicle.last_text();
             for (_, outcome) in self.leaving.extract_if(.., |(leaver, _)| leaver == backend) {
                 self.told.push((outcome, Ok(text.clone())));
             }
@@ -309,12 +344,26 @@ impl Supervisor {
         let ended = match event {
             Event::Switched(switched) if switched.reason != Reason::Start => Some((switched.to, true)),
             Event::SwitchCalledOff { to, .. } => Some((*to, false)),
+            Event::DrillEnded { .. } => {
+                self.told.extend(self.drilling.take().map(|outcome| (outcome, Ok(text))));
+                return;
+            }
             _ => None,
         };
         let Some((to, has_switched)) = ended else { return };
-        let Some((_, outcome)) = self.switching.take_if(|(target, _)| *target == to || has_switched) else { return };
-        let text = self.chronicle.last_text();
-        self.told.push((outcome, if has_switched { Ok(text) } else { Err(text) }));
+        let waiting = self.switching.take_if(|(target, _)| *target == to || has_switched);
+        let Some((target, outcome)) = waiting else { return };
+        self.told.push((
+            outcome,
+            match (has_switched, target == to) {
+                (true, true) => Ok(text),
+                (true, false) => {
+                    let name = self.chronicle.name_of(target);
+                    Err(format!("{name} was to become active, and another did: {text}"))
+                }
+                (false, _) => Err(text),
+            },
+        ));
     }
 
     /// Reads the vitals of all workers.
@@ -472,5 +521,10 @@ fn status_of(
         compared: parity.known(),
         differences: parity.differences().to_vec(),
         events: chronicle.events(),
+        wishes: GroupWishes {
+            pause: machine.pause().map(|pause| (clock.at(pause.until), pause.writes_only)),
+            drill: machine.drill().map(|(drill, until)| (drill, clock.at(until))),
+            is_stranded: machine.stranded().is_some(),
+        },
     }
 }

@@ -196,6 +196,12 @@ impl Detector {
         self.sample.last_byte.is_some_and(|byte| byte >= since)
     }
 
+    /// The latest vitals.
+    #[must_use]
+    pub const fn latest(&self) -> Sample {
+        self.sample
+    }
+
     /// When a byte last came.
     #[must_use]
     pub const fn last_byte(&self) -> Option<Instant> {

@@ -3,6 +3,7 @@
 //! Its owner feeds it with probes, reports and vitals, then drains [`Failover::poll`]. It has no clock and no
 //! randomness: time and jitter are arguments.
 
+mod drilling;
 mod event;
 mod fencing;
 mod gray;
@@ -10,7 +11,10 @@ mod member;
 mod membership;
 mod news;
 mod operator;
+mod orders;
 mod promotion;
+mod reports;
+mod simulate;
 mod switching;
 #[cfg(test)]
 mod tests;
@@ -18,9 +22,11 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use self::drilling::Drilling;
+pub use self::drilling::Ledger;
 pub use self::event::{
-    Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Removal, Saved, SavedBreaker, StayEnd,
-    Switched,
+    Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Removal, Saved, SavedBreaker,
+    SavedReport, StayEnd, Switched,
 };
 use self::fencing::restore_servers;
 pub use self::fencing::{Fence, FenceReason, SavedServer, Seen};
@@ -29,6 +35,8 @@ use self::member::{Inquiry, Member, Sign};
 pub use self::news::News;
 pub use self::promotion::PromotionOrder;
 use self::promotion::Promotions;
+pub use self::reports::{Report, Reported, Verdict};
+pub use self::simulate::Simulation;
 use self::switching::{Reporting, Stage};
 use crate::logic::backoff::Backoff;
 use crate::logic::breaker::{Breaker, BreakerState};
@@ -36,7 +44,7 @@ use crate::logic::detector::{Finding, Sample};
 use crate::logic::health::ProbeVerdict;
 use crate::logic::replication::ReplicationSettings;
 use crate::logic::report::{ProbeReport, WorkerReport};
-use crate::logic::route::{Availability, BackendId, Route};
+use crate::logic::route::{Availability, BackendId, Pause, Route};
 use crate::logic::selection;
 use crate::logic::settings::{BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, NoneHealthy};
 
@@ -78,6 +86,8 @@ pub struct MemberView<'a> {
     pub id: BackendId,
     /// Its preference now.
     pub weight: f64,
+    /// Its preference by the file, or by an operator; a checker may have reported another.
+    pub own_weight: f64,
     /// It can serve.
     pub is_healthy: bool,
     /// Its breaker.
@@ -92,6 +102,10 @@ pub struct MemberView<'a> {
     pub is_hidden: bool,
     /// It is removed or replaced as soon as another can take over.
     pub is_leaving: bool,
+    /// An operator took it out of service.
+    pub is_drained: bool,
+    /// What checkers say of it.
+    pub reports: &'a [Reported],
     /// It serves, but far too slowly: what was seen.
     pub degraded: Option<&'a str>,
     /// Why it is not returned to, for what it said of itself.
@@ -108,7 +122,7 @@ pub struct Stay {
 }
 
 /// The time in which no backend can serve.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct NoneServing {
     since: Instant,
     /// The log knows: at the start it is not told.
@@ -127,7 +141,7 @@ enum Worth {
 }
 
 /// The decision machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failover {
     settings: GroupSettings,
     workers: usize,
@@ -156,6 +170,11 @@ pub struct Failover {
     chosen_at: Option<Instant>,
     stay: Option<Stay>,
     blocked: Option<Blocked>,
+    /// This active should be left, and there is nowhere to go.
+    stranded: Option<BackendId>,
+    /// An operator lets clients wait.
+    pause: Option<Pause>,
+    drilling: Option<Drilling>,
     comparison: Comparison,
     reporting: Option<Reporting>,
     published: Route,
@@ -181,6 +200,10 @@ impl Failover {
         if let Some(saved) = saved {
             restore_breakers(&mut members, saved, now);
             restore_bans(&mut members, saved, now);
+            reports::restore(&mut members, &saved.reports, now);
+            for member in &mut members {
+                member.is_drained = saved.drained.contains(&member.name);
+            }
             restore_servers(&mut members, &saved.servers, now);
             let last = members.iter().find(|member| Some(&member.name) == saved.active.as_ref());
             restored = last.map(|member| (member.id, saved.epoch));
@@ -209,6 +232,9 @@ impl Failover {
             chosen_at: None,
             stay,
             blocked: None,
+            stranded: None,
+            pause: None,
+            drilling: None,
             comparison: Comparison::default(),
             reporting: None,
             published: Route::unknown(),
@@ -324,9 +350,10 @@ impl Failover {
         let members = self.members.iter().filter_map(Member::deadline);
         let own = [self.stage_deadline(), self.refusing_at(), self.reporting.as_ref().map(|report| report.until)];
         let stay = self.stay.map(|stay| stay.until);
-        let leaving = self.leaving_deadline();
-        let own = own.into_iter().flatten().chain(self.promotion_deadline());
-        members.chain(own).chain(self.failback_deadline()).chain(stay).chain(leaving).min()
+        let orders = [self.pause.map(|pause| pause.until), self.drill_deadline(), self.drain_deadline(), stay];
+        let own = own.into_iter().chain(orders).flatten();
+        let own = own.chain(self.promotion_deadline()).chain(self.leaving_deadline());
+        members.chain(own).chain(self.failback_deadline()).min()
     }
 
     /// The route in force.
@@ -353,10 +380,28 @@ impl Failover {
         self.stage.is_serving()
     }
 
+    /// Where the switch that is under way leads to.
+    #[must_use]
+    pub const fn target(&self) -> Option<BackendId> {
+        self.stage.target()
+    }
+
     /// Where an operator holds the active.
     #[must_use]
     pub const fn stay(&self) -> Option<Stay> {
         self.stay
+    }
+
+    /// Until when clients wait by an operator's will.
+    #[must_use]
+    pub const fn pause(&self) -> Option<Pause> {
+        self.pause
+    }
+
+    /// The active should be left, by an operator's or a checker's will, and there is nowhere to go.
+    #[must_use]
+    pub const fn stranded(&self) -> Option<BackendId> {
+        self.stranded
     }
 
     /// Why a heavier healthy backend is not returned to.
@@ -375,7 +420,8 @@ impl Failover {
     pub fn members(&self) -> impl Iterator<Item = MemberView<'_>> {
         self.members.iter().map(|member| MemberView {
             id: member.id,
-            weight: member.weight,
+            weight: member.preference(),
+            own_weight: member.weight,
             is_healthy: member.health.is_healthy(),
             breaker: member.breaker.state(),
             clean_since: member.clean_since,
@@ -383,6 +429,8 @@ impl Failover {
             fault: member.fault.as_ref(),
             is_hidden: self.is_hidden(member.id),
             is_leaving: member.leaving.is_some(),
+            is_drained: member.is_drained,
+            reports: member.reports.all(),
             degraded: member.degraded.as_deref(),
             fence: member.server.fence.as_ref(),
         })
@@ -405,6 +453,8 @@ impl Failover {
                 .visible()
                 .filter_map(|member| Some((member.name.clone(), member.banned_until?.saturating_duration_since(now))))
                 .collect(),
+            drained: self.visible().filter(|member| member.is_drained).map(|member| member.name.clone()).collect(),
+            reports: self.visible().flat_map(|member| member.reports.saved(&member.name, now)).collect(),
             servers: self.visible().filter_map(|member| member.server.saved(&member.name, now)).collect(),
         }
     }
@@ -542,12 +592,16 @@ impl Failover {
         }
         self.log(events);
         self.end_stay_in_time(now);
+        self.end_pause_in_time(now);
+        self.stop_drill_in_time(now);
         self.lift_fences_in_time(now);
         while self.let_go(now) || self.step(now) {}
         self.judge_availability(now);
         self.publish();
         self.finish_report(now);
+        self.close_ledger();
         self.note_blocked(now);
+        self.note_stranded();
         if std::mem::take(&mut self.must_persist) {
             self.outputs.push_back(Output::Persist(self.saved(now)));
         }
@@ -609,6 +663,8 @@ impl Failover {
             standby: self.standby(),
             availability: self.availability,
             acquittals: self.acquittals,
+            pause: self.pause,
+            drill: self.drill().map(|(drill, _)| drill),
         };
         if route != self.published {
             self.published = route.clone();
@@ -634,6 +690,9 @@ impl Failover {
 
     fn log(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
+            if let Event::Switched(switched) = &event {
+                self.add_up_drilled(switched);
+            }
             self.must_persist |= matches!(
                 event,
                 Event::BreakerOpened { .. }
@@ -644,6 +703,9 @@ impl Failover {
                     | Event::Banned { .. }
                     | Event::BanEnded { .. }
                     | Event::BackendRemoved { .. }
+                    | Event::Drained { .. }
+                    | Event::DrainEnded { .. }
+                    | Event::ReportEnded { .. }
             );
             self.outputs.push_back(Output::Log(event));
         }

@@ -4,6 +4,7 @@
 //! [`Happening::of`] is the one place where an event of the decision machine gets its words.
 
 mod described;
+mod orders;
 mod replication;
 #[cfg(test)]
 mod tests;
@@ -105,6 +106,14 @@ names! {
         Promotion = "promotion",
         /// An operator plays a fault.
         Drill = "drill",
+        /// An operator took a backend out of service, or it is back.
+        Drain = "drain",
+        /// A checker judged a backend, or its report holds no longer.
+        Report = "report",
+        /// The active should be left and there is nowhere to go.
+        Stranded = "stranded",
+        /// An operator lets clients wait, or they go on.
+        Pause = "pause",
         /// The configuration was read again.
         ConfigReloaded = "config_reloaded",
         /// Whoever reads records was too slow, and some are gone.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Instant;
 
+use super::drill::Drill;
+
 /// A backend's number within the process. Never reused while the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendId(pub u16);
@@ -29,6 +31,19 @@ pub struct Route {
     /// Grows each time an immediate re-probe found the active able to serve after all;
     /// replies that were withheld because of a "cannot serve" word are then passed on.
     pub acquittals: u64,
+    /// An operator lets clients wait.
+    pub pause: Option<Pause>,
+    /// A fault that connections play.
+    pub drill: Option<Drill>,
+}
+
+/// Commands wait, unread by any backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// When it ends by itself.
+    pub until: Instant,
+    /// Only what may change something waits.
+    pub writes_only: bool,
 }
 
 impl Route {
@@ -42,6 +57,8 @@ impl Route {
             standby: None,
             availability: Availability::Degraded,
             acquittals: 0,
+            pause: None,
+            drill: None,
         }
     }
 }

@@ -19,7 +19,7 @@ use super::inquiry::{self, Question};
 use super::link::LinkSocket;
 use super::notice::Notices;
 use super::{client, link, publish, unblock};
-use crate::channels::{BackendId, Directions, Known, WorkerId, WorkerReport};
+use crate::channels::{BackendId, Directions, Drill, Known, WorkerId, WorkerReport};
 use crate::lifecycle::Lifecycle;
 use crate::logic::arena::SideTable;
 use crate::logic::identity::{IdentityId, Login, Users};
@@ -86,6 +86,8 @@ pub(super) struct Hub {
     machine: RefCell<Multiplexer>,
     clients: RefCell<SideTable<Session, Rc<ClientSocket>>>,
     links: RefCell<SideTable<Link, Rc<LinkSocket>>>,
+    /// The drill in force.
+    pub(super) drill: Cell<Option<Drill>>,
     pub(super) client_scratch: RefCell<Vec<u8>>,
     pub(super) link_scratch: RefCell<Vec<u8>>,
     /// Wakes the task that writes to the backends, once every client at hand was read.
@@ -119,6 +121,7 @@ impl Hub {
             machine: RefCell::new(machine),
             clients: RefCell::default(),
             links: RefCell::default(),
+            drill: Cell::new(None),
             client_scratch: RefCell::new(vec![0; CLIENT_READ_BYTES]),
             link_scratch: RefCell::new(vec![0; LINK_READ_BYTES]),
             flush: Notify::new(),
@@ -369,9 +372,9 @@ impl Hub {
                 let machine = self.machine.borrow();
                 let output = machine.link_output(key, now);
                 if output.is_empty() {
-                    socket.write.try_flush().map(|()| None)
+                    socket.play.try_flush(&socket.write).map(|()| None)
                 } else {
-                    socket.write.try_write(output).map(Some)
+                    socket.play.try_write(&socket.write, output).map(Some)
                 }
             };
             match written {
@@ -397,10 +400,14 @@ impl Hub {
     /// Reads everything that is there from one backend connection.
     fn read_dry(&self, key: LinkKey, socket: &LinkSocket, now: Instant) {
         let mut scratch = self.link_scratch.borrow_mut();
-        while self.wants_link_bytes(key) {
+        while self.wants_link_bytes(key) && !socket.play.is_private() {
             let read = socket.read.borrow().try_read(&mut scratch);
             match read {
-                Ok(bytes) if bytes > 0 => self.feed(|machine| machine.on_link_bytes(key, &scratch[..bytes], now)),
+                Ok(bytes) if bytes > 0 => {
+                    let seen = socket.play.seen(&scratch[..bytes]);
+                    let bytes = seen.as_deref().unwrap_or(&scratch[..bytes]);
+                    self.feed(|machine| machine.on_link_bytes(key, bytes, now));
+                }
                 _ => return,
             }
         }
@@ -412,6 +419,22 @@ impl Hub {
         for (key, socket) in links {
             self.read_dry(key, &socket, now);
         }
+    }
+
+    /// Every socket of a backend's connections.
+    pub(super) fn sockets_of(&self, backend: BackendId) -> Vec<(LinkKey, Rc<LinkSocket>)> {
+        let links = self.links.borrow();
+        let of_backend = links.iter().filter(|(_, socket)| socket.backend == backend);
+        of_backend.map(|(key, socket)| (key, socket.clone())).collect()
+    }
+
+    /// How many replies are due on a lane that stands between two frames both ways.
+    pub(super) fn footing(&self, key: LinkKey) -> Option<usize> {
+        self.machine.borrow().footing(key)
+    }
+
+    pub(super) fn is_lane(&self, key: LinkKey) -> bool {
+        self.machine.borrow().is_lane(key)
     }
 
     /// Nothing is written before the latest route was followed: a switch goes on without a worker that was held up,
@@ -430,6 +453,7 @@ impl Hub {
         let now = Instant::now();
         self.read_all_dry(now);
         let Directions { route, backends, conduct } = directions;
+        let drill = route.drill;
         self.regular_tick.set(regular_tick(&conduct));
         self.feed(|machine| machine.set_conduct(&conduct));
         let is_same = Arc::ptr_eq(&backends, &self.backends.borrow());
@@ -446,6 +470,7 @@ impl Hub {
             self.carry_out(now);
             self.spec.counters.keep_backends(&kept);
         }
+        self.follow_drill(drill);
         publish::gauges(&self.machine.borrow(), &self.spec.counters);
     }
 

@@ -230,10 +230,16 @@ labels! {
 }
 
 /// What is counted of events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EventCounters {
     kinds: [Count; EventKind::ALL.len()],
     dropped: [Count; Way::ALL.len()],
+}
+
+impl Default for EventCounters {
+    fn default() -> Self {
+        Self { kinds: std::array::from_fn(|_| Count::default()), dropped: Default::default() }
+    }
 }
 
 impl EventCounters {

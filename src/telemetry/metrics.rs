@@ -66,6 +66,15 @@ const FAILBACK_BLOCKED: Metric = Metric::gauge(
     "handover_failback_blocked",
     "1 while a heavier healthy backend is not returned to, with the reason.",
 );
+const DRILL: Metric = Metric::gauge(
+    "handover_drill",
+    "1 while a drill plays this fault on the backend's connections: what other metrics show of it is played.",
+);
+const PAUSED: Metric = Metric::gauge("handover_clients_paused", "1 while clients wait by an operator's PAUSE.");
+const STRANDED: Metric = Metric::gauge(
+    "handover_stranded",
+    "1 while the active is drained or reported down and no other backend can take over.",
+);
 const PARITY: Metric = Metric::gauge(
     "handover_backend_parity",
     "1 while all backends of the group that were looked at are alike in this aspect.",
@@ -216,12 +225,12 @@ impl Page<'_> {
     }
 
     fn events(&mut self, events: &EventCounters) {
-        let mut samples = self.text.begin(&EVENTS);
         // What only readers see is no event of the process.
-        for kind in EventKind::ALL.into_iter().filter(|kind| !matches!(kind, EventKind::Lost | EventKind::Outcomes)) {
+        let is_told = |kind: &EventKind| !matches!(kind, EventKind::Lost | EventKind::Outcomes);
+        let mut samples = self.text.begin(&EVENTS);
+        for kind in EventKind::ALL.into_iter().filter(is_told) {
             samples.sample(&[("kind", kind.label())], events.kind(kind).get());
         }
-        drop(samples);
         let mut samples = self.text.begin(&EVENTS_DROPPED);
         for way in Way::ALL {
             samples.sample(&[("way", way.label())], events.dropped(way).get());
@@ -326,6 +335,18 @@ impl Page<'_> {
             let Some((detect, switch)) = group.status.last_switch else { return };
             samples.sample(&[group.name(), ("phase", "detect")], detect.as_secs_f64());
             samples.sample(&[group.name(), ("phase", "switch")], switch.as_secs_f64());
+        });
+        self.each_group(&DRILL, |group, samples| {
+            let Some((drill, _)) = &group.status.wishes.drill else { return };
+            let backend = group.status.backends.iter().find(|backend| backend.id == drill.backend);
+            let name = backend.map_or("", |backend| backend.name.as_str());
+            samples.sample(&[group.name(), ("backend", name), ("fault", drill.fault.label())], 1);
+        });
+        self.each_group(&PAUSED, |group, samples| {
+            samples.sample(&[group.name()], u64::from(group.status.wishes.pause.is_some()));
+        });
+        self.each_group(&STRANDED, |group, samples| {
+            samples.sample(&[group.name()], u64::from(group.status.wishes.is_stranded));
         });
         self.each_group(&PARITY, |group, samples| {
             for aspect in Aspect::ALL.into_iter().filter(|_| group.status.compared > 1) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::super::desk::Channel;
 use crate::channels::EventRecord;
 use crate::events::{EventHub, Reader};
 use crate::resp::encode::{self, Protocol};
@@ -12,30 +13,6 @@ use crate::telemetry::counters::Way;
 
 /// A subscriber who takes nothing for so long is closed.
 pub(super) const TAKES_NOTHING_MAX: Duration = Duration::from_secs(60);
-
-/// What can be subscribed to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Channel {
-    Events,
-    Outcomes,
-}
-
-impl Channel {
-    const ALL: [Self; 2] = [Self::Events, Self::Outcomes];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Events => "events",
-            Self::Outcomes => "outcomes",
-        }
-    }
-
-    /// The channel of that name.
-    pub(super) fn named(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|channel| channel.name() == name);
-        found.ok_or_else(|| format!("no channel '{name}'; there are events and outcomes"))
-    }
-}
 
 /// One operator's subscriptions.
 #[derive(Debug, Default)]

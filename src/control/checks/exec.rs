@@ -26,7 +26,7 @@ const UNANSWERED_MAX: u32 = 3;
 
 /// Asks a program whether one backend can serve. `Err` says why it could not be asked, which says nothing of the backend.
 pub(super) enum ProgramCheck {
-    Once(Once),
+    Once(Box<Once>),
     Stream(Box<Conversation>),
 }
 
@@ -34,7 +34,7 @@ impl ProgramCheck {
     pub(super) fn new(group: &str, backend: &Backend, check: &ExecCheck) -> Self {
         let program = Program::new(&check.command, group, backend);
         match check.mode {
-            ExecMode::Once => Self::Once(Once { program, running: None }),
+            ExecMode::Once => Self::Once(Box::new(Once { program, running: None })),
             ExecMode::Stream => Self::Stream(Box::new(Conversation::new(program, backend))),
         }
     }

@@ -8,6 +8,7 @@ use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
 use crate::logic::failover::fencing::Server;
 use crate::logic::failover::gray::Pulse;
 use crate::logic::failover::membership::Leaving;
+use crate::logic::failover::reports::Reports;
 use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
 use crate::logic::latency::LatencyWatch;
@@ -77,6 +78,9 @@ pub(super) struct Member {
     pub(super) banned_until: Option<Instant>,
     /// It is about to go.
     pub(super) leaving: Option<Leaving>,
+    /// An operator took it out of service.
+    pub(super) is_drained: bool,
+    pub(super) reports: Reports,
     /// What its server has said of itself.
     pub(super) server: Server,
     /// Whether its data is close enough behind the others; `None`: nobody has said since it last was the active.
@@ -110,6 +114,8 @@ impl Member {
             hold_factor: 1.0,
             banned_until: None,
             leaving: None,
+            is_drained: false,
+            reports: Reports::default(),
             server: Server::default(),
             is_level: None,
             inquiry: None,
@@ -132,7 +138,22 @@ impl Member {
     }
 
     pub(super) fn is_selectable(&self) -> bool {
-        self.health.is_healthy() && self.breaker.is_closed() && !self.is_banned()
+        self.health.is_healthy() && self.breaker.is_closed() && !self.is_set_aside()
+    }
+
+    /// An operator or a checker does not want it chosen.
+    pub(super) fn is_set_aside(&self) -> bool {
+        self.is_barred() || self.reports.down().is_some() || self.reports.drained().is_some()
+    }
+
+    /// An operator does not want it chosen, whatever happens.
+    pub(super) const fn is_barred(&self) -> bool {
+        self.is_banned() || self.is_drained
+    }
+
+    /// Its weight, unless a checker reported another.
+    pub(super) fn preference(&self) -> f64 {
+        self.reports.weight().unwrap_or(self.weight)
     }
 
     /// Its lag, if it is checked at all, is no reason against a failback.
@@ -141,8 +162,8 @@ impl Member {
     }
 
     /// Neither an operator nor what its server said of itself speaks against it.
-    pub(super) const fn may_be_chosen(&self) -> bool {
-        !self.is_banned() && self.server.is_trusted()
+    pub(super) fn may_be_chosen(&self) -> bool {
+        !self.is_set_aside() && self.server.is_trusted()
     }
 
     /// It may not become the active: an operator banned it, or it is about to go.
@@ -150,8 +171,8 @@ impl Member {
         self.banned_until.is_some() || self.leaving.is_some()
     }
 
-    pub(super) const fn candidate(&self, is_eligible: bool) -> Candidate {
-        Candidate { id: self.id, weight: self.weight, is_eligible }
+    pub(super) fn candidate(&self, is_eligible: bool) -> Candidate {
+        Candidate { id: self.id, weight: self.preference(), is_eligible }
     }
 
     pub(super) fn saved_breaker(&self, now: Instant) -> Option<SavedBreaker> {
@@ -252,7 +273,7 @@ impl Member {
             InquiryStage::Due(due) => Some(due),
             InquiryStage::Asked(_) => None,
         });
-        [due, self.breaker.deadline(), self.banned_until].into_iter().flatten().min()
+        [due, self.breaker.deadline(), self.banned_until, self.reports.deadline()].into_iter().flatten().min()
     }
 
     /// A round ended. `events` receives what changed, except the fall itself, which is returned.
@@ -334,6 +355,9 @@ impl Member {
         });
         if self.banned_until.take_if(|until| now >= *until).is_some() {
             events.push(Event::BanEnded { backend: self.id });
+        }
+        for report in self.reports.expire(now) {
+            events.push(Event::ReportEnded { backend: self.id, report, is_expired: true });
         }
     }
 

@@ -39,7 +39,8 @@ impl Failover {
     }
 
     /// Another server under the name of `old`. Where `old` is active it stays so until the other is healthy, and is
-    /// left by a planned switch then; until that nobody sees the other. Stays and bans go on under the name.
+    /// left by a planned switch then; until that nobody sees the other. Stays, bans
+    /// and drains go on under the name; what checkers reported was said of the old server.
     ///
     /// # Errors
     /// There is no such backend, a switch to what was to replace it is under way, or the weight is none; then nothing
@@ -103,7 +104,7 @@ impl Failover {
         let is_needed = |id| self.active == Some(id) || self.stage.target() == Some(id);
         let leavers = self.members.iter().filter(|member| member.leaving.is_some() && !is_needed(member.id));
         let gone: Vec<BackendId> = leavers.map(|member| member.id).collect();
-        gone.iter().for_each(|&backend| self.drop_member(backend));
+        gone.iter().for_each(|&backend| self.drop_member(now, backend));
         !gone.is_empty() | self.leave_for_heir(now)
     }
 
@@ -177,9 +178,10 @@ impl Failover {
         self.cut(now, Switch::new(now, to, Reason::Removed));
     }
 
-    fn drop_member(&mut self, backend: BackendId) {
+    fn drop_member(&mut self, now: Instant, backend: BackendId) {
         let Some(index) = self.index(backend) else { return };
         let member = self.members.remove(index);
+        self.end_drill_on(now, backend);
         if self.restored.is_some_and(|(last, _)| last == backend) {
             self.restored = None;
         }
@@ -191,6 +193,7 @@ impl Failover {
                 });
                 if let Some(index) = self.index(successor) {
                     self.members[index].banned_until = member.banned_until;
+                    self.members[index].is_drained = member.is_drained;
                 }
                 self.log([Event::BackendReplaced { backend, by: successor }]);
             }
@@ -201,18 +204,7 @@ impl Failover {
 }
 
 impl Stage {
-    /// Where the switch that is under way leads.
-    pub(super) const fn target(&self) -> Option<BackendId> {
-        match self {
-            Self::Proving { switch, .. }
-            | Self::Promoting { switch, .. }
-            | Self::Holding { switch, .. }
-            | Self::Cutting { switch, .. } => Some(switch.to),
-            Self::Starting { .. } | Self::Serving => None,
-        }
-    }
-
-    /// The same, as long as the switch can be called off.
+    /// Where the switch that is under way leads to, as long as it can be called off.
     pub(super) const fn planned_target(&self) -> Option<BackendId> {
         match self {
             // Who is being promoted is a master by the time that anybody could say no.

@@ -33,7 +33,7 @@ pub struct PromotionOrder {
 }
 
 /// How far a promotion is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Step {
     /// The replicas are asked anew, so that the one that has most is chosen.
     Gathering { since: Instant, missing: Vec<BackendId>, answered: Vec<BackendId> },
@@ -44,7 +44,7 @@ pub(super) enum Step {
 }
 
 /// What is remembered of promotions.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Promotions {
     backoff: Backoff,
     retry_after: Option<Instant>,

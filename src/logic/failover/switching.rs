@@ -26,7 +26,7 @@ const REPORTING_MAX: Duration = Duration::from_secs(2);
 const PROVING_SLACK: Duration = Duration::from_secs(1);
 
 /// Where the group stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Stage {
     /// Nothing has been chosen yet; a first backend was good then, and has waited long enough for a heavier one.
     Starting { first_good: Option<Instant>, is_overdue: bool },
@@ -61,7 +61,7 @@ impl Switch {
 }
 
 /// The workers that have not acknowledged yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Missing(Vec<WorkerId>);
 
 impl Missing {
@@ -99,6 +99,17 @@ impl Stage {
         matches!(self, Self::Cutting { .. })
     }
 
+    /// Where the switch that is under way leads to.
+    pub(super) const fn target(&self) -> Option<BackendId> {
+        match self {
+            Self::Proving { switch, .. }
+            | Self::Holding { switch, .. }
+            | Self::Promoting { switch, .. }
+            | Self::Cutting { switch, .. } => Some(switch.to),
+            Self::Starting { .. } | Self::Serving => None,
+        }
+    }
+
     pub(super) const fn is_serving(&self) -> bool {
         matches!(self, Self::Serving)
     }
@@ -114,7 +125,7 @@ impl Stage {
 }
 
 /// A switch that took place and whose judgements are being added up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reporting {
     switched: Switched,
     missing: Missing,
@@ -133,17 +144,20 @@ impl Reporting {
 impl Failover {
     /// Takes one step if one is due; says whether it did.
     pub(super) fn step(&mut self, now: Instant) -> bool {
-        let is_active_down = self.active.is_some_and(|id| !self.is_healthy(id));
+        let is_active_down = self.active.is_some_and(|id| !self.is_healthy(id)) || self.must_leave_reported();
         match &self.stage {
             Stage::Starting { .. } => self.start(now),
             Stage::Serving if is_active_down => self.leave(now),
-            Stage::Serving => self.fail_back(now),
+            Stage::Serving => self.leave_drained(now) || self.fail_back(now),
             Stage::Proving { .. } | Stage::Holding { .. } if is_active_down => {
                 self.overtake();
                 self.leave(now);
                 true
             }
             Stage::Promoting { .. } => self.step_of_promotion(now),
+            Stage::Proving { switch, .. } | Stage::Holding { switch, .. } if self.is_set_aside(switch.to) => {
+                self.call_off(now, CallOff::TargetSetAside)
+            }
             Stage::Proving { switch, until } => {
                 let is_lost = !self.is_fit(switch.to) || now >= *until;
                 is_lost && self.call_off(now, CallOff::TargetUnhealthy)
@@ -162,6 +176,7 @@ impl Failover {
         let good = self.members.iter().filter(|member| member.health.is_latest_good()).count();
         let Stage::Starting { first_good, is_overdue } = &mut self.stage else { return false };
         if good == 0 {
+            (*first_good, *is_overdue) = (None, false);
             return false;
         }
         let since = *first_good.get_or_insert(now);
@@ -196,13 +211,25 @@ impl Failover {
 
     /// Leaves a dead active for the best other, if there is any.
     fn leave(&mut self, now: Instant) -> bool {
-        let fault = self.active.and_then(|id| self.index(id)).and_then(|index| self.members[index].fault.clone());
-        let (reason, cause, seen_at) =
-            fault.map_or((Reason::ProbesFailed, String::new(), now), |fault| (fault.reason, fault.cause, fault.since));
+        let active = self.active.and_then(|id| self.index(id)).map(|index| &self.members[index]);
+        let is_working = active.is_some_and(|active| active.health.is_healthy());
+        let fault = active.and_then(|active| active.fault.clone()).filter(|_| !is_working);
+        let report = active.and_then(|active| active.reports.down());
+        let (reason, cause, seen_at) = match (fault, report) {
+            (Some(fault), _) => (fault.reason, fault.cause, fault.since),
+            (None, Some(report)) => {
+                (Reason::ReportedDown, format!("{}: {}", report.reporter, report.reason), report.since)
+            }
+            (None, None) => (Reason::ProbesFailed, String::new(), now),
+        };
         let switch = |to| Switch { to, reason, cause, seen_at, decided_at: now };
         if let Some(to) = self.refuge() {
             self.cut(now, switch(to));
             return true;
+        }
+        // A report alone leads nowhere else than to a backend that can be selected.
+        if is_working {
+            return false;
         }
         let last = self.last_refuge();
         let Some(placeholder) = last.or(self.active) else { return false };
@@ -215,8 +242,8 @@ impl Failover {
         true
     }
 
-    /// The best backend other than the active: healthy with a closed breaker, else any whose latest probe was clean.
-    /// None that is fenced, and none that must be promoted first.
+    /// The best backend other than the active: healthy with a closed breaker; else, since the active does not work, any
+    /// whose latest probe was clean, and be it reported down. None that is fenced, and none that must be promoted first.
     pub(super) fn refuge(&self) -> Option<BackendId> {
         self.best_refuge(|index| self.members[index].server.is_trusted() && !self.must_be_promoted(index))
     }
@@ -226,7 +253,7 @@ impl Failover {
         self.best_refuge(|index| !self.must_be_promoted(index))
     }
 
-    fn must_be_promoted(&self, index: usize) -> bool {
+    pub(super) fn must_be_promoted(&self, index: usize) -> bool {
         self.replication.promotes && self.is_replica(index)
     }
 
@@ -237,7 +264,12 @@ impl Failover {
                 |(index, member): (usize, &Member)| member.candidate(is_eligible(member) && is_allowed(index));
             selection::best(others().map(candidate), None)
         };
-        best(Member::is_selectable).or_else(|| best(|member| member.health.is_latest_good() && !member.is_banned()))
+        let is_active_working = self.active.is_some_and(|id| self.is_healthy(id));
+        best(Member::is_selectable).or_else(|| {
+            let clean = best(|member| member.health.is_latest_good() && !member.is_set_aside());
+            let reported = || best(|member| member.health.is_latest_good() && !member.is_barred());
+            if is_active_working { None } else { clean.or_else(reported) }
+        })
     }
 
     fn fail_back(&mut self, now: Instant) -> bool {
@@ -261,10 +293,11 @@ impl Failover {
     /// The healthy backends heavier than the active, heaviest first.
     fn heavier(&self) -> Vec<&Member> {
         let Some(active) = self.active.and_then(|id| self.index(id)) else { return Vec::new() };
-        let weight = self.members[active].weight;
-        let is_heavier = |member: &&Member| member.weight > weight && member.health.is_healthy() && !member.is_banned();
+        let weight = self.members[active].preference();
+        let is_heavier =
+            |member: &&Member| member.preference() > weight && member.health.is_healthy() && !member.is_set_aside();
         let mut heavier: Vec<&Member> = self.members.iter().filter(is_heavier).collect();
-        heavier.sort_by(|one, other| other.weight.partial_cmp(&one.weight).unwrap_or(Ordering::Equal));
+        heavier.sort_by(|one, other| other.preference().partial_cmp(&one.preference()).unwrap_or(Ordering::Equal));
         heavier
     }
 
@@ -344,11 +377,18 @@ impl Failover {
         if self.active == Some(to) {
             return Err(Refused::AlreadyActive);
         }
-        if self.members[index].leaving.is_some() {
+        let member = &self.members[index];
+        if member.leaving.is_some() {
             return Err(Refused::TargetLeaving);
         }
-        if self.members[index].is_banned() {
+        if member.is_banned() {
             return Err(Refused::TargetBanned);
+        }
+        if member.is_drained {
+            return Err(Refused::TargetDrained);
+        }
+        if member.is_set_aside() {
+            return Err(Refused::TargetReported);
         }
         match self.stage {
             Stage::Cutting { .. } | Stage::Promoting { .. } => return Err(Refused::SwitchUnderWay),
@@ -467,7 +507,8 @@ impl Failover {
             return false;
         };
         let to = switch.to;
-        let is_retried = matches!(switch.reason, Reason::Failback | Reason::Removed | Reason::Replaced);
+        let is_retried =
+            matches!(switch.reason, Reason::Failback | Reason::Drained | Reason::Removed | Reason::Replaced);
         let retry_in = is_retried.then(|| self.failback_backoff.grow());
         self.failback_after = retry_in.map(|wait| now + wait).or(self.failback_after);
         if switch.reason == Reason::Slow {
@@ -510,6 +551,10 @@ impl Failover {
         self.is_healthy(id) || self.index(id).is_some_and(|index| self.members[index].health.is_latest_good())
     }
 
+    fn is_set_aside(&self, id: BackendId) -> bool {
+        self.index(id).is_some_and(|index| self.members[index].is_set_aside())
+    }
+
     /// The flap guard counts it.
     fn remember(&mut self, now: Instant) {
         self.recent.push_back(now);
@@ -529,10 +574,14 @@ impl Failover {
             self.members[index].bring_up(now, &mut events);
             self.log(events);
         }
+        if let Some(stay) = self.stay.filter(|stay| stay.backend != switch.to) {
+            self.end_stay_on(stay.backend, StayEnd::BackendDown);
+        }
         self.lift_fence(index, "it is the active");
         if let Some(old) = from.filter(|from| *from != switch.to).and_then(|from| self.index(from)) {
             self.members[old].server.forget_facts();
         }
+        self.count_drilled(now, switch.decided_at, switch.to);
         self.epoch += 1;
         self.members[index].is_level = None;
         self.active = Some(switch.to);

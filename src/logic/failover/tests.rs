@@ -3,6 +3,7 @@
 mod acceptance;
 mod gray;
 mod membership;
+mod orders;
 mod replication;
 
 use super::*;
@@ -834,4 +835,33 @@ fn a_backend_that_no_worker_can_connect_to_is_left_though_its_probes_are_good() 
     group.acknowledge();
     assert_eq!(group.state(), (2, Some(LIGHT), Phase::Serve));
     assert_eq!(*group.machine.reason(), Reason::ConnectionLost);
+}
+
+/// A stay on an active that cannot serve would else forbid each failback, wherever the traffic goes.
+#[test]
+fn a_stay_on_a_dead_active_ends_when_it_is_left() {
+    let mut group = Group::serving(settings());
+    for _ in 0..3 {
+        group.probe(LIGHT, refused());
+    }
+    group.forget();
+    group.lose(HEAVY);
+    group.order(Command::Stay { backend: HEAVY, length: MS(600_000) });
+    group.probe(LIGHT, good());
+    group.acknowledge();
+    assert_eq!((group.state(), group.machine.stay()), ((2, Some(LIGHT), Phase::Serve), None));
+}
+
+/// What was good and is not any more leaves nothing to wait for; `pass` looks at the deadline.
+#[test]
+fn a_start_that_loses_its_only_good_backend_waits_anew() {
+    let mut settings = settings();
+    settings.failover.initial = InitialPolicy::All;
+    let mut group = Group::new(settings, None);
+    group.probe(HEAVY, good());
+    group.probe(HEAVY, refused());
+    group.pass(MS(200));
+    group.probe(HEAVY, good());
+    group.probe(LIGHT, good());
+    assert_eq!(group.state(), (1, Some(HEAVY), Phase::Serve));
 }

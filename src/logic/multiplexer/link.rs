@@ -309,6 +309,13 @@ impl Link {
         self.commands_unanswered
     }
 
+    /// How many replies are due, if the connection stands between two frames both ways.
+    #[must_use]
+    pub fn footing(&self) -> Option<usize> {
+        let is_between = self.unwritten().is_empty() && self.stash.is_empty() && self.scanner.at_start();
+        (is_between && self.behind.is_none()).then_some(self.commands_unanswered)
+    }
+
     /// Requests of clients without a reply.
     #[must_use]
     pub fn client_requests(&self) -> usize {

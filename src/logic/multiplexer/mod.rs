@@ -170,7 +170,9 @@ pub struct Multiplexer {
     /// Grows when a lane is lost and when the active changes: what was written before is not known of any more.
     continuity: u64,
     /// CLIENT PAUSE.
+    /// What holds now: the clients' pause and the operator's together.
     pause: Option<Pause>,
+    clients_pause: Option<Pause>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
     /// Bytes of large requests that are arriving.
@@ -239,6 +241,7 @@ impl Multiplexer {
             publish_barrier: None,
             continuity: 0,
             pause: None,
+            clients_pause: None,
             crowded: false,
             upload_bytes: 0,
             starved: Vec::new(),
@@ -257,7 +260,8 @@ impl Multiplexer {
         let mut successor = Self::new(settings, now);
         successor.sessions = self.sessions.successor();
         successor.links = self.links.successor();
-        successor.pause = self.pause;
+        successor.clients_pause = self.clients_pause;
+        successor.join_pauses();
         successor.set_connections_max(self.backends.iter().map(|(id, record)| (*id, record.connections_max)));
         successor
     }
@@ -378,6 +382,18 @@ impl Multiplexer {
             Some(link) if link.state == LinkState::Ready && !self.is_suspect(link.backend, now) => link.unwritten(),
             _ => &[],
         }
+    }
+
+    /// Whether many clients share this connection, or will.
+    #[must_use]
+    pub fn is_lane(&self, key: LinkKey) -> bool {
+        self.links.get(key).is_some_and(|link| matches!(link.role, Role::Lane | Role::Standby))
+    }
+
+    /// How many replies are due on a lane that stands between two frames both ways.
+    #[must_use]
+    pub fn footing(&self, key: LinkKey) -> Option<usize> {
+        self.links.get(key).filter(|_| self.is_lane(key)).and_then(Link::footing)
     }
 
     /// The kernel took bytes for a backend connection.

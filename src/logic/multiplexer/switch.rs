@@ -48,6 +48,9 @@ impl Multiplexer {
     /// The supervisor published a route. Sockets must have been read empty before.
     pub fn on_route(&mut self, route: Route, now: Instant) {
         let old = std::mem::replace(&mut self.route, route);
+        if self.route.pause != old.pause {
+            self.join_pauses();
+        }
         if let (Phase::Hold { .. }, false) = (old.phase, self.is_holding()) {
             self.restart_hold_clock(now);
         }
@@ -552,10 +555,9 @@ impl Multiplexer {
         // What was sent is about to be answered "uncertain", and a client may repeat the whole burst after LOADING.
         let is_uncertain = |pending: &Pending| matches!(pending, Pending::Send { sent: true, read_only: false, .. });
         session.burst_answered |= session.pending.iter().any(is_uncertain);
-        let refusal = refusal.unwrap_or(match session.burst_answered {
-            false => Refusal::Loading,
-            true => Refusal::Unavailable,
-        });
+        // What clients repeat by themselves would come back at once while nothing is held.
+        let must_give_up = session.burst_answered || self.route.availability == Availability::Refusing;
+        let refusal = refusal.unwrap_or(if must_give_up { Refusal::Unavailable } else { Refusal::Loading });
         while let Some(pending) = self.sessions.get_mut(key).and_then(|session| session.pending.pop_front()) {
             self.refuse_pending(key, pending, &refusal, now);
         }

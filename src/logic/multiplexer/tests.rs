@@ -6,6 +6,7 @@ mod held;
 mod identity;
 mod scans_and_scripts;
 mod stuck;
+mod timing;
 mod uploads;
 
 use std::time::{Duration, Instant};

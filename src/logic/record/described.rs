@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Details, EventKind, Failed, Happening, InFlight, Millis, Outcomes, Severity, State};
 use crate::logic::failover::{Blocked, Event, Reason, Switched};
+use crate::logic::judged::Judged;
 use crate::logic::route::BackendId;
 
 /// Who changes a group, until it is known better.
@@ -139,6 +140,15 @@ impl Happening {
                 let details = Details { state: Some(State::Ended), ..about(backend) };
                 Self::new(Kind::Ban, Warning, "ban ended", text, details)
             }
+            Event::Drained { .. }
+            | Event::DrainEnded { .. }
+            | Event::Reported { .. }
+            | Event::ReportEnded { .. }
+            | Event::Stranded { .. }
+            | Event::Paused { .. }
+            | Event::Resumed { .. }
+            | Event::DrillBegan { .. }
+            | Event::DrillEnded { .. } => Self::of_order(event, name),
         }
     }
 
@@ -149,20 +159,13 @@ impl Happening {
             cause => format!(" ({cause})"),
         };
         let text = format!(
-            "switched from {} to {to} in {:.1} ms: {}{cause}; epoch {}; in flight {}: moved {}, repeated {}, \
-             rearmed {}, uncertain {}, not applied {}, aborted {}, gone {}",
+            "switched from {} to {to} in {:.1} ms: {}{cause}; epoch {}; in flight {}: {}",
             from.unwrap_or("none"),
             switched.switch.as_secs_f64() * 1e3,
             switched.reason,
             switched.epoch,
             judged.total(),
-            judged.moved,
-            judged.repeated,
-            judged.rearmed,
-            judged.uncertain,
-            judged.not_applied,
-            judged.aborted,
-            judged.gone,
+            fates(judged),
         );
         let details = Details {
             from: from.map(str::to_owned),
@@ -237,16 +240,6 @@ impl Happening {
         Self::new(EventKind::Gap, Severity::Warning, "subscriptions have a gap", text, details)
     }
 
-    /// An operator plays a fault, or the play has ended.
-    #[must_use]
-    pub fn drill(backend: &str, fault: &str, length: Duration, state: State) -> Self {
-        let title = if state == State::Ended { "drill ended" } else { "drill began" };
-        let text = format!("{title}: {fault} of {backend} for {length:?}");
-        let reason = Some(fault.to_owned());
-        let details = Details { reason, length: Some(Millis(length)), state: Some(state), ..of_backend(backend) };
-        Self::new(EventKind::Drill, Severity::Warning, title, text, details)
-    }
-
     /// The configuration was read again: what changed, or what is wrong with it.
     #[must_use]
     pub fn config_reloaded(outcome: Result<Vec<String>, String>) -> Self {
@@ -282,7 +275,21 @@ impl Happening {
     }
 }
 
-fn empty() -> Details {
+/// A judgement in words.
+pub(super) fn fates(judged: Judged) -> String {
+    format!(
+        "moved {}, repeated {}, rearmed {}, uncertain {}, not applied {}, aborted {}, gone {}",
+        judged.moved,
+        judged.repeated,
+        judged.rearmed,
+        judged.uncertain,
+        judged.not_applied,
+        judged.aborted,
+        judged.gone,
+    )
+}
+
+pub(super) fn empty() -> Details {
     Details::default()
 }
 

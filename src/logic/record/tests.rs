@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::*;
-use crate::logic::failover::{Blocked, CallOff, Event, Fault, FenceReason, News, Reason, StayEnd, Switched};
+use crate::logic::drill::{Drill, DrillFault};
+use crate::logic::failover::{
+    Blocked, CallOff, Event, Fault, FenceReason, Ledger, News, Reason, Report, Reported, StayEnd, Switched, Verdict,
+};
 use crate::logic::route::BackendId;
 
 const DOCUMENT: &str = include_str!("../../../docs/events.md");
@@ -32,6 +35,13 @@ fn machine_events() -> Vec<Event> {
         since: Instant::now(),
     };
     let judged = Judged { moved: 1, repeated: 2, uncertain: 1, ..Judged::default() };
+    let drill = Drill { backend: EAST, fault: DrillFault::Kill };
+    let report = Report {
+        verdict: Verdict::Down,
+        reporter: "disk-watch".to_owned(),
+        reason: "the disk is full".to_owned(),
+        length: SECOND * 30,
+    };
     let switched = Switched {
         from: Some(EAST),
         to: WEST,
@@ -69,6 +79,36 @@ fn machine_events() -> Vec<Event> {
         Event::StayEnded { backend: WEST, why: StayEnd::Expired },
         Event::Banned { backend: EAST, length: SECOND * 600 },
         Event::BanEnded { backend: EAST },
+        Event::Drained { backend: EAST },
+        Event::DrainEnded { backend: EAST },
+        Event::Reported { backend: EAST, report: report.clone() },
+        Event::ReportEnded {
+            backend: EAST,
+            report: Reported {
+                verdict: report.verdict,
+                reporter: report.reporter,
+                reason: report.reason,
+                since: Instant::now(),
+                until: Instant::now(),
+            },
+            is_expired: true,
+        },
+        Event::Stranded { backend: EAST },
+        Event::Paused { length: SECOND * 60, writes_only: false },
+        Event::Resumed { is_expired: false },
+        Event::DrillBegan { drill, length: SECOND * 30 },
+        Event::DrillEnded {
+            ledger: Ledger {
+                drill,
+                length: SECOND * 30,
+                is_cut_short: false,
+                switches: 1,
+                to: Some(WEST),
+                detected_after: Some(Duration::from_micros(1_343)),
+                served_after: Some(Duration::from_micros(4_197)),
+                judged,
+            },
+        },
     ]
     .into_iter()
     .chain(news())
@@ -86,10 +126,7 @@ fn news() -> impl Iterator<Item = Event> {
         News::Replica { of: "east".into(), promotes: true },
         News::Promoting { evidence: "it is the replica of east that has most (offset 1402)".into() },
         News::Promoted { took: Duration::from_millis(5) },
-        News::PromotionFailed {
-            cause: "/usr/local/bin/promote ended with exit status: 1".into(),
-            retry_in: Some(SECOND),
-        },
+        News::PromotionFailed { cause: "REPLICAOF NO ONE refused: NOPERM".into(), retry_in: Some(SECOND) },
         fenced(FenceReason::MultipleMasters, "a master of the same data as west, which is active"),
         fenced(FenceReason::StaleData, "started again with 0 keys, it was seen with 100"),
         News::FenceLifted { why: "it replicates the active now" },
@@ -131,7 +168,6 @@ fn samples() -> Vec<EventRecord> {
         Happening::backend_removed("north", "console"),
         Happening::backend_replaced("north", "reload"),
         Happening::gap("east", "west", "connection lost", Some(Duration::from_millis(412))),
-        Happening::drill("east", "kill", SECOND * 30, State::Began),
         Happening::config_reloaded(Ok(vec![change])),
         Happening::config_reloaded(Err("backend[0].url is missing".to_owned())),
         Happening::lost(17),

@@ -12,8 +12,10 @@ use crate::net::stream::Stream;
 
 /// A server that has just answered a check answers this at once.
 const REPLY_MAX: Duration = Duration::from_millis(250);
-/// One that refuses, or says nothing, is not asked again for so long: its log may keep what it refuses.
-const PAUSE: Duration = Duration::from_secs(60);
+/// One that refuses is not asked again for so long: its log may keep what it refuses.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// One that was slow once may answer the next time, and what it said before still holds.
+const SILENT_PAUSE: Duration = Duration::from_secs(5);
 /// Each by itself: several in one command need Redis 7.
 const SECTIONS: [&str; 3] = ["server", "replication", "keyspace"];
 
@@ -52,9 +54,12 @@ impl CommandCheck {
             Ok(Ok(told)) => told,
             // The check itself will find what is wrong with the server.
             Ok(Err(_)) => return None,
-            Err(_) => Told::Refused("no reply to INFO".to_owned()),
+            Err(_) => {
+                self.facts_pause.until = Some(now() + SILENT_PAUSE);
+                return None;
+            }
         };
-        self.facts_pause.until = matches!(told, Told::Refused(_)).then(|| now() + PAUSE);
+        self.facts_pause.until = matches!(told, Told::Refused(_)).then(|| now() + REFUSED_PAUSE);
         Some(told)
     }
 

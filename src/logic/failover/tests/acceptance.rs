@@ -6,7 +6,9 @@ use super::*;
 #[test]
 fn equal_weights_switch_nothing_in_ten_rounds() {
     let mut group = Group::serving(settings());
+    group.pass(MS(3000));
     group.order(Command::SetWeight { backend: LIGHT, weight: 2.0 });
+    group.forget();
     for round in 0..10 {
         group.pass(MS(500));
         group.probe(HEAVY, good());
@@ -99,7 +101,7 @@ fn the_first_choice_waits_for_as_many_as_it_was_told() {
         settings.failover.initial = initial;
         let spec =
             |id| BackendSpec { id: BackendId(id), name: format!("b{id}"), weight: 1.0, health: None, breaker: None };
-        let start = Instant::now() + Duration::from_secs(3600);
+        let start = Group::new(settings.clone(), None).now;
         let mut machine = Failover::new(start, settings, (0..3).map(spec).collect(), WORKERS, None);
         for good_ones in 1..=3 {
             let now = start + MS(1000 * good_ones);

@@ -47,7 +47,7 @@ fn promoted(run_id: &str, history: &str, before: &str, offset: u64) -> Facts {
 
 impl Trio {
     fn new(replication: ReplicationSettings, saved: Option<&Saved>) -> Self {
-        let now = Instant::now() + Duration::from_secs(36_000);
+        let now = Group::new(settings(), None).now + Duration::from_secs(36_000);
         let spec = |id, name: &str, weight| BackendSpec { id, name: name.into(), weight, health: None, breaker: None };
         let backends = vec![spec(A, "a", 3.0), spec(B, "b", 2.0), spec(C, "c", 1.0)];
         let machine = Failover::new(now, settings(), backends, 1, saved).with_replication(replication);
@@ -355,12 +355,12 @@ fn a_restart_of_handover_forgets_no_fence() {
 #[test]
 fn a_planned_switch_promotes_once_the_replica_has_everything() {
     let order = Command::Switch { to: C, manner: Manner::Planned };
-    let refused = Trio::serving(one_way(false)).machine.on_operator(Instant::now(), order);
-    assert_eq!(refused, Err(Refused::TargetUnhealthy));
+    let mut trio = Trio::serving(one_way(false));
+    assert_eq!(trio.machine.on_operator(trio.now, order.clone()), Err(Refused::TargetUnhealthy));
 
     let begin = || {
         let mut trio = Trio::serving(one_way(true));
-        trio.machine.on_operator(trio.now, order).unwrap();
+        trio.machine.on_operator(trio.now, order.clone()).unwrap();
         trio.drain();
         trio.tell(C, readonly(), replica("c1", "h", 95), true);
         trio.acknowledge();
