@@ -3,6 +3,7 @@
 mod changes;
 mod planes;
 mod reload;
+mod save;
 mod settings;
 mod sockets;
 mod watch_over;
@@ -29,7 +30,7 @@ use crate::channels::{
     Amendment, Directions, GroupStatus, ORDERS_MAX, Order, ProcessCommand, ProcessOrder, Rehearsal, WorkerReport,
 };
 use crate::cli::Exit;
-use crate::config::{self, Config, Origin, Sources, WebhookSettings, Weights};
+use crate::config::{Config, Origin, Sources, WebhookSettings};
 use crate::control::state;
 use crate::events::ledger::Ledger;
 use crate::events::program::Program;
@@ -216,7 +217,7 @@ impl App {
         let ProcessOrder { command, by, outcome } = order;
         let result = match command {
             ProcessCommand::Reload => self.reload(sources, logging).await,
-            ProcessCommand::Save => self.save(),
+            ProcessCommand::Save => self.save(sources, logging).await,
         };
         let order = match command {
             ProcessCommand::Reload => "reload the configuration",
@@ -228,39 +229,6 @@ impl App {
         }
         // Who asked may have gone.
         drop(outcome.send(result));
-    }
-
-    /// Writes what was changed at run time into the configuration's file; says what was written, a line each.
-    fn save(&mut self) -> Result<Vec<String>, String> {
-        let origin = self.origin.as_ref().ok_or("there is no file: the configuration came from the command line")?;
-        let (edits, origin) = config::save(origin, &self.weights()).map_err(|error| error.to_string())?;
-        let path = origin.path.display().to_string();
-        self.origin = Some(origin);
-        if edits.is_empty() {
-            return Ok(vec![format!("nothing to write: {path} has it all")]);
-        }
-        for group in &mut self.config.groups {
-            for backend in &mut group.backends {
-                let key = format!("backend.{}.weight", backend.name);
-                let written = edits.iter().find(|edit| edit.key == key).and_then(|edit| edit.new.parse().ok());
-                backend.weight = written.unwrap_or(backend.weight);
-            }
-        }
-        let mut lines = vec![format!("written to {path}:")];
-        lines.extend(edits.iter().map(|edit| format!("{}: {} → {}", edit.key, edit.old, edit.new)));
-        Ok(lines)
-    }
-
-    /// Every backend's weight as operators left it.
-    fn weights(&self) -> Weights {
-        let statuses = self.groups.iter().map(|ends| ends.status.borrow());
-        statuses
-            .flat_map(|status| {
-                let weight =
-                    |backend: &crate::channels::BackendStatus| (backend.name.clone(), backend.wishes.own_weight);
-                status.backends.iter().map(weight).collect::<Vec<_>>()
-            })
-            .collect()
     }
 
     /// SIGHUP: what can change while running does so at once; the rest is named.

@@ -278,7 +278,7 @@ fn what_the_file_refuses_the_console_refuses_in_the_same_words() {
         ("ADD a/b redis://h", "name = \"a/b\": must be made of letters, digits, -, _ and ."),
         ("ADD new http://h", "url = \"http://h\": must begin with redis://, rediss:// or unix://"),
         ("ADD new redis://u:sesame@h:0", "url = \"redis://***@h:0\": the port must be between 1 and 65535"),
-        ("ADD new redis://h WEIGHT 0", "weight = 0.0: must be greater than 0"),
+        ("ADD new redis://h WEIGHT 0", "wrong weight '0': a weight is a number above zero"),
         ("ADD new redis://h PASSWORD_FILE /nonexistent", "password_file = \"/nonexistent\": cannot be read"),
         ("ADD new redis://h:1/5", "its URL names the database 5 and those of its group 0: that takes a restart"),
         ("REMOVE north", "no backend 'north' in group default; there is east, west"),

@@ -29,6 +29,12 @@ use tokio_util::sync::CancellationToken;
 
 const HANG: Duration = Duration::from_secs(30);
 
+fn in_force() -> handover::config::Config {
+    let text = "listener = [{ bind = '127.0.0.1:0' }]\nbackend = [{ name = 'a', url = 'redis://h' }]\n";
+    let sources = handover::config::Sources { text: Some(text.to_owned()), cores: 1, ..Default::default() };
+    handover::config::Config::load(&sources).unwrap().config
+}
+
 fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
     BackendStatus {
         id: BackendId(id),
@@ -115,6 +121,8 @@ impl Fixture {
             draining: draining.clone(),
             desk: Arc::new(Desk {
                 groups: Vec::new(),
+                in_force: watch::channel(Arc::new(in_force())).1,
+                recruiter: handover::net::recruit::Recruiter::default(),
                 process: tokio::sync::mpsc::channel(1).0,
                 events: hub(),
                 outcomes: hub(),

@@ -180,6 +180,8 @@ mod tests {
             draining: CancellationToken::new(),
             desk: Arc::new(Desk {
                 groups: Vec::new(),
+                in_force: watch::channel(Arc::new(in_force())).1,
+                recruiter: crate::net::recruit::Recruiter::default(),
                 process: tokio::sync::mpsc::channel(1).0,
                 events: hub(),
                 outcomes: hub(),
@@ -188,6 +190,12 @@ mod tests {
             }),
             guard: Guard::default(),
         }
+    }
+
+    fn in_force() -> crate::config::Config {
+        let text = "listener = [{ bind = '127.0.0.1:0' }]\nbackend = [{ name = 'a', url = 'redis://h' }]\n";
+        let sources = crate::config::Sources { text: Some(text.to_owned()), cores: 1, ..Default::default() };
+        crate::config::Config::load(&sources).unwrap().config
     }
 
     fn hub() -> EventHub {

@@ -37,7 +37,7 @@ pub(super) async fn keep(
 }
 
 /// What is in force in a group and does not stand in the file.
-fn changes_of(group: &Group, status: &GroupStatus, backends: &[Known]) -> Changes {
+pub(super) fn changes_of(group: &Group, status: &GroupStatus, backends: &[Known]) -> Changes {
     let mut changes = Changes::default();
     let addition = |live: &crate::channels::BackendStatus| {
         backends.iter().find(|known| known.id == live.id).and_then(|known| known.addition.clone())

@@ -28,7 +28,7 @@ use crate::tls::ClientAuth;
 const HOLD_MARGIN: Duration = Duration::from_millis(250);
 /// Left for repeating after a hold, where the file does not set `retry.deadline`.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(500);
-const GROUP_DEFAULT: &str = "default";
+pub(super) const GROUP_DEFAULT: &str = "default";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SOCKET_MODE: u32 = 0o660;
 const SOCKET_MODE_MAX: u32 = 0o777;

@@ -31,7 +31,7 @@ pub use events::{CommandSettings, EventSettings, WebhookSettings};
 pub use http_url::HttpUrl;
 pub use network::Network;
 pub use problem::{Problem, Problems};
-pub use save::{Edit, SaveError, Weights, save};
+pub use save::{Edit, SaveError, Unsaved, save};
 pub use section::closest;
 pub use sources::Sources;
 pub use values::{format_duration, format_size, parse_duration};

@@ -1,6 +1,7 @@
 //! Members that come and go.
 
 use super::*;
+use crate::logic::drill::{Drill, DrillFault};
 
 const NEW: BackendId = BackendId(2);
 
@@ -294,4 +295,43 @@ fn other_settings_are_in_force_from_now_on() {
     assert_eq!(group.state(), (1, Some(HEAVY), Phase::Serve), "the drain is over");
     group.probe(LIGHT, silent());
     assert!(!group.machine.members().nth(1).unwrap().is_healthy);
+}
+
+#[test]
+fn what_was_wanted_of_a_backend_goes_with_it() {
+    let drill = Drill { backend: LIGHT, fault: DrillFault::Kill };
+    let report = Report { verdict: Verdict::Down, reporter: "me".into(), reason: "disk".into(), length: MS(60_000) };
+    let mut group = Group::serving(settings());
+    group.order(Command::Drain { backend: LIGHT });
+    group.order(Command::Report { backend: LIGHT, report });
+    group.order(Command::Drill { drill, length: MS(60_000), is_forced: true });
+    assert_eq!(group.machine.route().drill, Some(drill));
+    group.order(remove(LIGHT, Removal::Planned));
+    assert_eq!(group.machine.route().drill, None);
+    let is_cut = |event: &Event| matches!(event, Event::DrillEnded { ledger } if ledger.is_cut_short);
+    assert_eq!(group.events.iter().filter(|event| is_cut(event)).count(), 1);
+    assert_eq!(group.add(NEW, "light", 1.0), Ok(()));
+    let member = group.machine.members().find(|member| member.id == NEW).expect("a member");
+    assert!(!member.is_drained && member.reports.is_empty());
+    let saved = group.machine.saved(group.now);
+    assert!(saved.drained.is_empty() && saved.reports.is_empty());
+}
+
+#[test]
+fn who_leaves_is_no_target_of_a_drain_or_a_report() {
+    let mut group = Group::serving(settings());
+    assert_eq!(group.add(NEW, "new", 0.5), Ok(()));
+    group.order(remove(HEAVY, Removal::Planned));
+    group.finish_planned(LIGHT);
+    group.replace(LIGHT, BackendId(3), "light");
+    // It leaves, and who is to replace it is not healthy: a drain of the active has nowhere to go.
+    assert_eq!(group.state(), (2, Some(LIGHT), Phase::Serve));
+    group.order(Command::Drain { backend: LIGHT });
+    assert_eq!(group.state(), (2, Some(LIGHT), Phase::Serve));
+    group.probe(BackendId(3), good());
+    group.finish_planned(BackendId(3));
+    assert_eq!(group.machine.route().active, Some(BackendId(3)));
+    let heir = group.machine.members().find(|member| member.id == BackendId(3)).expect("a member");
+    assert!(heir.is_drained, "a drain goes on under the name");
+    assert!(!group.ids().contains(&LIGHT));
 }
