@@ -162,29 +162,11 @@ fn wrong_lines_and_what_is_said_of_them() {
             "pubsub.mode = 'hub'",
             r#"pubsub.mode = "hub": another mode of subscriptions is not supported yet; only "per-client" is"#,
         ),
-        (
-            "pubsub.on_gap = 'push'",
-            r#"pubsub.on_gap = "push": another way to tell of a gap is not supported yet; only "event" is"#,
-        ),
-        (
-            "pubsub.standby = true",
-            "pubsub.standby = true: keeping subscriptions on standbys is not supported yet; only false is",
-        ),
-        (
-            "pubsub.propagates = true",
-            "pubsub.propagates = true: overlapping the subscriptions of backends that carry each other's messages \
-             is not supported yet; only false is",
-        ),
-        ("pubsub.lag_max = '2s'", r#"pubsub.lag_max = "2s": another lag is not supported yet; only "1s" is"#),
-        ("pubsub.heartbeat = '2s'", r#"pubsub.heartbeat = "2s": another heartbeat is not supported yet; only "1s" is"#),
-        (
-            "pubsub.heartbeat_lost = '2s'",
-            r#"pubsub.heartbeat_lost = "2s": another time without a heartbeat is not supported yet; only "3s" is"#,
-        ),
-        (
-            "pubsub.publish = 'twice'",
-            r#"pubsub.publish = "twice": another way to publish is not supported yet; only "at-most-once" is"#,
-        ),
+        ("pubsub.on_gap = 'tell'", r#"pubsub.on_gap = "tell": must be one of "event", "push", "disconnect", "none""#),
+        ("pubsub.standby = 1", "pubsub.standby = 1: must be true or false"),
+        ("pubsub.lag_max = '0s'", r#"pubsub.lag_max = "0s": must be at least 1ms"#),
+        ("pubsub.heartbeat = '3s'", r#"pubsub.heartbeat_lost = "3s": must be more than heartbeat (3s)"#),
+        ("pubsub.publish = 'twice'", r#"pubsub.publish = "twice": must be one of "at-most-once", "at-least-once""#),
         (
             "admin.console = '0.0.0.0:9401'",
             r#"admin.console = "0.0.0.0:9401": has no password: it must be unix:///path or on loopback"#,
@@ -547,6 +529,7 @@ fn groups_keep_to_themselves() {
     assert_eq!((default.health.fall, default.health.rise), (4, 3));
     // A written ceiling wins over what the replication suggests.
     assert_eq!((one.retry.ceiling, default.retry.ceiling), (RetryCeiling::Always, RetryCeiling::WriteLastWins));
+    assert_eq!((one.pubsub.propagates, default.pubsub.propagates), (true, false));
     assert_eq!(one.commands.deny.iter().collect::<Vec<_>>(), ["@dangerous", "config|set", "keys"]);
     assert!(default.commands.deny.is_empty());
     assert_eq!((one.backends[0].name.as_str(), default.backends[0].name.as_str()), ("b", "a"));

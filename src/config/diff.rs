@@ -14,7 +14,8 @@ use super::{
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::record::EventKind;
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LatencySettings, LimitSettings, RetrySettings,
+    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LatencySettings, LimitSettings,
+    PubSubSettings, RetrySettings,
 };
 use crate::tls::{ClientFiles, ServerFiles};
 
@@ -268,6 +269,7 @@ impl Facts {
             failover,
             promotion: Promotion { by, timeout, waits },
             retry,
+            pubsub,
             commands,
             parity: Parity { interval, loads_functions },
         } = group;
@@ -283,6 +285,7 @@ impl Facts {
         self.put_time("failover.promote_timeout", *timeout);
         self.put("failover.wait_for_replication", waits);
         self.retry(retry);
+        self.pubsub(pubsub);
         self.commands(commands);
         self.put_time("parity.interval", *interval);
         self.put("parity.load_functions", loads_functions);
@@ -459,6 +462,17 @@ impl Facts {
         self.put("retry.attempts", attempts);
         self.put("retry.budget", budget);
         self.put_time("retry.deadline", *deadline);
+    }
+
+    fn pubsub(&mut self, pubsub: &PubSubSettings) {
+        let PubSubSettings { on_gap, standby, propagates, lag_max, heartbeat, heartbeat_lost, publish } = pubsub;
+        self.put("pubsub.on_gap", name_of(on_gap));
+        self.put("pubsub.standby", standby);
+        self.put("pubsub.propagates", propagates);
+        self.put_time("pubsub.lag_max", *lag_max);
+        self.put_time("pubsub.heartbeat", *heartbeat);
+        self.put_time("pubsub.heartbeat_lost", *heartbeat_lost);
+        self.put("pubsub.publish", name_of(publish));
     }
 
     fn commands(&mut self, commands: &CommandLists) {

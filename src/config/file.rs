@@ -20,7 +20,7 @@ use crate::files;
 use crate::logic::identity::PasswordHash;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
-    NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling,
+    NoneHealthy, OnGap, ProbeMode, ProbePolicy, Publish, RetryCeiling,
 };
 use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
@@ -35,6 +35,16 @@ const JITTER_MAX: f64 = 0.5;
 const WORKERS_MAX: usize = 1024;
 const STATE_FILE_NAME: &str = "state.json";
 const WORLD_READABLE: u32 = 0o004;
+
+const ON_GAP: &Choices<OnGap> = &[
+    ("event", Some(OnGap::Event)),
+    ("push", Some(OnGap::Push)),
+    ("disconnect", Some(OnGap::Disconnect)),
+    ("none", Some(OnGap::None)),
+];
+
+const PUBLISH: &Choices<Publish> =
+    &[("at-most-once", Some(Publish::AtMostOnce)), ("at-least-once", Some(Publish::AtLeastOnce))];
 
 const PROBE_MODES: &Choices<ProbeMode> = &[
     ("ping", Some(ProbeMode::Ping)),
@@ -179,7 +189,7 @@ pub(super) fn group_tables(section: &mut Section<'_>, into: &mut GroupSettings) 
     section.child("breaker", |section| breaker(section, &mut into.breaker));
     section.child("retry", |section| retry(section, into));
     section.child("commands", |section| commands(section, &mut into.commands));
-    section.child("pubsub", pubsub);
+    section.child("pubsub", |section| pubsub(section, into));
     section.child("parity", |section| parity(section, &mut into.parity));
 }
 
@@ -335,15 +345,20 @@ pub(super) fn command_or_category(text: &str) -> Result<String, String> {
     Err(format!("is not a category of commands{hint}"))
 }
 
-fn pubsub(section: &mut Section<'_>) {
+fn pubsub(section: &mut Section<'_>, into: &mut GroupSettings) {
     section.only("mode", "per-client", "another mode of subscriptions");
-    section.only("on_gap", "event", "another way to tell of a gap");
-    section.only("standby", false, "keeping subscriptions on standbys");
-    section.only("propagates", false, "overlapping the subscriptions of backends that carry each other's messages");
-    section.only("lag_max", "1s", "another lag");
-    section.only("heartbeat", "1s", "another heartbeat");
-    section.only("heartbeat_lost", "3s", "another time without a heartbeat");
-    section.only("publish", "at-most-once", "another way to publish");
+    let settings = &mut into.pubsub;
+    section.choice("on_gap", ON_GAP, &mut settings.on_gap);
+    settings.standby = section.flag("standby").unwrap_or(settings.standby);
+    if let Some(propagates) = section.flag("propagates") {
+        settings.propagates = propagates;
+        into.propagates_is_written = true;
+    }
+    let settings = &mut into.pubsub;
+    section.duration("lag_max", SHORTEST, &mut settings.lag_max);
+    section.duration("heartbeat", SHORTEST, &mut settings.heartbeat);
+    section.duration("heartbeat_lost", SHORTEST, &mut settings.heartbeat_lost);
+    section.choice("publish", PUBLISH, &mut settings.publish);
 }
 
 fn limit_table(section: &mut Section<'_>, into: &mut LimitSettings) {

@@ -88,9 +88,12 @@ impl Groups {
         });
         let mut replication = Replication::None;
         section.choice("replication", REPLICATIONS, &mut replication);
+        if !settings.propagates_is_written {
+            settings.pubsub.propagates = replication != Replication::None;
+        }
         if replication == Replication::BothWays {
             let message = "sets the default of retry.ceiling to \"read-only\"; \
-                the checks of lag and doubled messages that belong to it are not supported yet";
+                the check of lag that belongs to it is not supported yet";
             let path = section.path_of("replication");
             section.notes.warn(&path, message);
             if !settings.ceiling_is_written {
@@ -323,6 +326,7 @@ impl Groups {
             promotion: settings.promotion,
             retry: settings.retry,
             commands: settings.commands,
+            pubsub: settings.pubsub,
             parity: settings.parity,
         }
     }
@@ -376,6 +380,8 @@ impl Addition {
             ceiling_is_written: true,
             deadline_is_written: true,
             commands: group.commands.clone(),
+            pubsub: group.pubsub.clone(),
+            propagates_is_written: true,
             parity: group.parity,
             promotion: group.promotion.clone(),
         };
@@ -498,7 +504,7 @@ fn check_health_check_url(section: &mut Section<'_>, is_secure: bool, check: &Ba
 
 /// What must hold between the settings of one group, and the one default that follows from another.
 fn check_settings(prefix: &str, settings: &mut GroupSettings, notes: &mut Notes) {
-    let GroupSettings { health, detector, breaker, failover, .. } = settings;
+    let GroupSettings { health, detector, breaker, failover, pubsub, .. } = settings;
     let mut wrong = |key: &str, value: Duration, message: String| {
         notes.problem(&format!("{prefix}{key}"), quoted(value), message);
     };
@@ -512,6 +518,10 @@ fn check_settings(prefix: &str, settings: &mut GroupSettings, notes: &mut Notes)
     if detector.slow_timeout < detector.hang_timeout {
         let limit = format_duration(detector.hang_timeout);
         wrong("detector.slow_timeout", detector.slow_timeout, format!("must be at least hang_timeout ({limit})"));
+    }
+    if pubsub.heartbeat_lost <= pubsub.heartbeat {
+        let limit = format_duration(pubsub.heartbeat);
+        wrong("pubsub.heartbeat_lost", pubsub.heartbeat_lost, format!("must be more than heartbeat ({limit})"));
     }
     if breaker.grace_max < breaker.grace {
         let limit = format_duration(breaker.grace);

@@ -40,7 +40,7 @@ use rustls::pki_types::ServerName;
 
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
+    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, PubSubSettings, RetrySettings,
 };
 use crate::tls::{ClientFiles, ServerFiles};
 
@@ -122,6 +122,8 @@ pub struct Group {
     pub retry: RetrySettings,
     /// Commands refused or shared by the operator's will.
     pub commands: CommandLists,
+    /// Publishing and subscribing.
+    pub pubsub: PubSubSettings,
     /// How its backends are compared.
     pub parity: Parity,
 }

@@ -7,7 +7,7 @@ use super::section::Choices;
 use super::{CommandLists, Parity, Promotion};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
-    LimitSettings, NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
+    LimitSettings, NoneHealthy, ProbeMode, ProbePolicy, PubSubSettings, RetryCeiling, RetrySettings,
 };
 use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
@@ -45,6 +45,9 @@ pub(super) struct GroupSettings {
     /// Whether the file chose `retry.deadline`, so that it does not follow `hold`.
     pub(super) deadline_is_written: bool,
     pub(super) commands: CommandLists,
+    pub(super) pubsub: PubSubSettings,
+    /// Whether the file chose `pubsub.propagates`, so that `replication` does not.
+    pub(super) propagates_is_written: bool,
     pub(super) parity: Parity,
 }
 
@@ -78,6 +81,8 @@ impl GroupSettings {
             ceiling_is_written: false,
             deadline_is_written: false,
             commands: CommandLists::default(),
+            pubsub: PubSubSettings::default(),
+            propagates_is_written: false,
             parity: Parity { interval: seconds(24 * 3600), loads_functions: false },
         }
     }

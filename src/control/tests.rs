@@ -147,6 +147,7 @@ fn config(backends: Vec<Backend>) -> Group {
             deadline: MS(2000),
         },
         commands: CommandLists::default(),
+        pubsub: crate::logic::settings::PubSubSettings::default(),
         parity: Parity { interval: Duration::ZERO, loads_functions: false },
     }
 }

@@ -20,6 +20,7 @@ mod switching;
 mod tests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::drilling::Drilling;
@@ -44,7 +45,7 @@ use crate::logic::detector::{Finding, Sample};
 use crate::logic::health::ProbeVerdict;
 use crate::logic::replication::ReplicationSettings;
 use crate::logic::report::{ProbeReport, WorkerReport};
-use crate::logic::route::{Availability, BackendId, Pause, Route};
+use crate::logic::route::{Availability, BackendId, Change, Pause, Route};
 use crate::logic::selection;
 use crate::logic::settings::{BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, NoneHealthy};
 
@@ -177,6 +178,8 @@ pub struct Failover {
     drilling: Option<Drilling>,
     comparison: Comparison,
     reporting: Option<Reporting>,
+    /// The last switch, in words.
+    change: Option<Arc<Change>>,
     published: Route,
     replication: ReplicationSettings,
     promotions: Promotions,
@@ -237,6 +240,7 @@ impl Failover {
             drilling: None,
             comparison: Comparison::default(),
             reporting: None,
+            change: None,
             published: Route::unknown(),
             replication: ReplicationSettings::default(),
             promotions: Promotions::default(),
@@ -665,6 +669,7 @@ impl Failover {
             acquittals: self.acquittals,
             pause: self.pause,
             drill: self.drill().map(|(drill, _)| drill),
+            change: self.change.clone(),
         };
         if route != self.published {
             self.published = route.clone();

@@ -1,6 +1,7 @@
 //! The route of a group: which backend is active, in which epoch, and whether a switch is under way.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::drill::Drill;
@@ -31,6 +32,8 @@ pub struct Route {
     /// Grows each time an immediate re-probe found the active able to serve after all;
     /// replies that were withheld because of a "cannot serve" word are then passed on.
     pub acquittals: u64,
+    /// The switch that began the epoch in force.
+    pub change: Option<Arc<Change>>,
     /// An operator lets clients wait.
     pub pause: Option<Pause>,
     /// A fault that connections play.
@@ -46,6 +49,17 @@ pub struct Pause {
     pub writes_only: bool,
 }
 
+/// A change of the active, in words for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The name of the backend before; `None` at the start.
+    pub from: Option<String>,
+    /// The name of the backend that serves now.
+    pub to: String,
+    /// Why.
+    pub reason: String,
+}
+
 impl Route {
     /// The route before any backend was found healthy.
     #[must_use]
@@ -59,6 +73,7 @@ impl Route {
             acquittals: 0,
             pause: None,
             drill: None,
+            change: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The settings of the pure machines, as plain values that configuration has already checked.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::command::retry::Category;
 
@@ -256,4 +256,79 @@ pub struct Conduct {
     pub retry: RetrySettings,
     /// Suspicion.
     pub detector: DetectorSettings,
+}
+
+/// How a subscriber learns that messages may have been lost (`[pubsub]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnGap {
+    /// By an event on a channel, if it subscribed to that.
+    Event,
+    /// By the confirmations of its subscriptions, once more.
+    Push,
+    /// Its connection ends, so that its library subscribes anew.
+    Disconnect,
+    /// Not at all.
+    None,
+}
+
+/// What happens with a PUBLISH whose reply was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publish {
+    /// It is answered as uncertain.
+    AtMostOnce,
+    /// It is repeated.
+    AtLeastOnce,
+}
+
+/// Publishing and subscribing (`[pubsub]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PubSubSettings {
+    /// How a subscriber learns of a gap.
+    pub on_gap: OnGap,
+    /// Subscriptions are kept on standbys too.
+    pub standby: bool,
+    /// Backends carry each other's messages.
+    pub propagates: bool,
+    /// How far behind each other they may be.
+    pub lag_max: Duration,
+    /// Silence after which a connection for subscriptions is asked whether it lives.
+    pub heartbeat: Duration,
+    /// Silence after which it does not; more than `heartbeat`.
+    pub heartbeat_lost: Duration,
+    /// What happens with a PUBLISH whose reply was lost.
+    pub publish: Publish,
+}
+
+impl Default for PubSubSettings {
+    fn default() -> Self {
+        Self {
+            on_gap: OnGap::Event,
+            standby: false,
+            propagates: false,
+            lag_max: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(1),
+            heartbeat_lost: Duration::from_secs(3),
+            publish: Publish::AtMostOnce,
+        }
+    }
+}
+
+/// Tells calendar time of moments: one moment, and what the calendar said then.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// The moment.
+    pub origin: Instant,
+    /// Milliseconds since 1970 at that moment.
+    pub origin_unix_ms: u64,
+}
+
+impl Clock {
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub fn unix_ms(&self, at: Instant) -> u64 {
+        let since = |later: Instant, earlier: Instant| {
+            u64::try_from(later.saturating_duration_since(earlier).as_millis()).unwrap_or(u64::MAX)
+        };
+        (self.origin_unix_ms + since(at, self.origin)).saturating_sub(since(self.origin, at))
+    }
 }

@@ -333,6 +333,16 @@ pub struct WorkerCounters {
     pub inflight: Count,
     /// Messages delivered to subscribers.
     pub messages: Count,
+    /// Those of them that a standby connection had kept.
+    pub messages_replayed: Count,
+    /// Times in which a client's subscriptions were not live.
+    pub subscription_gaps: Count,
+    /// How long those were together, in microseconds.
+    pub subscription_gap_us: Count,
+    /// Subscribers closed because they did not read their messages.
+    pub slow_subscribers: Count,
+    /// How long it took until a client's subscriptions were live again.
+    pub resubscribe: Histogram,
     /// Lanes closed because their sentinel did not come back.
     pub sentinel_mismatches: Count,
     clients_closed: [Count; CLOSE_REASONS_MAX],

@@ -107,6 +107,26 @@ const INFLIGHT: Metric = Metric::gauge("handover_inflight", "Commands without a 
 const INFLIGHT_LOST: Metric =
     Metric::counter("handover_inflight_lost_total", "Commands whose connection was lost before the reply came.");
 const SUBSCRIPTIONS: Metric = Metric::gauge("handover_subscriptions", "Subscriptions that clients want or have.");
+const MESSAGES_REPLAYED: Metric = Metric::counter(
+    "handover_messages_replayed_total",
+    "Messages delivered after a switch that a standby's connection had kept.",
+);
+const SUBSCRIPTION_GAPS: Metric = Metric::counter(
+    "handover_subscription_gaps_total",
+    "Times in which a client's subscriptions were not live, so that messages may have been lost.",
+);
+const SUBSCRIPTION_GAP_SECONDS: Metric = Metric::counter(
+    "handover_subscription_gap_seconds_total",
+    "How long clients' subscriptions were not live, from the last proof of life on.",
+);
+const SLOW_SUBSCRIBERS: Metric = Metric::counter(
+    "handover_slow_subscribers_closed_total",
+    "Subscribers closed because they did not read their messages.",
+);
+const RESUBSCRIBE_DURATION: Metric = Metric::histogram(
+    "handover_resubscribe_duration_seconds",
+    "Time until a client's subscriptions were live on another connection.",
+);
 const MESSAGES: Metric = Metric::counter("handover_messages_total", "Messages delivered to subscribers.");
 const MEMORY: Metric = Metric::gauge("handover_memory_bytes", "Bytes kept for clients and backends.");
 const PROTOCOL_ERRORS: Metric = Metric::counter("handover_protocol_errors_total", "Breaches of the protocol.");
@@ -426,6 +446,18 @@ impl Page<'_> {
             }
         });
         self.each_sum(&MESSAGES, |worker| &worker.messages);
+        self.each_sum(&MESSAGES_REPLAYED, |worker| &worker.messages_replayed);
+        self.each_sum(&SLOW_SUBSCRIBERS, |worker| &worker.slow_subscribers);
+        self.each_sum(&SUBSCRIPTION_GAPS, |worker| &worker.subscription_gaps);
+        self.each_group(&SUBSCRIPTION_GAP_SECONDS, |group, samples| {
+            let micros = group.sum(|worker| &worker.subscription_gap_us);
+            samples.sample(&[group.name()], Duration::from_micros(micros).as_secs_f64());
+        });
+        let bounds = DURATION_BOUNDS_US.map(|micros| Duration::from_micros(micros).as_secs_f64());
+        self.each_group(&RESUBSCRIBE_DURATION, |group, samples| {
+            let (counts, sum) = added_up(group.workers.iter().map(|worker| &worker.resubscribe));
+            samples.histogram(&[group.name()], &bounds, &counts, sum.as_secs_f64());
+        });
     }
 
     fn each_group(&mut self, metric: &Metric, mut show: impl FnMut(&GroupSnapshot<'_>, &mut Samples<'_>)) {

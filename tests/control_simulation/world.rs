@@ -296,8 +296,8 @@ impl World {
 
     pub fn order(&mut self, command: Command) {
         self.faults += 1;
-        let result = self.machine.on_operator(self.now, command);
-        self.tell((command, result));
+        let result = self.machine.on_operator(self.now, command.clone());
+        self.tell((command.clone(), result));
         self.rules.on_order(self.now, command, result.is_ok(), self.route.active);
         self.carry_out();
     }

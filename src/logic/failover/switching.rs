@@ -1,6 +1,7 @@
 //! The stages of a switch: choose, prove, hold or cut, serve. Only one switch is under way at a time.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::logic::failover::Failover;
@@ -12,7 +13,7 @@ use crate::logic::failover::promotion::Step;
 use crate::logic::health::ProbeVerdict;
 use crate::logic::judged::Judged;
 use crate::logic::report::{ProbeReport, WorkerId};
-use crate::logic::route::{BackendId, Phase};
+use crate::logic::route::{BackendId, Change, Phase};
 use crate::logic::selection;
 use crate::logic::settings::{Failback, InitialPolicy};
 
@@ -583,6 +584,11 @@ impl Failover {
         }
         self.count_drilled(now, switch.decided_at, switch.to);
         self.epoch += 1;
+        self.change = Some(Arc::new(Change {
+            from: from.and_then(|from| self.index(from)).map(|index| self.members[index].name.clone()),
+            to: self.members[index].name.clone(),
+            reason: switch.reason.to_string(),
+        }));
         self.members[index].is_level = None;
         self.active = Some(switch.to);
         self.reason = switch.reason.clone();

@@ -122,6 +122,10 @@ pub enum RunKind {
     Load(Digest),
     /// Handover's own request, whose reply nobody needs.
     Ignored,
+    /// Handover's own PING to a connection that was silent; it may be silent for longer.
+    Heartbeat,
+    /// Handover's own PING behind everything that a connection for subscriptions brings.
+    DrainMark,
     /// Subscriptions: each confirmation is one reply.
     Confirm {
         /// They stand for subscriptions that the client has long had confirmed.
@@ -159,6 +163,11 @@ impl RunKind {
     #[must_use]
     pub const fn may_block(&self) -> bool {
         matches!(self, Self::Blocking { .. } | Self::Wait { .. })
+    }
+
+    /// Its silence says something of its connection, and nothing of the backend.
+    const fn is_heartbeat(&self) -> bool {
+        matches!(self, Self::Heartbeat | Self::DrainMark)
     }
 }
 
@@ -231,6 +240,12 @@ pub struct Link {
     pub paused: Option<(SessionKey, Instant)>,
     /// When Handover's own ECHO was last sent, and how many commands went since.
     pub sentinel: (Instant, u32),
+    /// When a byte last came; when it was to be opened, before the first.
+    pub heard_at: Instant,
+    /// Since when a heartbeat has been unanswered, with nothing heard since.
+    pub pinged_at: Option<Instant>,
+    /// Of an older epoch, and read to the reply to a PING that is still written.
+    pub is_draining: bool,
     /// `CLIENT UNBLOCK` was sent for it, and may be carried out at any later time.
     pub unblocked: bool,
     /// A client asked for its blocked command to be let go.
@@ -280,6 +295,9 @@ impl Link {
             waiting_since: None,
             paused: None,
             sentinel: (now, 0),
+            heard_at: now,
+            pinged_at: None,
+            is_draining: false,
             unblocked: false,
             is_let_go: false,
             proven: false,
@@ -467,6 +485,7 @@ impl Link {
         self.paused.is_none()
             && self.ring.front().is_some_and(|run| {
                 !run.kind.may_block()
+                    && !run.kind.is_heartbeat()
                     && !run.is_open()
                     && !matches!(run.kind, RunKind::Local(_))
                     && self.written >= run.bytes
@@ -476,6 +495,7 @@ impl Link {
     /// Bytes came.
     pub fn heard(&mut self, now: Instant) {
         self.release_written();
+        (self.heard_at, self.pinged_at) = (now, None);
         if self.streaming || !self.stash.is_empty() || self.ring.front().is_some_and(|run| run.answered > 0) {
             self.timing.on_begun(now);
         }

@@ -43,6 +43,12 @@ impl Multiplexer {
         self.backends.retain(|(backend, _)| kept.contains(backend));
     }
 
+    /// Whether a connection that is good to have may be opened.
+    pub(super) fn has_room_for_standby(&self, backend: BackendId) -> bool {
+        let most = self.backend(backend).and_then(|record| record.connections_max);
+        most.is_none_or(|most| self.links.iter().filter(|(_, link)| link.backend == backend).count() < most)
+    }
+
     /// Whether a pin or a connection for subscriptions may be opened. One that nobody holds makes room.
     pub(super) fn has_room_for_own(&mut self, backend: BackendId) -> bool {
         let Some(most) = self.backend(backend).and_then(|record| record.connections_max) else { return true };

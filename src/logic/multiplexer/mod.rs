@@ -67,7 +67,7 @@ use super::budget::Budget;
 use super::identity::{IdentityMode, IdentitySettings, Users};
 use super::judged::Judged;
 use super::route::{BackendId, Phase, Route};
-use super::settings::{DetectorSettings, FailoverSettings, LimitSettings, RetrySettings};
+use super::settings::{Clock, DetectorSettings, FailoverSettings, LimitSettings, PubSubSettings, RetrySettings};
 use crate::command::policy::Policy;
 use crate::command::refusal::Refusal;
 use crate::resp::encode;
@@ -100,6 +100,10 @@ pub struct Settings {
     pub commons: Arc<Commons>,
     /// The database that every backend's URL names, when it is the same for all.
     pub database: Option<u32>,
+    /// Publishing and subscribing.
+    pub pubsub: PubSubSettings,
+    /// What time it is, in the words of calendars.
+    pub clock: Clock,
     /// How clients prove who they are.
     pub identity: IdentitySettings,
     /// Handover's own users.
@@ -167,6 +171,8 @@ pub struct Multiplexer {
     drained: Option<u64>,
     /// Until then, at the latest, nothing is published: subscriptions are being restored after a switch.
     publish_barrier: Option<Instant>,
+    /// Every subscription of this worker was live in this epoch.
+    is_restored: bool,
     /// Grows when a lane is lost and when the active changes: what was written before is not known of any more.
     continuity: u64,
     /// CLIENT PAUSE.
@@ -217,7 +223,7 @@ impl Multiplexer {
         let budget = Budget::new(REPEATS_PER_SECOND, REPEATS_BURST, now);
         let connects = Budget::new(settings.connects_per_second, settings.connects_per_second * 0.4, now);
         let guard = Guard::new(&settings, now);
-        Self {
+        let machine = Self {
             guard,
             random: settings.seed | 1,
             next_client_id: settings.client_id_first,
@@ -239,6 +245,7 @@ impl Multiplexer {
             judged: Judged::default(),
             drained: None,
             publish_barrier: None,
+            is_restored: false,
             continuity: 0,
             pause: None,
             clients_pause: None,
@@ -250,7 +257,9 @@ impl Multiplexer {
             budget,
             connects,
             spare: Vec::new(),
-        }
+        };
+        machine.settings.commons.barrier().note(machine.worker(), 0);
+        machine
     }
 
     /// A machine in the place of this one, without its clients and connections; no key of this one finds anything there.
@@ -355,6 +364,9 @@ impl Multiplexer {
     pub fn on_client_written(&mut self, key: SessionKey, bytes: usize, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.output.advance(bytes);
+        if let Some(subscriptions) = session.subscriptions.as_mut() {
+            subscriptions.note_read(bytes);
+        }
         if session.output.is_empty() {
             let buffer = std::mem::take(&mut session.output);
             recycle(&mut self.spare, buffer);
@@ -378,7 +390,13 @@ impl Multiplexer {
     #[must_use]
     pub fn link_output(&self, key: LinkKey, now: Instant) -> &[u8] {
         match self.links.get(key) {
-            Some(link) if matches!(link.role, Role::Subscription(_)) && link.epoch != self.route.epoch => &[],
+            Some(link)
+                if matches!(link.role, Role::Subscription(_))
+                    && link.epoch != self.route.epoch
+                    && !link.is_draining =>
+            {
+                &[]
+            }
             Some(link) if link.state == LinkState::Ready && !self.is_suspect(link.backend, now) => link.unwritten(),
             _ => &[],
         }

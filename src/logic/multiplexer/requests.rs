@@ -466,7 +466,10 @@ impl super::Session {
             && !self.access.is_laneless
             && self.transaction == Transaction::None
             && !self.peer.dedicated
-            && !(self.is_subscriber() && self.profile.protocol == encode::Protocol::Resp2)
+            && self.subscriptions.as_ref().is_none_or(|subscriptions| {
+                let is_free = self.profile.protocol == encode::Protocol::Resp3 || subscriptions.count() == 0;
+                is_free && subscriptions.is_settled()
+            })
     }
 }
 

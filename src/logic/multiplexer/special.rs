@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::link::{Inspect, RunKind};
 use super::pause::may_write;
+use super::pubsub::subscribes;
 use super::requests::{Request, Step, Whole, whole_transaction};
 use super::session::{BrokenEnd, Transaction, Wait};
 use super::{LinkKey, Multiplexer, SessionKey};
@@ -23,6 +24,11 @@ impl Multiplexer {
             return Step::Wait;
         }
         let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
+        let is_next = subscribes(request.classified.class) && !request.is_of_wrong_length();
+        if !session.is_settled() && !is_next {
+            self.wait(key, Wait::Confirmation, now);
+            return Step::Wait;
+        }
         session.begin_skipped();
         if let Some(command) = request.classified.command {
             session.peer.last_command = command.name;

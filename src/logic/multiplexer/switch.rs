@@ -89,7 +89,13 @@ impl Multiplexer {
     /// Ends every connection to the active that carries commands or subscriptions.
     fn abandon_links(&mut self, now: Instant) {
         for key in self.links.keys() {
-            if self.links.get(key).is_some_and(|link| link.role != Role::Standby) {
+            let is_of_active = |link: &Link| match link.role {
+                Role::Standby => false,
+                // Those to another backend stand by.
+                Role::Subscription(_) => Some(link.backend) == self.route.active,
+                _ => true,
+            };
+            if self.links.get(key).is_some_and(is_of_active) {
                 self.outputs.push_back(Output::CloseLink { link: key, reset: true });
                 self.judge_link(key, now);
             }
@@ -108,8 +114,9 @@ impl Multiplexer {
                 Role::Standby => Some(link.backend) == self.route.active,
                 // One that does not deliver yet never will: it would stand in the way of the next.
                 Role::Subscription(session) => {
-                    old.active == Some(link.backend)
-                        && self.sessions.get(session).is_some_and(|session| session.subscription_link() == Some(key))
+                    let delivers = old.active == Some(link.backend)
+                        && self.sessions.get(session).is_some_and(|session| session.subscription_link() == Some(key));
+                    delivers || self.is_promoted_standby(session, key)
                 }
                 Role::Lane | Role::Pin(_) | Role::Verification => false,
             };
@@ -338,7 +345,7 @@ impl Multiplexer {
             }
             Role::Pin(None) => {}
             Role::Verification => self.postpone_verification(identity, now),
-            Role::Subscription(session) => self.on_subscription_failed(session, key),
+            Role::Subscription(session) => self.on_subscription_failed(session, key, now),
         }
     }
 
@@ -374,6 +381,9 @@ impl Multiplexer {
         self.close_slow_readers(now);
         self.unblock(now);
         self.reopen_subscriptions(now);
+        self.beat_subscriptions(now);
+        self.keep_subscription_standbys(now);
+        self.close_slow_subscribers(now);
         self.lift_publish_barrier(now);
         self.end_pause(now);
         self.keep_identities(now);

@@ -4,6 +4,7 @@ mod client_commands;
 mod combinations;
 mod held;
 mod identity;
+mod pubsub;
 mod scans_and_scripts;
 mod stuck;
 mod timing;
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::logic::route::Availability;
-use crate::logic::settings::{Failback, InitialPolicy, LatencySettings, NoneHealthy, RetryCeiling};
+use crate::logic::settings::{
+    Clock, Failback, InitialPolicy, LatencySettings, NoneHealthy, PubSubSettings, RetryCeiling,
+};
 
 mod connection_state;
 
@@ -81,6 +84,8 @@ fn settings(ceiling: RetryCeiling) -> Settings {
         connects_per_second: 500.0,
         commons: std::sync::Arc::new(Commons::new(100, 1 << 20)),
         database: Some(0),
+        pubsub: PubSubSettings::default(),
+        clock: Clock { origin: Instant::now(), origin_unix_ms: 0 },
         identity: IdentitySettings::default(),
         users: Arc::default(),
         seed: 1,
