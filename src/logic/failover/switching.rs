@@ -4,12 +4,12 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::logic::failover::Failover;
 use crate::logic::failover::event::{
     Blocked, CallOff, Event, Fault, Manner, Output, Reason, Refused, StayEnd, Switched,
 };
 use crate::logic::failover::member::{Member, Sign};
 use crate::logic::failover::promotion::Step;
+use crate::logic::failover::{Failover, Stay};
 use crate::logic::health::ProbeVerdict;
 use crate::logic::judged::Judged;
 use crate::logic::report::{ProbeReport, WorkerId};
@@ -575,7 +575,9 @@ impl Failover {
             self.members[index].bring_up(now, &mut events);
             self.log(events);
         }
-        if let Some(stay) = self.stay.filter(|stay| stay.backend != switch.to) {
+        // Who replaces it has its name, and the stay with it.
+        let is_elsewhere = |stay: &Stay| stay.backend != switch.to && switch.reason != Reason::Replaced;
+        if let Some(stay) = self.stay.filter(is_elsewhere) {
             self.end_stay_on(stay.backend, StayEnd::BackendDown);
         }
         self.lift_fence(index, "it is the active");

@@ -308,6 +308,8 @@ fn what_was_wanted_of_a_backend_goes_with_it() {
     assert_eq!(group.machine.route().drill, Some(drill));
     group.order(remove(LIGHT, Removal::Planned));
     assert_eq!(group.machine.route().drill, None);
+    // The start is still being added up.
+    group.pass(MS(3000));
     let is_cut = |event: &Event| matches!(event, Event::DrillEnded { ledger } if ledger.is_cut_short);
     assert_eq!(group.events.iter().filter(|event| is_cut(event)).count(), 1);
     assert_eq!(group.add(NEW, "light", 1.0), Ok(()));
