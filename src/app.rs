@@ -179,7 +179,7 @@ impl App {
                 started: origin,
                 draining: draining.clone(),
                 desk: desk.clone(),
-                guard: Guard::new(config.admin.http_token.clone()),
+                guard: Guard::new(config.admin.http_token),
             };
             start_admin(&lifecycle, listener, view);
         }
