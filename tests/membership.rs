@@ -94,8 +94,8 @@ impl Stand {
     #[track_caller]
     fn reload(&mut self, change: impl FnOnce(String) -> String) {
         let path = self.handover.configuration_file();
-        let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, change(text)).unwrap();
+        let text = std::fs::read_to_string(&path).expect("its file");
+        std::fs::write(&path, change(text)).expect("ours");
         let before = self.reloads();
         self.handover.signal(Signal::HUP);
         wait_until(PATIENCE, || self.reloads() > before);
