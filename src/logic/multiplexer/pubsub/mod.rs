@@ -3,6 +3,7 @@
 mod barrier;
 mod commands;
 mod delivery;
+mod exchange;
 mod frames;
 mod registry;
 mod restoring;
