@@ -6,6 +6,8 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "common/load.rs"]
+mod load;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -14,38 +16,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Options, ms, percentile};
-use support::{Handover, RawClient, RedisServer, Value, wait_until};
+use load::{CLIENTS, STEP};
+use support::{Handover, RedisServer, wait_until};
 
-const CLIENTS: u32 = 20;
-/// A command of some client falls due every 5 ms: 200 a second.
-const STEP: Duration = Duration::from_millis(5);
 /// Under load before the fault, so that nothing is measured that only a start has.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// Commands of each client after the fault, so that its last SET is one that the second backend got.
 const COMMANDS_AFTER: usize = 4;
 /// No fault may keep a client waiting for longer.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// What the first backend's counters begin with, so that a reply tells who gave it.
-const FIRST_COUNT: i64 = 1_000_000;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
     Kill,
     Stop,
-}
-
-/// What one client sent and got.
-struct Sample {
-    is_increment: bool,
-    sent: Instant,
-    replied: Instant,
-    outcome: Outcome,
-}
-
-enum Outcome {
-    Success(Option<i64>),
-    Uncertain,
-    Error(String),
 }
 
 /// What one run showed.
@@ -129,9 +113,7 @@ fn run(fault: Fault, preset: &str) -> Run {
     // A fault is logged as one.
     let handover = Handover::builder(&configuration).allow_warning("").start();
     wait_until(WAIT_MAX, || handover.metric("handover_backend_up", &[("backend", "west")]) > 0.0);
-    for client in 0..CLIENTS {
-        east.command(&["SET", &counter_of(client), &FIRST_COUNT.to_string()]);
-    }
+    load::prepare(&east);
 
     let has_failed = AtomicBool::new(false);
     let start = Instant::now() + Duration::from_millis(20);
@@ -139,7 +121,13 @@ fn run(fault: Fault, preset: &str) -> Run {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
                 let (connection, has_failed) = (handover.client(), &has_failed);
-                scope.spawn(move || load(client, connection, start, has_failed))
+                let mut sent_after = 0;
+                let is_over = move || {
+                    let is_over = sent_after >= COMMANDS_AFTER;
+                    sent_after += usize::from(has_failed.load(Ordering::Relaxed));
+                    is_over
+                };
+                scope.spawn(move || load::client(client, connection, start, is_over))
             })
             .collect();
         // Somewhere between two steps.
@@ -150,7 +138,7 @@ fn run(fault: Fault, preset: &str) -> Run {
             Fault::Stop => east.stop(),
         }
         has_failed.store(true, Ordering::Relaxed);
-        let samples: Vec<Vec<Sample>> =
+        let samples: Vec<Vec<load::Sample>> =
             clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect();
         (fault_at, samples)
     });
@@ -169,106 +157,16 @@ fn run(fault: Fault, preset: &str) -> Run {
     run
 }
 
-fn counter_of(client: u32) -> String {
-    format!("counter:{client}")
-}
-
-fn text_of(client: u32) -> String {
-    format!("text:{client}")
-}
-
-/// One client: a command at each of its moments, each after the reply to the one before.
-fn load(client: u32, mut connection: RawClient, start: Instant, has_failed: &AtomicBool) -> Vec<Sample> {
-    let mut samples = Vec::new();
-    let mut due = start + STEP * client;
-    let mut sent_after = 0;
-    while sent_after < COMMANDS_AFTER {
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        sent_after += usize::from(has_failed.load(Ordering::Relaxed));
-        let is_increment = samples.len() % 2 == client as usize % 2;
-        let sent = Instant::now();
-        if is_increment {
-            connection.send_command(&["INCR", &counter_of(client)]);
-        } else {
-            connection.send_command(&["SET", &text_of(client), &samples.len().to_string()]);
-        }
-        let outcome = match connection.read_reply_or_end() {
-            Some(Value::Integer(count)) => Outcome::Success(Some(count)),
-            Some(Value::Simple(text)) if text == "OK" => Outcome::Success(None),
-            Some(error) if error.is_error("UNCERTAIN") => Outcome::Uncertain,
-            Some(other) => Outcome::Error(other.text()),
-            None => Outcome::Error("the connection ended".to_owned()),
-        };
-        let is_last = matches!(&outcome, Outcome::Error(text) if text == "the connection ended");
-        samples.push(Sample { is_increment, sent, replied: Instant::now(), outcome });
-        if is_last {
-            break;
-        }
-        while due <= Instant::now() {
-            due += STEP * CLIENTS;
-        }
-    }
-    samples
-}
-
-fn judge(fault_at: Instant, samples: &[Vec<Sample>], east: Option<&RedisServer>, west: &RedisServer) -> Run {
-    let all = || samples.iter().flatten();
-    let served = all().filter(|sample| sample.sent > fault_at && matches!(sample.outcome, Outcome::Success(_)));
-    let first_success = served.map(|sample| sample.replied - fault_at).min().unwrap_or(WAIT_MAX);
-    let after = all().filter(|sample| sample.replied > fault_at);
-    let uncertain = all().filter(|sample| matches!(sample.outcome, Outcome::Uncertain));
-    let mut run = Run {
-        first_success,
-        longest_wait: after.map(|sample| sample.replied - sample.sent).max().unwrap_or(WAIT_MAX),
+fn judge(fault_at: Instant, samples: &[Vec<load::Sample>], east: Option<&RedisServer>, west: &RedisServer) -> Run {
+    let ledger = load::audit(samples, east, Some(west), Some(west));
+    Run {
+        first_success: load::first_success(samples, fault_at).unwrap_or(WAIT_MAX),
+        longest_wait: load::longest_wait(samples, fault_at).unwrap_or(WAIT_MAX),
         detect_ms: f64::NAN,
         switch_ms: f64::NAN,
-        uncertain: uncertain.clone().count() as u64,
-        errors: Vec::new(),
-        lost: 0,
-        doubled: 0,
-    };
-    run.errors.extend(all().filter_map(|sample| match &sample.outcome {
-        Outcome::Error(text) => Some(text.clone()),
-        Outcome::Success(_) | Outcome::Uncertain => None,
-    }));
-    for (client, samples) in (0..CLIENTS).zip(samples) {
-        judge_client(&mut run, client, samples, east, west);
-    }
-    run
-}
-
-/// On each server every counter must stand between what was acknowledged and that plus what is uncertain.
-fn judge_client(run: &mut Run, client: u32, samples: &[Sample], east: Option<&RedisServer>, west: &RedisServer) {
-    let counts =
-        || samples.iter().filter_map(|sample| if let Outcome::Success(count) = sample.outcome { count } else { None });
-    let is_doubtful = |sample: &&Sample| sample.is_increment && matches!(sample.outcome, Outcome::Uncertain);
-    let in_doubt = samples.iter().filter(is_doubtful).count() as i64;
-    let of_east = counts().filter(|&count| count > FIRST_COUNT).count() as i64;
-    let of_west = counts().count() as i64 - of_east;
-    let mut total = count_on(west, client);
-    let mut acknowledged = of_west;
-    compare(run, of_west, total, in_doubt);
-    if let Some(east) = east {
-        let value = count_on(east, client) - FIRST_COUNT;
-        compare(run, of_east, value, in_doubt);
-        total += value;
-        acknowledged += of_east;
-        compare(run, acknowledged, total, in_doubt);
-    }
-    let last_text = samples.iter().enumerate().rfind(|(_, sample)| !sample.is_increment);
-    if let Some((number, Sample { outcome: Outcome::Success(_), .. })) = last_text {
-        run.lost += i64::from(west.command(&["GET", &text_of(client)]).text() != number.to_string());
-    }
-}
-
-fn compare(run: &mut Run, acknowledged: i64, applied: i64, in_doubt: i64) {
-    run.lost += (acknowledged - applied).max(0);
-    run.doubled += (applied - acknowledged - in_doubt).max(0);
-}
-
-fn count_on(server: &RedisServer, client: u32) -> i64 {
-    match server.command(&["GET", &counter_of(client)]) {
-        Value::Bulk(text) => String::from_utf8_lossy(&text).parse().expect("INCR leaves an integer"),
-        _ => 0,
+        uncertain: load::uncertain(samples),
+        errors: load::errors(samples),
+        lost: ledger.lost,
+        doubled: ledger.doubled,
     }
 }

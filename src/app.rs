@@ -15,22 +15,29 @@ use tracing::{error, info, warn};
 pub(crate) use self::settings::{commons, multiplexer_settings};
 use self::settings::{policy_of, users_of};
 use self::sockets::{bind_admin, bind_all, bind_console, start_acceptors, start_admin, start_console};
-use crate::admin::console::{Console, ConsoleGroup};
+use crate::admin::desk::{Desk, DeskGroup};
+use crate::admin::events::Streams;
+use crate::admin::guard::Guard;
 use crate::admin::http::Admin;
-use crate::channels::{BackendId, GroupStatus, Order, Vitals};
+use crate::channels::{BackendId, GroupStatus, ORDERS_MAX, Order, ProcessCommand, ProcessOrder, Vitals};
 use crate::cli::Exit;
 use crate::config::diff::{Effect, diff};
-use crate::config::{Backend, BackendTls, Config, Sources};
+use crate::config::{self, Backend, BackendTls, Config, Origin, Sources, WebhookSettings, Weights};
 use crate::control::{self, GroupControl, Shared, state};
+use crate::events::ledger::Ledger;
+use crate::events::program::Program;
+use crate::events::webhook::Webhook;
+use crate::events::{EventHub, Kinds};
 use crate::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use crate::logic::failover::Command;
 use crate::logic::identity::Users;
 use crate::logic::multiplexer::{CloseReason, Commons};
+use crate::logic::record::Happening;
 use crate::net::dial::Endpoint;
 use crate::proxy::hub::HubSpec;
 use crate::proxy::inquiry::Question;
 use crate::proxy::worker::{self, WorkerGroup, WorkerSpec};
-use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::counters::{Way, WorkerCounters};
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Reloads;
 use crate::tls::{self, FileProblem, Keeper, Owner};
@@ -69,17 +76,22 @@ struct App {
     users: Vec<watch::Sender<Arc<Users>>>,
     threads: Vec<JoinHandle<()>>,
     reloads: Arc<Reloads>,
+    events: EventHub,
     /// Has the certificates looked at now.
     hurry: Arc<Notify>,
+    /// What operators ask of the process.
+    process: mpsc::Receiver<ProcessOrder>,
+    /// The file that the configuration came from, if there is one.
+    origin: Option<Origin>,
 }
 
-/// Serves until a signal ends it.
-pub async fn run(config: Config, sources: Sources, logging: &Logging) -> Exit {
+/// Serves until a signal ends it. `origin` is the file that `config` came from, if there is one.
+pub async fn run(config: Config, origin: Option<Origin>, sources: Sources, logging: &Logging) -> Exit {
     let mut signals = match Signals::install() {
         Ok(signals) => signals,
         Err(error) => return fail(Exit::Failure, "cannot install the signal handlers", &error),
     };
-    let mut app = match App::start(config, logging).await {
+    let mut app = match App::start(config, origin, logging).await {
         Ok(app) => app,
         Err(exit) => return exit,
     };
@@ -87,10 +99,12 @@ pub async fn run(config: Config, sources: Sources, logging: &Logging) -> Exit {
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::Reload => app.reload(&sources, logging).await,
+                // What came of it stands in the log.
+                Signal::Reload => drop(app.reload(&sources, logging).await),
                 Signal::Drain => return app.drain(&mut signals).await,
                 Signal::Now => return app.stop(Exit::ClientsCut).await,
             },
+            Some(order) = app.process.recv() => app.obey(order, &sources, logging).await,
             task = app.lifecycle.control_panicked() => {
                 error!(%task, "a bug in the control plane: the process ends");
                 return app.stop(Exit::Bug).await;
@@ -105,7 +119,7 @@ fn fail(exit: Exit, what: &str, error: &dyn std::error::Error) -> Exit {
 }
 
 impl App {
-    async fn start(config: Config, logging: &Logging) -> Result<Self, Exit> {
+    async fn start(config: Config, file: Option<Origin>, logging: &Logging) -> Result<Self, Exit> {
         let mut certificates = Keeper::default();
         let secured = secure(&config, &mut certificates)?;
         let bound = bind_all(&config).await?;
@@ -114,6 +128,10 @@ impl App {
         let lifecycle = Lifecycle::new();
         let draining = CancellationToken::new();
         let (saved, keeper) = open_state(&config, &lifecycle);
+        let events = EventHub::new(Arc::default(), lifecycle.stopping());
+        let outcomes = EventHub::new(events.counters().clone(), lifecycle.stopping());
+        // Before anything happens.
+        start_ways_out(&config, &lifecycle, &events, secured.webhook.clone());
         let origin = Instant::now();
         let ids = number_backends(&config);
         let counters: Vec<Vec<Arc<WorkerCounters>>> =
@@ -122,24 +140,43 @@ impl App {
         let mut parts = Vec::new();
         let users: Vec<watch::Sender<Arc<Users>>> =
             config.groups.iter().map(|group| watch::Sender::new(users_of(&config, group))).collect();
-        let (mut orders, mut statuses) = (Vec::new(), Vec::new());
+        let (mut orders, mut statuses, mut rehearsals) = (Vec::new(), Vec::new(), Vec::new());
         for ((group, ids), tls) in config.groups.iter().zip(&ids).zip(&secured.backends) {
             let vitals: Vec<Vec<Arc<Vitals>>> =
                 (0..config.workers).map(|_| ids.iter().map(|_| Arc::default()).collect()).collect();
             let shared = Shared { ids: ids.clone(), vitals: vitals.clone(), origin, tls: tls.clone() };
-            let control = control::group(group, shared, saved.get(&group.name), keeper.clone());
-            let GroupControl { supervisor, probers, reports, orders: operator, route, status } = control;
+            let control = control::group(group, shared, saved.get(&group.name), keeper.clone(), events.clone());
+            let GroupControl { supervisor, probers, reports, orders: operator, rehearsals: asked, route, status } =
+                control;
             lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
             for prober in probers {
                 lifecycle.start("control prober", prober.run(lifecycle.stopping()));
             }
             lifecycle.start("announce", announce(status.clone(), lifecycle.stopping()));
             orders.push(operator);
+            rehearsals.push(asked);
             statuses.push(status);
             parts.push((vitals, reports, route));
         }
 
         let reloads = Arc::new(Reloads::loaded(SystemTime::now()));
+        let (process, asked) = mpsc::channel(ORDERS_MAX);
+        let groups = config.groups.iter().enumerate().map(|(index, group)| DeskGroup {
+            status: statuses[index].clone(),
+            orders: orders[index].clone(),
+            rehearsals: rehearsals[index].clone(),
+            counters: counters[index].clone(),
+            policy: policy_of(group),
+            ceiling: group.retry.ceiling,
+        });
+        let desk = Arc::new(Desk {
+            groups: groups.collect(),
+            process,
+            events: events.clone(),
+            outcomes: outcomes.clone(),
+            started: SystemTime::now(),
+            draining: draining.clone(),
+        });
         if let Some(listener) = admin {
             let view = Admin {
                 statuses: statuses.clone(),
@@ -148,13 +185,15 @@ impl App {
                 reloads: reloads.clone(),
                 certificates: certificates.facts(),
                 log_lines_dropped: logging.dropped(),
+                streams: Streams::new(events.clone(), outcomes.clone()),
                 started: origin,
                 draining: draining.clone(),
+                desk: desk.clone(),
+                guard: Guard::new(config.admin.http_token),
             };
             start_admin(&lifecycle, listener, view);
         }
-
-        start_console(&lifecycle, console, console_of(&config, &statuses, &orders, &draining));
+        start_console(&lifecycle, console, &desk);
 
         let (arrivals, mut receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| mpsc::channel(ARRIVALS_MAX)).unzip();
@@ -171,6 +210,7 @@ impl App {
             for (index, (group, (vitals, reports, route))) in config.groups.iter().zip(&parts).enumerate() {
                 let backends = endpoints(&ids[index], &group.backends, &secured.backends[index]);
                 let hub = HubSpec {
+                    route: route.clone(),
                     worker,
                     settings: multiplexer_settings(&config, group, worker, commons[index].clone()),
                     backends,
@@ -201,33 +241,110 @@ impl App {
         }
 
         start_acceptors(&config, bound, &secured.listeners, &arrivals, &lifecycle, &draining);
+        let ledger = Ledger { statuses: statuses.clone(), counters, events: events.clone(), outcomes };
+        lifecycle.start("ledger", ledger.run(lifecycle.stopping()));
         let hurry = certificates.hurry();
         lifecycle.start("certificates", certificates.run(lifecycle.stopping()));
         let alive = is_alive(statuses.clone(), heartbeats, origin);
         lifecycle.start("watchdog", Systemd.keep_watchdog(lifecycle.stopping(), alive));
-        Ok(Self { config, lifecycle, draining, orders, statuses, ids, remaining, users, threads, reloads, hurry })
+        Ok(Self {
+            config,
+            lifecycle,
+            draining,
+            orders,
+            statuses,
+            ids,
+            remaining,
+            users,
+            threads,
+            reloads,
+            events,
+            hurry,
+            process: asked,
+            origin: file,
+        })
+    }
+
+    /// An operator asks something of the process.
+    async fn obey(&mut self, order: ProcessOrder, sources: &Sources, logging: &Logging) {
+        let ProcessOrder { command, by, outcome } = order;
+        let result = match command {
+            ProcessCommand::Reload => self.reload(sources, logging).await,
+            ProcessCommand::Save => self.save(),
+        };
+        let order = match command {
+            ProcessCommand::Reload => "reload the configuration",
+            ProcessCommand::Save => "save what was changed at run time",
+        };
+        match &result {
+            Ok(done) => info!(target: "audit", audit = true, by, order, new = done.join("; "), "operator"),
+            Err(why) => warn!(target: "audit", audit = true, by, order, why, "operator's order refused"),
+        }
+        // Who asked may have gone.
+        drop(outcome.send(result));
+    }
+
+    /// Writes what was changed at run time into the configuration's file; says what was written, a line each.
+    fn save(&mut self) -> Result<Vec<String>, String> {
+        let origin = self.origin.as_ref().ok_or("there is no file: the configuration came from the command line")?;
+        let (edits, origin) = config::save(origin, &self.weights()).map_err(|error| error.to_string())?;
+        let path = origin.path.display().to_string();
+        self.origin = Some(origin);
+        if edits.is_empty() {
+            return Ok(vec![format!("nothing to write: {path} has it all")]);
+        }
+        for group in &mut self.config.groups {
+            for backend in &mut group.backends {
+                let key = format!("backend.{}.weight", backend.name);
+                let written = edits.iter().find(|edit| edit.key == key).and_then(|edit| edit.new.parse().ok());
+                backend.weight = written.unwrap_or(backend.weight);
+            }
+        }
+        let mut lines = vec![format!("written to {path}:")];
+        lines.extend(edits.iter().map(|edit| format!("{}: {} → {}", edit.key, edit.old, edit.new)));
+        Ok(lines)
+    }
+
+    /// Every backend's weight as operators left it.
+    fn weights(&self) -> Weights {
+        let statuses = self.statuses.iter().map(|status| status.borrow());
+        statuses
+            .flat_map(|status| {
+                let weight =
+                    |backend: &crate::channels::BackendStatus| (backend.name.clone(), backend.wishes.own_weight);
+                status.backends.iter().map(weight).collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     /// SIGHUP: weights, users, certificates and the log level at once; the rest is named.
-    async fn reload(&mut self, sources: &Sources, logging: &Logging) {
+    /// Says what differs, a line each, or why nothing was changed.
+    async fn reload(&mut self, sources: &Sources, logging: &Logging) -> Result<Vec<String>, String> {
         Systemd.reloading();
         self.hurry.notify_one();
-        match Config::load(sources) {
+        let outcome = match Config::load(sources) {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
                     warn!("{warning}");
                 }
-                self.apply(loaded.config, logging).await;
+                self.origin = loaded.file;
+                let mut lines = loaded.warnings;
+                lines.iter_mut().for_each(|warning| warning.insert_str(0, "warning: "));
+                lines.splice(0..0, self.apply(loaded.config, logging).await);
+                Ok(lines)
             }
             Err(problems) => {
                 self.reloads.failed();
-                error!(%problems, "the configuration was not reloaded: what was in force stays");
+                let outcome = Err(format!("the configuration was not reloaded, what was in force stays: {problems}"));
+                self.events.tell(None, None, Happening::config_reloaded(Err(problems.to_string())));
+                outcome
             }
-        }
+        };
         Systemd.ready();
+        outcome
     }
 
-    async fn apply(&mut self, new: Config, logging: &Logging) {
+    async fn apply(&mut self, new: Config, logging: &Logging) -> Vec<String> {
         let changes = diff(&self.config, &new);
         for change in &changes {
             match change.effect {
@@ -259,7 +376,11 @@ impl App {
             }
         }
         self.reloads.succeeded(SystemTime::now());
-        info!(changes = changes.len(), "configuration reloaded");
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        let mut lines = vec![format!("reloaded; {} settings differ", changes.len())];
+        lines.extend(changes.iter().cloned());
+        self.events.tell(None, None, Happening::config_reloaded(Ok(changes)));
+        lines
     }
 
     /// The first SIGTERM: no new clients; those that are here get what is due to them.
@@ -307,21 +428,6 @@ impl App {
     }
 }
 
-fn console_of(
-    config: &Config,
-    statuses: &[watch::Receiver<GroupStatus>],
-    orders: &[mpsc::Sender<Order>],
-    draining: &CancellationToken,
-) -> Console {
-    let groups = config.groups.iter().zip(statuses.iter().zip(orders)).map(|(group, (status, orders))| ConsoleGroup {
-        status: status.clone(),
-        orders: orders.clone(),
-        policy: policy_of(group),
-        ceiling: group.retry.ceiling,
-    });
-    Console { groups: groups.collect(), started: SystemTime::now(), draining: draining.clone() }
-}
-
 type SavedGroups = std::collections::BTreeMap<String, crate::logic::failover::Saved>;
 
 fn open_state(config: &Config, lifecycle: &Lifecycle) -> (SavedGroups, Option<state::Keeper>) {
@@ -329,6 +435,19 @@ fn open_state(config: &Config, lifecycle: &Lifecycle) -> (SavedGroups, Option<st
     let (saved, keeper, writer) = state::open(path);
     lifecycle.start("state file", writer.run(lifecycle.stopping()));
     (saved, Some(keeper))
+}
+
+/// The webhook and the program, which nothing waits for.
+fn start_ways_out(config: &Config, lifecycle: &Lifecycle, events: &EventHub, tls: Option<tls::Client>) {
+    let kinds = || Kinds::new(config.events.kinds.clone());
+    if let Some(settings) = config.events.webhook.clone() {
+        let webhook = Webhook { settings, tls, kinds: kinds(), reader: events.subscribe(Way::Webhook) };
+        lifecycle.start("webhook", webhook.run(lifecycle.stopping()));
+    }
+    if let Some(settings) = config.events.command.clone() {
+        let program = Program { settings, kinds: kinds(), reader: events.subscribe(Way::Command) };
+        lifecycle.start("program on events", program.run(lifecycle.stopping()));
+    }
 }
 
 /// Whether every worker lets time pass and every supervisor is there: what the service manager's watchdog asks.
@@ -360,11 +479,12 @@ struct Secured {
     listeners: Vec<Vec<Option<tls::Server>>>,
     /// In the order of the groups and their backends.
     backends: Vec<Vec<Option<tls::Client>>>,
+    webhook: Option<tls::Client>,
 }
 
 /// Reads every certificate; from here on the keeper has them.
 fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
-    let mut secured = Secured { listeners: Vec::new(), backends: Vec::new() };
+    let mut secured = Secured { listeners: Vec::new(), backends: Vec::new(), webhook: None };
     let mut keep = || -> Result<(), (Owner, FileProblem)> {
         for group in &config.groups {
             let mut listeners = Vec::new();
@@ -384,6 +504,10 @@ fn secure(config: &Config, keeper: &mut Keeper) -> Result<Secured, Exit> {
                 backends.push(client.transpose().map_err(|problem| (owner, problem))?);
             }
             secured.backends.push(backends);
+        }
+        if let Some(WebhookSettings { url, tls: Some(files), .. }) = &config.events.webhook {
+            let owner = Owner::Webhook(url.authority());
+            secured.webhook = Some(keeper.client(owner.clone(), files, None).map_err(|problem| (owner, problem))?);
         }
         Ok(())
     };

@@ -9,26 +9,35 @@
 //! | workers → supervisor: [`WorkerReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the worker's reporter waits; the path of a command never does, since reports are merged before they queue |
 //! | workers → supervisor: [`Vitals`] | atomics, one a worker and backend | - | the latest values |
 //! | prober → supervisor: [`ProbeReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the prober waits |
+//! | prober → supervisor: [`Observation`] | `mpsc`, one a group | [`OBSERVATIONS_MAX`] | the prober's lag check and comparison wait, its probes do not |
+//! | supervisor → prober: libraries of functions to load (`Bequest` in `control/inventory.rs`) | `watch`, one a group | 1, the latest | replaced: only the latest active inherits |
 //! | supervisor → prober: immediate re-probe | `Notify`, one a backend | 1 | already asked for |
 //! | supervisor → admin: [`GroupStatus`] | `watch`, one a group | 1, the latest | replaced |
 //! | console, application → supervisor: [`Order`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
+//! | console → supervisor: [`Rehearsal`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
+//! | console → application: [`ProcessOrder`] | `mpsc` | [`ORDERS_MAX`] | the one who asks waits |
 //! | supervisor → state file: `GroupState` of every group (`control/state.rs`) | `watch` | 1, the latest | replaced: only the latest state is worth keeping |
 //! | acceptor → worker: `Arrival` (`proxy/worker.rs`) | `mpsc`, one a worker | `ARRIVALS_MAX` in `app.rs` | the acceptor waits |
 //! | worker → worker: `Question` of CLIENT LIST, KILL … (`proxy/inquiry.rs`) | `mpsc`, one a worker and group | `INQUIRIES_MAX` in `app.rs` | the one who asks waits |
 //! | application → workers: `Users` (`logic/identity/users.rs`) | `watch`, one a group | 1, the latest | replaced: tables are whole |
+//! | supervisor, application → console, HTTP, webhook, program: `EventRecord` (`events/hub.rs`) | ring with a place for each reader | `RECORDS_MAX` in `events/hub.rs` | the reader loses the oldest, is told how many, and they are counted |
 //! | worker → application: clients that remain at a drain | `watch`, one a worker | 1, the latest | replaced |
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
+use crate::logic::latency::{BUCKETS, Histogram};
 pub use crate::logic::route::{Availability, BackendId, Phase, Route};
 
 /// Capacity of the report channels.
 pub const REPORTS_MAX: usize = 1024;
+
+/// Capacity of the observations: a backend has few, and they are rare.
+pub const OBSERVATIONS_MAX: usize = 64;
 
 pub use crate::logic::report::{ProbeReport, WorkerId, WorkerReport};
 
@@ -46,9 +55,43 @@ pub struct Order {
     pub outcome: Option<oneshot::Sender<Result<String, String>>>,
 }
 
-pub use crate::logic::failover::{Command, Manner};
+pub use crate::logic::drill::{Drill, DrillFault};
+pub use crate::logic::failover::{Command, Manner, Report, Simulation, Verdict};
+
+/// A question to the supervisor: what would this fault lead to?
+#[derive(Debug)]
+pub struct Rehearsal {
+    /// Of which backend.
+    pub backend: BackendId,
+    /// What.
+    pub fault: DrillFault,
+    /// Where the answer goes.
+    pub outcome: oneshot::Sender<Simulation>,
+}
+
+/// What an operator asks of the process as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessCommand {
+    /// Read the configuration again, as at SIGHUP.
+    Reload,
+    /// Write what was changed at run time into the configuration's file.
+    Save,
+}
+
+/// An operator's command to the process, and where its outcome goes.
+#[derive(Debug)]
+pub struct ProcessOrder {
+    /// What is to be done.
+    pub command: ProcessCommand,
+    /// Who wants it, for the log.
+    pub by: String,
+    /// Told what was done, a line each, or why not.
+    pub outcome: oneshot::Sender<Result<Vec<String>, String>>,
+}
 
 pub use crate::logic::judged::Judged;
+
+pub use crate::logic::record::EventRecord;
 
 /// What a worker keeps up to date for each backend; plain stores by the worker, read by the supervisor.
 /// Times are microseconds since the process's start, zero meaning "never" or "nothing".
@@ -65,9 +108,60 @@ pub struct Vitals {
     pub successes: AtomicU64,
     /// Requests lost with their connection, connects that failed, and "cannot serve" replies, since the start.
     pub failures: AtomicU64,
+    /// Runs by the time that they waited for their replies, since the start.
+    pub replies: HistogramCells,
+    /// How often requests that may legally run long, or the worker itself, kept replies waiting, since the start.
+    pub disturbances: AtomicU64,
+}
+
+/// A [`Histogram`] that one thread writes and others read.
+#[derive(Debug)]
+pub struct HistogramCells([AtomicU64; BUCKETS]);
+
+impl Default for HistogramCells {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl HistogramCells {
+    /// Shows it.
+    pub fn store(&self, histogram: &Histogram) {
+        for (cell, count) in self.0.iter().zip(histogram.counts()) {
+            cell.store(*count, Ordering::Relaxed);
+        }
+    }
+
+    /// What was shown last; bucket by bucket, so that a run may be missing that is seen at the next look.
+    #[must_use]
+    pub fn load(&self) -> Histogram {
+        Histogram::of(std::array::from_fn(|index| self.0[index].load(Ordering::Relaxed)))
+    }
 }
 
 pub use crate::logic::health::ProbeVerdict;
+
+/// What a prober found out besides a backend's health. Nothing waits for it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation {
+    /// Whether its data is close enough behind the others for a failback, and in which words.
+    Lag {
+        /// Whose.
+        backend: BackendId,
+        /// `Err`: too far behind, or nobody can tell.
+        verdict: Result<String, String>,
+    },
+    /// What it is, for the comparison with the others.
+    Inventory {
+        /// Whose.
+        backend: BackendId,
+        /// What.
+        inventory: Box<Inventory>,
+    },
+}
+
+use crate::logic::parity::Inventory;
+pub use crate::logic::parity::{Aspect, Difference};
 
 /// What the admin plane shows of a group.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,19 +186,49 @@ pub struct GroupStatus {
     pub active_since: Option<SystemTime>,
     /// Where an operator holds the active, and until when.
     pub stay: Option<(BackendId, SystemTime)>,
+    /// Backends that were looked at for the comparison.
+    pub compared: usize,
+    /// What differs between them.
+    pub differences: Vec<Difference>,
     /// The latest changes, oldest first.
-    pub events: Arc<VecDeque<EventLine>>,
+    pub events: Arc<VecDeque<Arc<EventRecord>>>,
+    /// What operators and checkers want of it for a time.
+    pub wishes: GroupWishes,
 }
 
-/// A change of a group's state, in words.
+/// What operators want of a group for a time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupWishes {
+    /// Clients wait until then; the second part: only with what may change something.
+    pub pause: Option<(SystemTime, bool)>,
+    /// A fault is played until then.
+    pub drill: Option<(Drill, SystemTime)>,
+    /// The active is drained or reported down, and no other can take over.
+    pub is_stranded: bool,
+}
+
+/// What operators and checkers want of a backend for a time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BackendWishes {
+    /// Its preference by the file or an operator; a checker may have reported another.
+    pub own_weight: f64,
+    /// An operator took it out of service.
+    pub is_drained: bool,
+    /// What checkers say of it, the latest last.
+    pub reports: Vec<ReportLine>,
+}
+
+/// What a checker says of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventLine {
-    /// When.
-    pub at: SystemTime,
-    /// What kind: `switched`, `backend_down` …
-    pub kind: &'static str,
-    /// What happened.
-    pub text: String,
+pub struct ReportLine {
+    /// `DOWN`, `DRAIN` or `WEIGHT 0.5`.
+    pub verdict: String,
+    /// Who says so.
+    pub reporter: String,
+    /// Why.
+    pub reason: String,
+    /// Until when.
+    pub until: SystemTime,
 }
 
 /// A health check that was done.
@@ -149,4 +273,14 @@ pub struct BackendStatus {
     pub clean_since: Option<SystemTime>,
     /// An operator banned it until then.
     pub banned_until: Option<SystemTime>,
+    /// What operators and checkers want of it for a time.
+    pub wishes: BackendWishes,
+    /// It answers, but far too slowly: what was seen.
+    pub degraded: Option<String>,
+    /// Why it is not returned to for what its server said: a label, and what was seen.
+    pub fence: Option<(&'static str, String)>,
+    /// What it is in its replication, in words; `None`: a master, or unknown.
+    pub replication: Option<String>,
+    /// What the lag check last found, in words; `None`: nothing, or it is not asked.
+    pub lag: Option<String>,
 }

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod control;
+pub mod events;
 pub mod files;
 pub mod lifecycle;
 pub mod logic;

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let sources = arguments.settings.sources(Sources::of_process());
     let exit = match action {
         Action::Run => run::run(sources),
-        Action::Check => check::check(&sources),
+        Action::Check(flags) => check::check(&sources, flags.probe),
         Action::Demo(flags) => demo::demo(flags.keep, flags.seconds),
         Action::Version => {
             println!("{}", version::version());

@@ -216,7 +216,7 @@ fn cut_after_sending(ceiling: &str, place: usize) {
     const LOWEST: [usize; 5] = [1, 3, 2, 4, 5];
     let mut pair = Pair::builder()
         .configuration(&format!(
-            "[retry]\nceiling = '{ceiling}'\n[detector]\nhang_timeout = '8s'\nsuspect_after = '7s'\nslow_timeout = '9s'\n"
+            "[retry]\nceiling = '{ceiling}'\ndeadline = '1m'\n[detector]\nhang_timeout = '8s'\nsuspect_after = '7s'\nslow_timeout = '9s'\n"
         ))
         .start();
     TOLD.iter().for_each(|part| pair.handover.allow_warning(part));

@@ -82,6 +82,11 @@ fn wrong_lines_and_what_is_said_of_them() {
         ),
         ("health.policy = 'some'", r#"health.policy = "some": must be one of "all", "majority", "any""#),
         ("health.probe_key = ''", r#"health.probe_key = "": must not be empty"#),
+        ("detector.latency_factor = 0.5", "detector.latency_factor = 0.5: must be 0, or more than 1"),
+        ("detector.latency_factor = -2", "detector.latency_factor = -2: must be 0, or more than 1"),
+        ("detector.latency_for = '500ms'", r#"detector.latency_for = "500ms": must be at least 1s"#),
+        ("detector.timeout_rate = 1.5", "detector.timeout_rate = 1.5: must be between 0 and 1"),
+        ("detector.gray_window = '2s'", r#"detector.gray_window = "2s": must be at least 3s"#),
         ("detector.failure_rate = 1.1", "detector.failure_rate = 1.1: must be between 0 and 1"),
         ("failover.failback_jitter = -0.1", "failover.failback_jitter = -0.1: must be between 0 and 0.5"),
         ("failover.switches_max = 0", "failover.switches_max = 0: must be at least 1"),
@@ -118,6 +123,25 @@ fn wrong_lines_and_what_is_said_of_them() {
             "group.default.failover.state_file = '/x'",
             r#"group.default.failover.state_file = "/x": stands in [failover] only: one file serves all groups"#,
         ),
+        // Checks that are not commands.
+        (
+            "health.modes = ['lag', 'ping']",
+            r#"backend[0].health: the mode "lag" needs health.lag.username and health.lag.password_file"#,
+        ),
+        ("health.modes = ['exec']", r#"backend[0].health: the mode "exec" needs health.exec.command"#),
+        ("health.exec = { command = '/x' }", r#"health.exec.command = "/x": must be a list of strings"#),
+        (
+            "health.exec.command = ['check.sh']",
+            r#"health.exec.command = "check.sh": must begin with a program's absolute path"#,
+        ),
+        ("health.exec.mode = 'twice'", r#"health.exec.mode = "twice": must be one of "once", "stream""#),
+        ("health.lag.tolerance = '0s'", r#"health.lag.tolerance = "0s": must be at least 1ms"#),
+        ("health.lag.port = 65536", "health.lag.port = 65536: is too large"),
+        ("health.lag.username = 'x'", "health.lag.password_file: is needed, since there is a user but no password"),
+        (
+            "parity = { interval = '0s', load_functions = true }",
+            "parity.load_functions: needs an interval above 0s: else nobody knows what is to be loaded",
+        ),
         // Commands.
         (
             "commands.deny = ['@dangrous']",
@@ -130,41 +154,19 @@ fn wrong_lines_and_what_is_said_of_them() {
         ("commands.deny = ['']", r#"commands.deny[0] = "": must be a command's name, or container|subcommand"#),
         ("commands.deny = ['a|']", r#"commands.deny[0] = "a|": must be a command's name, or container|subcommand"#),
         // Not supported yet.
-        ("health.modes = ['lag']", r#"health.modes[0] = "lag": is not supported yet"#),
-        ("health.modes = ['exec']", r#"health.modes[0] = "exec": is not supported yet"#),
-        ("health.exec = { command = 'x' }", "health.exec: health checks by a program are not supported yet"),
-        ("health.lag = { port = 9443 }", "health.lag: the lag check is not supported yet"),
         (
-            "failover.promote = 'command'",
-            r#"failover.promote = "command": promoting a replica is not supported yet; only "never" is"#,
+            "failover.promote = 'promote.sh'",
+            r#"failover.promote = "promote.sh": must be "never", "command" or the absolute path of a program"#,
         ),
         (
             "pubsub.mode = 'hub'",
             r#"pubsub.mode = "hub": another mode of subscriptions is not supported yet; only "per-client" is"#,
         ),
-        (
-            "pubsub.on_gap = 'push'",
-            r#"pubsub.on_gap = "push": another way to tell of a gap is not supported yet; only "event" is"#,
-        ),
-        (
-            "pubsub.standby = true",
-            "pubsub.standby = true: keeping subscriptions on standbys is not supported yet; only false is",
-        ),
-        (
-            "pubsub.propagates = true",
-            "pubsub.propagates = true: overlapping the subscriptions of backends that carry each other's messages \
-             is not supported yet; only false is",
-        ),
-        ("pubsub.lag_max = '2s'", r#"pubsub.lag_max = "2s": another lag is not supported yet; only "1s" is"#),
-        ("pubsub.heartbeat = '2s'", r#"pubsub.heartbeat = "2s": another heartbeat is not supported yet; only "1s" is"#),
-        (
-            "pubsub.heartbeat_lost = '2s'",
-            r#"pubsub.heartbeat_lost = "2s": another time without a heartbeat is not supported yet; only "3s" is"#,
-        ),
-        (
-            "pubsub.publish = 'twice'",
-            r#"pubsub.publish = "twice": another way to publish is not supported yet; only "at-most-once" is"#,
-        ),
+        ("pubsub.on_gap = 'tell'", r#"pubsub.on_gap = "tell": must be one of "event", "push", "disconnect", "none""#),
+        ("pubsub.standby = 1", "pubsub.standby = 1: must be true or false"),
+        ("pubsub.lag_max = '0s'", r#"pubsub.lag_max = "0s": must be at least 1ms"#),
+        ("pubsub.heartbeat = '3s'", r#"pubsub.heartbeat_lost = "3s": must be more than heartbeat (3s)"#),
+        ("pubsub.publish = 'twice'", r#"pubsub.publish = "twice": must be one of "at-most-once", "at-least-once""#),
         (
             "admin.console = '0.0.0.0:9401'",
             r#"admin.console = "0.0.0.0:9401": has no password: it must be unix:///path or on loopback"#,
@@ -189,7 +191,21 @@ fn wrong_lines_and_what_is_said_of_them() {
             "user = [{ name = 'x', password_file = '', allow = ['@reed'] }]",
             r#"user[0].allow[0] = "@reed": is not a category of commands: did you mean "@read"?"#,
         ),
-        ("events.webhook = 'x'", "events: webhooks and commands on events are not supported yet"),
+        ("events.webhook = 'x'", r#"events.webhook = "x": must begin with https:// or http://"#),
+        ("events.webhook = 'https://u:p@x/'", r#"events.webhook = "https://***@x/": takes no user and password"#),
+        (
+            "events.command = ['on-switch']",
+            r#"events.command = "on-switch": must begin with the absolute path of a program: it is started without a shell"#,
+        ),
+        (
+            "events.kinds = ['active_change']",
+            r#"events.kinds[0] = "active_change": is not a kind of event: did you mean "active_changed"?"#,
+        ),
+        ("events.kinds = ['outcomes']", r#"events.kinds[0] = "outcomes": is not a kind of event"#),
+        (
+            "events.webhook = 'http://127.0.0.1/'\nevents.tls = { ca = 'x' }",
+            "events.tls.ca: has a meaning only with a webhook that begins with https://",
+        ),
     ] {
         let text = format!("{line}\n{LISTENER}{BACKEND}");
         assert_eq!(problems(&sources(&text)), [expected], "{line}");
@@ -300,7 +316,19 @@ fn wrong_backends_and_what_is_said_of_them() {
         ),
         (
             format!("{url}health_check_url = 'https://h:9443'"),
-            r#"backend[1].health_check_url = "https://h:9443": the REST address of a lag check is not supported yet"#,
+            r#"backend[1].health_check_url: is the REST address of the mode "lag", which health.modes does not have"#,
+        ),
+        (
+            format!("{url}health_check_url = 'http://h:9443'"),
+            r#"backend[1].health_check_url = "http://h:9443": must begin with https://, since a password goes there"#,
+        ),
+        (
+            format!("{url}health_check_url = 'https://h/v1'"),
+            r#"backend[1].health_check_url = "https://h/v1": takes only an address, https://host:port; the paths are those of the REST API"#,
+        ),
+        (
+            format!("{url}health = {{ modes = ['exec'] }}"),
+            r#"backend[1].health: the mode "exec" needs health.exec.command"#,
         ),
         (
             format!("{url}health_check_url = 'redis://u:p@h/1'"),
@@ -501,6 +529,7 @@ fn groups_keep_to_themselves() {
     assert_eq!((default.health.fall, default.health.rise), (4, 3));
     // A written ceiling wins over what the replication suggests.
     assert_eq!((one.retry.ceiling, default.retry.ceiling), (RetryCeiling::Always, RetryCeiling::WriteLastWins));
+    assert_eq!((one.pubsub.propagates, default.pubsub.propagates), (true, false));
     assert_eq!(one.commands.deny.iter().collect::<Vec<_>>(), ["@dangerous", "config|set", "keys"]);
     assert!(default.commands.deny.is_empty());
     assert_eq!((one.backends[0].name.as_str(), default.backends[0].name.as_str()), ("b", "a"));
@@ -626,9 +655,9 @@ fn where_the_file_is_looked_for() {
     assert_eq!(loaded(&flags).file, None);
 
     fs::write(&second, format!("limits.clients = 2\n{MINIMAL}")).unwrap();
-    assert_eq!(loaded(&bare).file, Some(second.clone()));
+    assert_eq!(loaded(&bare).file.map(|origin| origin.path), Some(second.clone()));
     fs::write(&first, format!("limits.clients = 1\n{MINIMAL}")).unwrap();
-    assert_eq!(loaded(&bare).file, Some(first.clone()));
+    assert_eq!(loaded(&bare).file.map(|origin| origin.path), Some(first.clone()));
     let named = Sources { file: Some(second), ..bare };
     assert_eq!(loaded(&named).config.limits.clients_max, 2);
     // Flags that give listeners and backends need no file, but its other settings count if there is one.

@@ -30,6 +30,8 @@ fn builder(configuration: &str) -> HandoverBuilder {
         "no backend is healthy",
         "a backend can serve again",
         "planned switch called off",
+        // The flap guard's alarm.
+        "a heavier backend is healthy but not returned to",
     ];
     told.into_iter().fold(Handover::builder(configuration), HandoverBuilder::allow_warning)
 }
@@ -362,6 +364,10 @@ fn flapping_is_bounded() {
     }
     assert!(switches(&handover) <= 4.0, "{} switches", switches(&handover));
     assert_eq!(active(&handover), "west");
+    // With an alarm: a warning, and a metric while it lasts.
+    let is_alarm = |line: &support::LogLine| line.is_warning() && line.field("reason") == "too many switches of late";
+    handover.wait_for_log(is_alarm, PATIENCE);
+    handover.expect_metric("handover_failback_blocked", &[("reason", "too many switches of late")], 1.0);
 }
 
 /// Row 65: the probe's own path breaks; traffic that succeeds says more.

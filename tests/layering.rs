@@ -21,6 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("channels", &["logic", "config"]),
     ("telemetry", &["lifecycle", "logic", "config", "channels", "tls"]),
     ("net", &["resp", "logic", "config", "tls"]),
+    ("events", &["lifecycle", "logic", "config", "channels", "telemetry", "net", "tls"]),
     ("proxy", BELOW_PLANES),
     ("control", BELOW_PLANES),
     ("admin", BELOW_PLANES),
@@ -31,7 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 const BELOW_PLANES: &[&str] =
-    &["resp", "lifecycle", "command", "logic", "config", "channels", "telemetry", "net", "tls"];
+    &["resp", "lifecycle", "command", "logic", "config", "channels", "telemetry", "net", "tls", "events"];
 const EVERYTHING: &[&str] = &[
     "resp",
     "lifecycle",
@@ -44,6 +45,7 @@ const EVERYTHING: &[&str] = &[
     "proxy",
     "control",
     "admin",
+    "events",
     "app",
     "cli",
     "tls",

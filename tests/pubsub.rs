@@ -428,3 +428,116 @@ fn a_lost_connection_without_a_switch_restores_the_subscriptions() {
     wait_for_confirmed(&pair, 6);
     assert_delivered(&pair.east, &mut clients, "again");
 }
+
+#[test]
+fn a_hundred_thousand_channels_of_one_client_are_counted_exactly() {
+    const CHANNELS: usize = 100_000;
+    let pair = Pair::start();
+    let mut client = pair.client();
+    let names: Vec<String> = (0..CHANNELS).map(|number| format!("c{number}")).collect();
+    let (together, apart) = names.split_at(CHANNELS * 4 / 5);
+    let mut command = vec!["SUBSCRIBE"];
+    command.extend(together.iter().map(String::as_str));
+    // Twice the first, and the rest one by one, in one burst.
+    command.push("c0");
+    let mut bytes = encode(&command);
+    apart.iter().for_each(|name| bytes.extend(encode(&["SUBSCRIBE", name])));
+    client.send(&bytes);
+    let mut expected = 0;
+    for (place, name) in together.iter().chain([&names[0]]).chain(apart).enumerate() {
+        // The one that came before counts once.
+        expected += i64::from(place != together.len());
+        let confirmed = client.read_reply();
+        assert_eq!(confirmed.elements()[1..], [Value::bulk(name), Value::Integer(expected)]);
+    }
+    assert_eq!(publish(&pair.east, "PUBLISH", "c99999", "x"), 1);
+    assert_eq!(client.read_reply(), push(&["message", "c99999", "x"]));
+    client.send(frame("UNSUBSCRIBE none"));
+    assert_eq!(client.read_reply().elements()[2], Value::Integer(CHANNELS as i64));
+    client.send_command(&["UNSUBSCRIBE"]);
+    for left in (0..CHANNELS).rev() {
+        assert_eq!(client.read_reply().elements()[2], Value::Integer(left as i64));
+    }
+    assert_eq!(client.command(&["GET", "k"]), Value::Null);
+}
+
+/// xorshift64*: the same course for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % bound
+    }
+
+    fn name(&mut self, kind: usize) -> &'static str {
+        let names: &[&str] = if kind == 1 { &["*", "a*", "?b", "[ab]c"] } else { &["a", "ab", "bb", "ac", "bc"] };
+        names[self.below(names.len())]
+    }
+}
+
+/// What two subscribers hear is, step for step, what they would hear of the server itself.
+#[test]
+fn random_courses_of_two_subscribers_go_as_with_the_server_itself() {
+    let pair = Pair::start();
+    for seed in 1..=20 {
+        let mut random = Random(seed);
+        let protocol = if seed % 2 == 0 { "3" } else { "2" };
+        let mut twins: Vec<[RawClient; 2]> = (0..2).map(|_| [pair.east.client(), pair.client()]).collect();
+        for client in twins.iter_mut().flatten() {
+            client.command(&["HELLO", protocol]);
+        }
+        for step in 0..60 {
+            let (kind, subscribes) = (random.below(3), random.below(5) < 3);
+            let forms = [["UNSUBSCRIBE", "SUBSCRIBE"], ["PUNSUBSCRIBE", "PSUBSCRIBE"], ["SUNSUBSCRIBE", "SSUBSCRIBE"]];
+            let mut words = vec![forms[kind][usize::from(subscribes)]];
+            let least = usize::from(subscribes);
+            (0..least + random.below(4)).for_each(|_| words.push(random.name(kind)));
+            let leaves_all = words.len() == 1;
+            let actor = random.below(2);
+            twins[actor].iter_mut().for_each(|client| client.send_command(&words));
+            let publishes = [["PUBLISH", random.name(0)], ["SPUBLISH", random.name(2)]];
+            let context = format!("step {step} of seed {seed}: {words:?}, then {publishes:?}");
+            // The server's own subscriber tells how much there is to come: its PING is answered behind everything.
+            let [direct, _] = &mut twins[actor];
+            let confirmed = read_up_to_ping(direct);
+            let proxied: Vec<Value> = confirmed.iter().map(|_| twins[actor][1].read_reply()).collect();
+            assert_same(confirmed, proxied, leaves_all, &context);
+            for [command, channel] in publishes {
+                publish(&pair.east, command, channel, &step.to_string());
+            }
+            for [direct, proxied] in &mut twins {
+                let messages = read_up_to_ping(direct);
+                let got: Vec<Value> = messages.iter().map(|_| proxied.read_reply()).collect();
+                assert_same(messages, got, true, &context);
+            }
+        }
+    }
+}
+
+fn read_up_to_ping(client: &mut RawClient) -> Vec<Value> {
+    client.send_command(&["PING"]);
+    let is_pong = |value: &Value| match value {
+        Value::Simple(_) => true,
+        value => value.elements()[0] == Value::bulk("pong"),
+    };
+    std::iter::from_fn(|| Some(client.read_reply()).filter(|value| !is_pong(value))).collect()
+}
+
+/// Equal frames; in any order where Redis promises none: the counts, and each with everything else.
+#[track_caller]
+fn assert_same(mut expected: Vec<Value>, mut got: Vec<Value>, in_any_order: bool, context: &str) {
+    if in_any_order {
+        let last = |frames: &[Value]| frames.iter().map(|frame| frame.elements().last().cloned()).collect::<Vec<_>>();
+        assert_eq!(last(&got), last(&expected), "{context}");
+        for frames in [&mut expected, &mut got] {
+            let mut shown: Vec<String> =
+                frames.iter().map(|frame| format!("{:?}", &frame.elements()[..frame.elements().len() - 1])).collect();
+            shown.sort();
+            *frames = shown.into_iter().map(Value::Simple).collect();
+        }
+    }
+    assert_eq!(got, expected, "{context}");
+}

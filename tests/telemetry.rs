@@ -9,9 +9,15 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use handover::admin::desk::Desk;
+use handover::admin::events::Streams;
+use handover::admin::guard::Guard;
 use handover::admin::http::{Admin, serve};
-use handover::channels::{Availability, BackendId, BackendStatus, GroupStatus, Judged, Phase, Route};
+use handover::channels::{
+    Availability, BackendId, BackendStatus, BackendWishes, GroupStatus, GroupWishes, Judged, Phase, Route,
+};
 use handover::config::{Log, LogFormat};
+use handover::events::EventHub;
 use handover::lifecycle::{Lifecycle, Signal, Signals, Systemd};
 use handover::telemetry::counters::{Class, Connect, Memory, Mode, Outcome, WorkerCounters};
 use handover::telemetry::logging::{LinesDropped, Logging};
@@ -39,6 +45,11 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         circuit_until: None,
         clean_since: None,
         banned_until: None,
+        wishes: BackendWishes::default(),
+        degraded: None,
+        fence: None,
+        replication: None,
+        lag: None,
     }
 }
 
@@ -55,8 +66,15 @@ fn group(name: &str, backends: Vec<BackendStatus>) -> GroupStatus {
         without_active: Duration::from_millis(1_250),
         active_since: None,
         stay: None,
+        wishes: GroupWishes::default(),
+        compared: 0,
+        differences: Vec::new(),
         events: Arc::default(),
     }
+}
+
+fn hub() -> EventHub {
+    EventHub::new(Arc::default(), CancellationToken::new())
 }
 
 /// A server with two groups of two workers each, and what feeds it.
@@ -91,8 +109,18 @@ impl Fixture {
             reloads: reloads.clone(),
             certificates: Vec::new(),
             log_lines_dropped: LinesDropped::default(),
+            streams: Streams::new(hub(), hub()),
             started: Instant::now(),
             draining: draining.clone(),
+            desk: Arc::new(Desk {
+                groups: Vec::new(),
+                process: tokio::sync::mpsc::channel(1).0,
+                events: hub(),
+                outcomes: hub(),
+                started: SystemTime::now(),
+                draining: draining.clone(),
+            }),
+            guard: Guard::default(),
         };
         let lifecycle = Lifecycle::new();
         lifecycle.start("admin http", serve(listener, admin, lifecycle.stopping()));
@@ -316,11 +344,11 @@ async fn the_page_is_a_table_with_one_line_a_backend() {
     assert_eq!(code, 200);
     assert!(head.contains("content-type: text/plain") && head.contains("connection: close"), "{head}");
     for line in [
-        "group default - healthy, epoch 4: the heaviest healthy one",
+        "group default - healthy, east is active, epoch 4: the heaviest healthy one",
         "no failback: flap guard: 3 switches in 10m",
-        "   backend  weight  health     circuit  role    last check",
-        "*  east     0.5     healthy    closed   master  good",
-        "   west     1.5     UNHEALTHY  open     master  connection refused by \"it\"",
+        "   backend  weight  health     circuit  role    wanted  last check",
+        "*  east     0.5     healthy    closed   master          good",
+        "   west     1.5     UNHEALTHY  open     master          connection refused by \"it\"",
         "/metrics  for Prometheus",
     ] {
         assert!(body.lines().any(|found| found == line), "{line:?} is not in\n{body}");

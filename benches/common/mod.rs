@@ -58,8 +58,13 @@ pub fn print_machine() {
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("?");
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!("machine:  {cores} cores,{}, Linux {}", model.trim_start_matches(['\t', ' ', ':']).trim_end(), kernel());
-    println!("handover: {}", first_line(Command::new(env!("CARGO_BIN_EXE_handover")).arg("--version")));
+    println!("handover: {}", first_line(Command::new(program()).arg("--version")));
     println!("load:     {} (/proc/loadavg at the start)", read("/proc/loadavg").trim());
+}
+
+/// `$HANDOVER_PROGRAM`, else the one that was built with the benchmark.
+pub fn program() -> String {
+    std::env::var("HANDOVER_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_handover").to_owned())
 }
 
 fn kernel() -> String {

@@ -7,10 +7,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::events::Lease;
+
+/// A stream that takes nothing for so long is ended; comments come more often than that.
+const STREAM_STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Bounds of the admin port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +32,7 @@ pub(crate) struct Bounded<L> {
     listener: L,
     limits: Limits,
     /// The connections, oldest first. Dropping one's sender ends it.
-    open: VecDeque<oneshot::Sender<()>>,
+    open: VecDeque<(oneshot::Sender<()>, Lease)>,
 }
 
 impl<L> Bounded<L> {
@@ -34,14 +40,17 @@ impl<L> Bounded<L> {
         Self { listener, limits, open: VecDeque::new() }
     }
 
-    fn admit(&mut self) -> oneshot::Receiver<()> {
-        self.open.retain(|connection| !connection.is_closed());
+    fn admit(&mut self) -> (oneshot::Receiver<()>, Lease) {
+        self.open.retain(|(connection, _)| !connection.is_closed());
         while self.open.len() >= self.limits.connections_max {
-            self.open.pop_front();
+            // Streams have a bound of their own, far below this one.
+            let oldest = self.open.iter().position(|(_, lease)| !lease.is_stream()).unwrap_or(0);
+            self.open.remove(oldest);
         }
         let (sender, evicted) = oneshot::channel();
-        self.open.push_back(sender);
-        evicted
+        let lease = Lease::default();
+        self.open.push_back((sender, lease.clone()));
+        (evicted, lease)
     }
 }
 
@@ -51,8 +60,8 @@ impl<L: Listener> Listener for Bounded<L> {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, address) = self.listener.accept().await;
-        let evicted = self.admit();
-        (Limited { stream, evicted, expired: Box::pin(sleep(self.limits.lifetime)) }, address)
+        let (evicted, lease) = self.admit();
+        (Limited { stream, evicted, lease, expired: Box::pin(sleep(self.limits.lifetime)) }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -60,10 +69,20 @@ impl<L: Listener> Listener for Bounded<L> {
     }
 }
 
-/// A connection that fails once its time is over or its place is taken.
+impl<L: Listener> Connected<IncomingStream<'_, Bounded<L>>> for Lease
+where
+    L::Addr: std::fmt::Debug,
+{
+    fn connect_info(stream: IncomingStream<'_, Bounded<L>>) -> Self {
+        stream.io().lease.clone().of(format!("{:?}", stream.remote_addr()))
+    }
+}
+
+/// A connection that fails once its time is over or its place is taken. That of a stream begins anew with each write.
 pub(crate) struct Limited<S> {
     stream: S,
     evicted: oneshot::Receiver<()>,
+    lease: Lease,
     expired: Pin<Box<Sleep>>,
 }
 
@@ -85,7 +104,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if matches!(written, Poll::Ready(Ok(1..))) && self.lease.is_stream() {
+            self.expired.as_mut().reset(Instant::now() + STREAM_STALL_MAX);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -105,12 +128,12 @@ mod tests {
     #[test]
     fn one_too_many_takes_the_place_of_the_oldest_that_is_open() {
         let mut bounded = Bounded::new((), Limits { connections_max: 2, lifetime: Duration::MAX });
-        let mut first = bounded.admit();
-        let second = bounded.admit();
+        let (mut first, _) = bounded.admit();
+        let (second, _) = bounded.admit();
         drop(second);
-        let mut third = bounded.admit();
+        let (mut third, _) = bounded.admit();
         assert_eq!(first.try_recv(), Err(oneshot::error::TryRecvError::Empty));
-        let mut fourth = bounded.admit();
+        let (mut fourth, _) = bounded.admit();
         assert_eq!(first.try_recv(), Err(oneshot::error::TryRecvError::Closed));
         assert_eq!(third.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         assert_eq!(fourth.try_recv(), Err(oneshot::error::TryRecvError::Empty));

@@ -1,26 +1,21 @@
-//! The operator's console: a RESP port of its own, for redis-cli. It shows, and hands orders to the supervisors.
+//! The operator's console: a RESP port of its own, for redis-cli. What is said there is answered by the desk.
 
-mod request;
-mod why;
+mod subscriber;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::request::{COMMANDS, Change, Courtesy, Request, parse};
-use super::status::{self, Status};
-use crate::channels::{BackendStatus, Command, GroupStatus, Manner, Order};
+use self::subscriber::{Subscriber, TAKES_NOTHING_MAX, write_message};
+use super::desk::{Answer, Asker, Courtesy, Desk, Request, Trouble, parse};
 use crate::command::classify::classify;
-use crate::command::policy::Policy;
 use crate::command::table::Class;
 use crate::lifecycle::Lifecycle;
-use crate::logic::explain::explain;
-use crate::logic::settings::RetryCeiling;
 use crate::net::listen::Bound;
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
@@ -33,45 +28,23 @@ const CONNECTIONS_MAX: usize = 16;
 const ARGUMENT_BYTES_MAX: usize = 64 * 1024;
 /// An operator who says nothing for so long is disconnected.
 const IDLE_MAX: Duration = Duration::from_secs(3600);
+/// An operator who does not read an answer for so long is disconnected: there are others who want the place.
+const WRITE_MAX: Duration = Duration::from_secs(10);
 /// An order that had no outcome for so long is not waited for: the log will tell.
 const ORDER_MAX: Duration = Duration::from_secs(15);
 const READ_BYTES: usize = 4096;
 /// A failed accept is tried again after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// One group as the console sees it.
-#[derive(Debug)]
-pub struct ConsoleGroup {
-    /// How it stands.
-    pub status: watch::Receiver<GroupStatus>,
-    /// To its supervisor.
-    pub orders: mpsc::Sender<Order>,
-    /// Which of its commands travel where.
-    pub policy: Policy,
-    /// What it repeats.
-    pub ceiling: RetryCeiling,
-}
-
-/// Where the console looks, and whom it tells.
-#[derive(Debug)]
-pub struct Console {
-    /// In the file's order.
-    pub groups: Vec<ConsoleGroup>,
-    /// When the process started.
-    pub started: SystemTime,
-    /// Cancelled once no new clients are taken.
-    pub draining: CancellationToken,
-}
-
 /// Serves operators on `bound` until `stop`.
-pub async fn serve(bound: Bound, console: Arc<Console>, lifecycle: Lifecycle, stop: CancellationToken) {
+pub async fn serve(bound: Bound, desk: Arc<Desk>, lifecycle: Lifecycle, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = accept(&bound) => accepted,
         };
-        let (stream, place) = match (accepted, Arc::clone(&places).try_acquire_owned()) {
+        let ((stream, asker), place) = match (accepted, Arc::clone(&places).try_acquire_owned()) {
             (Ok(stream), Ok(place)) => (stream, place),
             // One too many is closed, and may come again.
             (Ok(_), Err(_)) => continue,
@@ -81,9 +54,9 @@ pub async fn serve(bound: Bound, console: Arc<Console>, lifecycle: Lifecycle, st
                 continue;
             }
         };
-        let (console, stop) = (Arc::clone(&console), stop.clone());
+        let (desk, stop) = (Arc::clone(&desk), stop.clone());
         lifecycle.start("console", async move {
-            let conversation = converse(stream, &console);
+            let conversation = converse(stream, &desk, &asker);
             tokio::select! {
                 () = stop.cancelled() => {}
                 _ = conversation => {}
@@ -98,17 +71,38 @@ trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
 
-async fn accept(bound: &Bound) -> io::Result<Box<dyn Connection>> {
+async fn accept(bound: &Bound) -> io::Result<(Box<dyn Connection>, Asker)> {
     Ok(match bound {
-        Bound::Tcp(listener) => Box::new(listener.accept().await?.0),
-        Bound::Unix(listener) => Box::new(listener.accept().await?.0),
+        Bound::Tcp(listener) => {
+            let (stream, address) = listener.accept().await?;
+            (Box::new(stream), asker(format!("console {address}"), format!("console {}", address.ip())))
+        }
+        Bound::Unix(listener) => {
+            let stream = listener.accept().await?.0;
+            // The kernel says who it is; no client can say otherwise.
+            let peer = stream.peer_cred()?;
+            let place = format!("console uid {}", peer.uid());
+            let process = peer.pid().map_or_else(String::new, |pid| format!(" pid {pid}"));
+            (Box::new(stream), asker(format!("{place}{process}"), place))
+        }
     })
 }
 
+const fn asker(name: String, place: String) -> Asker {
+    Asker { name, place, patience: ORDER_MAX, waits_for_drills: true }
+}
+
+/// One operator's conversation.
+#[derive(Default)]
+struct Talk {
+    protocol: Protocol,
+    subscriber: Subscriber,
+}
+
 /// One operator, until the connection ends.
-async fn converse(mut stream: impl Connection, console: &Console) -> io::Result<()> {
+async fn converse(mut stream: impl Connection, desk: &Desk, asker: &Asker) -> io::Result<()> {
     let mut scanner = RequestScanner::new(ARGUMENT_BYTES_MAX);
-    let (mut input, mut protocol) = (BytesMut::with_capacity(READ_BYTES), Protocol::Resp2);
+    let (mut input, mut talk) = (BytesMut::with_capacity(READ_BYTES), Talk::default());
     loop {
         let (words, bytes) = match scanner.scan(&input) {
             Scan::Frame(frame) => (words(&input[..frame.bytes]), frame.bytes),
@@ -116,11 +110,10 @@ async fn converse(mut stream: impl Connection, console: &Console) -> io::Result<
             Scan::Nothing { bytes } => (Vec::new(), bytes),
             Scan::Invalid(_) => return Ok(()),
             Scan::Incomplete => {
-                let read = tokio::time::timeout(IDLE_MAX, stream.read_buf(&mut input)).await;
-                match read {
-                    Ok(Ok(1..)) => continue,
-                    _ => return Ok(()),
+                if listen(&mut stream, &mut input, &mut talk).await? {
+                    continue;
                 }
+                return Ok(());
             }
         };
         input.advance(bytes);
@@ -132,11 +125,30 @@ async fn converse(mut stream: impl Connection, console: &Console) -> io::Result<
             return Ok(());
         }
         let mut output = BytesMut::new();
-        let goes_on = answer(console, &words, &mut protocol, &mut output).await;
-        stream.write_all(&output).await?;
+        let goes_on = answer(desk, asker, &words, &mut talk, &mut output).await;
+        tokio::time::timeout(WRITE_MAX, stream.write_all(&output)).await??;
         if !goes_on {
             return Ok(());
         }
+    }
+}
+
+/// Waits for the operator's next bytes, and passes on meanwhile what was subscribed to. False: it is over.
+async fn listen(stream: &mut impl Connection, input: &mut BytesMut, talk: &mut Talk) -> io::Result<bool> {
+    // Who has subscribed may be silent for ever.
+    let idle_max = if talk.subscriber.count() > 0 { Duration::MAX } else { IDLE_MAX };
+    let next = tokio::select! {
+        biased;
+        read = tokio::time::timeout(idle_max, stream.read_buf(input)) => return Ok(matches!(read, Ok(Ok(1..)))),
+        next = talk.subscriber.next() => next,
+    };
+    let Some((channel, record)) = next else { return Ok(false) };
+    let mut output = BytesMut::new();
+    write_message(&mut output, talk.protocol, channel, &record);
+    // What waits meanwhile has a bound: the reader's place in the ring.
+    match tokio::time::timeout(TAKES_NOTHING_MAX, stream.write_all(&output)).await {
+        Ok(written) => written.map(|()| true),
+        Err(_) => Ok(false),
     }
 }
 
@@ -152,12 +164,32 @@ fn words(frame: &[u8]) -> Vec<Vec<u8>> {
     Arguments::new(frame).map(<[u8]>::to_vec).collect()
 }
 
+/// What a client of RESP2 may say while messages can come between replies, as with Redis.
+fn is_silent(talk: &Talk, request: &Request) -> bool {
+    let is_allowed = matches!(
+        request,
+        Request::Ping(_) | Request::Quit | Request::Subscribe(_) | Request::Unsubscribe(_) | Request::Hello(_)
+    );
+    talk.protocol == Protocol::Resp2 && talk.subscriber.count() > 0 && !is_allowed
+}
+
 /// Answers one request; says whether the conversation goes on.
-async fn answer(console: &Console, words: &[Vec<u8>], protocol: &mut Protocol, out: &mut BytesMut) -> bool {
+async fn answer(desk: &Desk, asker: &Asker, words: &[Vec<u8>], talk: &mut Talk, out: &mut BytesMut) -> bool {
     let outcome = match parse(words) {
+        Ok((request, _)) if is_silent(talk, &request) => {
+            let message =
+                "only SUBSCRIBE, UNSUBSCRIBE, PING and QUIT are allowed while you are subscribed; HELLO 3 lifts that";
+            Err(Trouble::Wrong(message.to_owned()))
+        }
         Ok((Request::Quit, _)) => {
             encode::simple(out, "OK");
             return false;
+        }
+        Ok((Request::Ping(text), _)) if talk.protocol == Protocol::Resp2 && talk.subscriber.count() > 0 => {
+            encode::array(out, 2);
+            encode::bulk(out, b"pong");
+            encode::bulk(out, &text.unwrap_or_default());
+            return true;
         }
         Ok((Request::Ping(text), _)) => {
             match text {
@@ -168,11 +200,19 @@ async fn answer(console: &Console, words: &[Vec<u8>], protocol: &mut Protocol, o
         }
         Ok((Request::Hello(version), _)) => {
             match version {
-                Some(3) => *protocol = Protocol::Resp3,
-                Some(_) => *protocol = Protocol::Resp2,
+                Some(3) => talk.protocol = Protocol::Resp3,
+                Some(_) => talk.protocol = Protocol::Resp2,
                 None => {}
             }
-            write_hello(out, *protocol);
+            write_hello(out, talk.protocol);
+            return true;
+        }
+        Ok((Request::Subscribe(channels), _)) => {
+            talk.subscriber.subscribe(&channels, |channel| desk.hub(channel), talk.protocol, out);
+            return true;
+        }
+        Ok((Request::Unsubscribe(channels), _)) => {
+            talk.subscriber.unsubscribe(&channels, talk.protocol, out);
             return true;
         }
         Ok((Request::Courtesy(Courtesy::Command), _)) => {
@@ -183,8 +223,8 @@ async fn answer(console: &Console, words: &[Vec<u8>], protocol: &mut Protocol, o
             encode::simple(out, "OK");
             return true;
         }
-        Ok((request, group)) => console.carry_out(request, group.as_deref()).await,
-        Err(message) => Err(message),
+        Ok((request, group)) => desk.carry_out(request, group.as_deref(), asker).await,
+        Err(message) => Err(Trouble::Wrong(message)),
     };
     match outcome {
         Ok(Answer::Line(line)) => encode::simple(out, &line),
@@ -192,7 +232,7 @@ async fn answer(console: &Console, words: &[Vec<u8>], protocol: &mut Protocol, o
             encode::array(out, lines.len());
             lines.iter().for_each(|line| encode::simple(out, line));
         }
-        Err(message) => encode::error(out, &format!("ERR {message}")),
+        Err(trouble) => encode::error(out, &format!("ERR {}", trouble.message())),
     }
     true
 }
@@ -209,131 +249,4 @@ fn write_hello(out: &mut BytesMut, protocol: Protocol) {
     }
     encode::bulk(out, b"proto");
     encode::integer(out, version);
-}
-
-/// What an operator reads.
-enum Answer {
-    Line(String),
-    Lines(Vec<String>),
-}
-
-impl Console {
-    async fn carry_out(&self, request: Request, group: Option<&str>) -> Result<Answer, String> {
-        let lines = match request {
-            Request::Help => COMMANDS.iter().map(|(form, about)| format!("{form:34} {about}")).collect(),
-            Request::Status => self.status(),
-            Request::Why => {
-                let status = self.group(group)?.status.borrow().clone();
-                why::why(&status, SystemTime::now())
-            }
-            Request::Events(count) => {
-                let status = self.group(group)?.status.borrow().clone();
-                let skipped = status.events.len().saturating_sub(count);
-                status.events.iter().skip(skipped).map(|event| format!("{}  {}", ago(event.at), event.text)).collect()
-            }
-            Request::Show(name) => {
-                let status = self.group(group)?.status.borrow().clone();
-                show(backend(&status, &name)?)
-            }
-            Request::Explain(command) => self.explain(group, &command)?,
-            Request::Change(change) => return self.change(group, change).await.map(Answer::Line),
-            Request::Ping(_) | Request::Hello(_) | Request::Quit | Request::Courtesy(_) => Vec::new(),
-        };
-        Ok(Answer::Lines(lines.iter().map(|line| status::one_line(line)).collect()))
-    }
-
-    fn status(&self) -> Vec<String> {
-        let groups: Vec<GroupStatus> = self.groups.iter().map(|group| group.status.borrow().clone()).collect();
-        let uptime = self.started.elapsed().unwrap_or_default();
-        let page = Status::new(&groups, uptime, self.draining.is_cancelled()).summary();
-        page.lines().map(str::to_owned).collect()
-    }
-
-    /// The group of that name; the only one when none is named.
-    fn group(&self, name: Option<&str>) -> Result<&ConsoleGroup, String> {
-        let names =
-            || self.groups.iter().map(|group| group.status.borrow().name.clone()).collect::<Vec<_>>().join(", ");
-        match (name, self.groups.as_slice()) {
-            (None, [only]) => Ok(only),
-            (None, _) => Err(format!("there are several groups: add GROUP and one of {}", names())),
-            (Some(name), groups) => groups
-                .iter()
-                .find(|group| group.status.borrow().name == name)
-                .ok_or_else(|| format!("no group '{name}'; there is {}", names())),
-        }
-    }
-
-    fn explain(&self, group: Option<&str>, command: &[Vec<u8>]) -> Result<Vec<String>, String> {
-        let group = match (group, self.groups.first()) {
-            (None, Some(first)) => first,
-            _ => self.group(group)?,
-        };
-        let mut frame = BytesMut::new();
-        encode::request(&mut frame, command);
-        let classified = group.policy.apply(&frame, &command[0]);
-        Ok(explain(&frame, classified, group.ceiling))
-    }
-
-    async fn change(&self, group: Option<&str>, change: Change) -> Result<String, String> {
-        let group = self.group(group)?;
-        let command = {
-            let status = group.status.borrow();
-            command_of(&status, change)?
-        };
-        let (outcome, told) = oneshot::channel();
-        let order = Order { command, by: "console".to_owned(), outcome: Some(outcome) };
-        let gone = || "the control plane has ended: see the log".to_owned();
-        group.orders.send(order).await.map_err(|_| gone())?;
-        match tokio::time::timeout(ORDER_MAX, told).await {
-            Ok(outcome) => outcome.map_err(|_| "overtaken by another order or switch: see EVENTS".to_owned())?,
-            Err(_) => Err("no outcome yet: see EVENTS".to_owned()),
-        }
-        .map(|text| status::one_line(&text))
-    }
-}
-
-fn command_of(status: &GroupStatus, change: Change) -> Result<Command, String> {
-    let id = |name: &str| backend(status, name).map(|backend| backend.id);
-    Ok(match change {
-        Change::Switch { to, is_forced } => {
-            Command::Switch { to: id(&to)?, manner: if is_forced { Manner::Forced } else { Manner::Planned } }
-        }
-        Change::Weight { backend, weight } => Command::SetWeight { backend: id(&backend)?, weight },
-        Change::Stay { backend, length } => Command::Stay { backend: id(&backend)?, length },
-        Change::EndStay => Command::EndStay,
-        Change::Ban { backend, length } => Command::Ban { backend: id(&backend)?, length },
-        Change::EndBan { backend } => Command::EndBan { backend: id(&backend)? },
-    })
-}
-
-fn backend<'a>(status: &'a GroupStatus, name: &str) -> Result<&'a BackendStatus, String> {
-    status.backends.iter().find(|backend| backend.name == name).ok_or_else(|| {
-        let names: Vec<&str> = status.backends.iter().map(|backend| backend.name.as_str()).collect();
-        format!("no backend '{name}' in group {}; there is {}", status.name, names.join(", "))
-    })
-}
-
-fn show(backend: &BackendStatus) -> Vec<String> {
-    let health = if backend.healthy { "healthy" } else { "UNHEALTHY" };
-    let mut lines = vec![format!(
-        "{}: weight {}, {health}, circuit {}, role {}, checks {} good and {} bad",
-        backend.name, backend.weight, backend.circuit, backend.role, backend.probes.0, backend.probes.1
-    )];
-    lines.extend(backend.fault.iter().map(|fault| format!("fault: {fault}")));
-    lines.extend(backend.banned_until.iter().map(|until| format!("banned for {} more", left(*until))));
-    lines.extend(backend.circuit_until.iter().map(|until| format!("its breaker is open for {} more", left(*until))));
-    let checks = backend.history.iter().rev();
-    lines.extend(checks.map(|probe| {
-        let took_ms = probe.took.as_secs_f64() * 1e3;
-        format!("{}  {took_ms:.1} ms  {}", ago(probe.at), probe.verdict)
-    }));
-    lines
-}
-
-fn ago(at: SystemTime) -> String {
-    format!("{:>10} ago", why::rounded(at.elapsed().unwrap_or_default()))
-}
-
-fn left(until: SystemTime) -> String {
-    why::rounded(until.duration_since(SystemTime::now()).unwrap_or_default())
 }

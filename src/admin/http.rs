@@ -1,10 +1,10 @@
-//! The operator's HTTP port: metrics, health, readiness, status.
+//! The operator's HTTP port: metrics, health, readiness, status. Events stand in `events`, the console's verbs in `remote`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
@@ -13,6 +13,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::{Bounded, Limits};
+use super::desk::Desk;
+use super::events::{self, Lease, Streams};
+use super::guard::Guard;
+use super::remote;
 use super::status::{Status, not_ready};
 use crate::channels::GroupStatus;
 use crate::telemetry::counters::WorkerCounters;
@@ -41,10 +45,16 @@ pub struct Admin {
     pub certificates: Vec<Arc<Facts>>,
     /// Log lines that were dropped.
     pub log_lines_dropped: LinesDropped,
+    /// What happens, and what each second brings.
+    pub streams: Streams,
     /// When the process started.
     pub started: Instant,
     /// Cancelled once no new clients are taken: from then on the process is not ready.
     pub draining: CancellationToken,
+    /// Who answers operators.
+    pub desk: Arc<Desk>,
+    /// Who may change something.
+    pub guard: Guard,
 }
 
 /// Answers on a listener that the caller has bound, until `stop` is cancelled; then ends what is open in time.
@@ -60,7 +70,8 @@ async fn serve_within<L: Listener>(limits: Limits, listener: L, admin: Admin, st
 where
     L::Addr: std::fmt::Debug,
 {
-    let serving = axum::serve(Bounded::new(listener, limits), router(Arc::new(admin)));
+    let service = router(Arc::new(admin)).into_make_service_with_connect_info::<Lease>();
+    let serving = axum::serve(Bounded::new(listener, limits), service);
     if let Err(error) = serving.with_graceful_shutdown(stop.cancelled_owned()).await {
         tracing::error!(%error, "the admin port stopped answering");
     }
@@ -73,6 +84,8 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .route("/metrics", get(scrape))
+        .merge(events::routes())
+        .merge(remote::routes())
         .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; / lists what there is\n".to_owned()) })
         .with_state(admin)
 }
@@ -82,9 +95,13 @@ async fn page(State(admin): State<Arc<Admin>>) -> Response {
     text(StatusCode::OK, admin.status(&groups).page())
 }
 
-async fn status(State(admin): State<Arc<Admin>>) -> Response {
+async fn status(State(admin): State<Arc<Admin>>, uri: Uri, headers: HeaderMap) -> Response {
     let groups = admin.groups();
-    (CLOSE, Json(admin.status(&groups))).into_response()
+    let status = admin.status(&groups);
+    if remote::wants_text(&uri, &headers) {
+        return text(StatusCode::OK, status.page());
+    }
+    (CLOSE, Json(status)).into_response()
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
@@ -104,11 +121,11 @@ async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 impl Admin {
-    fn groups(&self) -> Vec<GroupStatus> {
+    pub(super) fn groups(&self) -> Vec<GroupStatus> {
         self.statuses.iter().map(|status| status.borrow().clone()).collect()
     }
 
-    fn status<'a>(&self, groups: &'a [GroupStatus]) -> Status<'a> {
+    pub(super) fn status<'a>(&self, groups: &'a [GroupStatus]) -> Status<'a> {
         Status::new(groups, self.started.elapsed(), self.draining.is_cancelled())
     }
 
@@ -118,6 +135,7 @@ impl Admin {
             ready: !self.draining.is_cancelled() && groups.iter().all(|group| not_ready(group).is_none()),
             reloads: &self.reloads,
             log_lines_dropped: self.log_lines_dropped.total(),
+            events: self.streams.events.counters(),
             close_reasons: self.close_reasons,
             certificates: &self.certificates,
             groups: groups
@@ -130,15 +148,18 @@ impl Admin {
 }
 
 /// One request a connection: an idle one costs a place, and a scrape each 15 s saves nothing by keeping it.
-const CLOSE: [(header::HeaderName, &str); 1] = [(header::CONNECTION, "close")];
+pub(super) const CLOSE: [(header::HeaderName, &str); 1] = [(header::CONNECTION, "close")];
 
-fn text(code: StatusCode, body: String) -> Response {
+pub(super) fn text(code: StatusCode, body: String) -> Response {
     (code, CLOSE, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::EventHub;
+    use crate::logic::record::Happening;
+    use crate::telemetry::counters::Way;
     use std::net::SocketAddr;
     use std::time::SystemTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -154,9 +175,23 @@ mod tests {
             certificates: Vec::new(),
             reloads: Arc::new(Reloads::loaded(SystemTime::now())),
             log_lines_dropped: LinesDropped::default(),
+            streams: Streams::new(hub(), hub()),
             started: Instant::now(),
             draining: CancellationToken::new(),
+            desk: Arc::new(Desk {
+                groups: Vec::new(),
+                process: tokio::sync::mpsc::channel(1).0,
+                events: hub(),
+                outcomes: hub(),
+                started: SystemTime::now(),
+                draining: CancellationToken::new(),
+            }),
+            guard: Guard::default(),
         }
+    }
+
+    fn hub() -> EventHub {
+        EventHub::new(Arc::default(), CancellationToken::new())
     }
 
     async fn bound() -> (TcpListener, SocketAddr) {
@@ -237,6 +272,44 @@ mod tests {
             stop.cancel();
         };
         let both = async { tokio::join!(serve(listener, admin(), stop.clone()), client) };
+        tokio::time::timeout(HANG, both).await.expect("it ends");
+    }
+
+    /// 16 MiB of records, which no socket takes that nobody reads.
+    #[tokio::test]
+    async fn a_slow_stream_loses_the_oldest_and_is_told_how_many() {
+        let (listener, address) = bound().await;
+        let (events, stop) = (hub(), CancellationToken::new());
+        let admin = Admin { streams: Streams::new(events.clone(), hub()), ..admin() };
+        let client = async {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /events/stream HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).await.unwrap();
+            assert_eq!(&head, b"HTTP/1.1 200");
+            let long = "x".repeat(16 * 1024);
+            let ids: Vec<u64> = (0..1024)
+                .map(|_| events.publish(None, None, Happening::switch_refused("west", "test", &long)).id)
+                .collect();
+            let mut text = String::new();
+            let last = format!("\"id\":{},", ids[1023]);
+            let mut chunk = vec![0; 64 * 1024];
+            while !text.contains(&last) {
+                let bytes = stream.read(&mut chunk).await.unwrap();
+                assert_ne!(bytes, 0, "the stream ended");
+                text.push_str(&String::from_utf8_lossy(&chunk[..bytes]));
+            }
+            let lost: u64 = text
+                .match_indices("\"lost\":")
+                .map(|(at, word)| text[at + word.len()..].split('}').next().unwrap().parse::<u64>().unwrap())
+                .sum();
+            let came = text.matches("\"kind\":\"switch_refused\"").count() as u64;
+            assert!(lost >= 512, "{lost} of 1024 were lost");
+            assert_eq!(lost + came, 1024);
+            assert_eq!(events.counters().dropped(Way::Http).get(), lost);
+            stop.cancel();
+        };
+        let both = async { tokio::join!(serve(listener, admin, stop.clone()), client) };
         tokio::time::timeout(HANG, both).await.expect("it ends");
     }
 }

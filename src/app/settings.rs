@@ -1,12 +1,13 @@
 //! What the planes are given of the configuration.
 
 use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::command::policy::Policy;
 use crate::config::{Config, Group};
 use crate::logic::identity::{Account, Login, Secret, Users};
 use crate::logic::multiplexer::{Commons, Settings};
-use crate::logic::settings::LimitSettings;
+use crate::logic::settings::{Clock, LimitSettings};
 
 /// Pins and subscription connections opened per second and backend, over all workers.
 const CONNECTS_PER_SECOND: f64 = 500.0;
@@ -42,6 +43,13 @@ pub(super) fn policy_of(group: &Group) -> Policy {
     policy.expect("the configuration has checked the lists")
 }
 
+/// What the calendar says now.
+fn clock() -> Clock {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let origin_unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+    Clock { origin: Instant::now(), origin_unix_ms }
+}
+
 /// A multiplexer's settings: this worker's share of the process's limits.
 pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize, commons: Arc<Commons>) -> Settings {
     let workers = config.workers;
@@ -55,6 +63,8 @@ pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize
     Settings {
         failover: group.failover.clone(),
         retry: group.retry.clone(),
+        pubsub: group.pubsub.clone(),
+        clock: clock(),
         limits,
         detector: group.detector.clone(),
         policy: policy_of(group),

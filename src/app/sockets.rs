@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::fail;
-use crate::admin::console::{self, Console};
+use crate::admin::console;
+use crate::admin::desk::Desk;
 use crate::admin::http::{self, Admin};
 use crate::cli::Exit;
 use crate::config::{Config, Listener, SessionMode};
@@ -84,10 +85,9 @@ pub(super) async fn bind_console(config: &Config) -> Result<Vec<Bound>, Exit> {
     Ok(bound)
 }
 
-pub(super) fn start_console(lifecycle: &Lifecycle, bound: Vec<Bound>, console: Console) {
-    let console = Arc::new(console);
+pub(super) fn start_console(lifecycle: &Lifecycle, bound: Vec<Bound>, desk: &Arc<Desk>) {
     for socket in bound {
-        let serving = console::serve(socket, console.clone(), lifecycle.clone(), lifecycle.stopping());
+        let serving = console::serve(socket, desk.clone(), lifecycle.clone(), lifecycle.stopping());
         lifecycle.start("console", serving);
     }
 }

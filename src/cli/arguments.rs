@@ -25,11 +25,19 @@ pub enum Action {
     #[default]
     Run,
     /// Say everything that is wrong with the configuration, or what it amounts to.
-    Check,
+    Check(Check),
     /// Start two backends and clients, break things, and show what the clients see.
     Demo(Demo),
     /// Print the version.
     Version,
+}
+
+/// Flags of the check.
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Check {
+    /// Ask every backend, too: what it is, what it lets Handover do, and how it differs from the others.
+    #[arg(long)]
+    pub probe: bool,
 }
 
 /// Flags of the demo.
@@ -110,7 +118,8 @@ mod tests {
             ("handover", Action::Run),
             ("handover run", Action::Run),
             ("handover -c a.toml", Action::Run),
-            ("handover check -c a.toml", Action::Check),
+            ("handover check -c a.toml", Action::Check(Check { probe: false })),
+            ("handover check --probe", Action::Check(Check { probe: true })),
             ("handover version", Action::Version),
             ("handover demo", Action::Demo(Demo::default())),
             ("handover demo --keep --seconds 5", Action::Demo(Demo { keep: true, seconds: Some(5) })),
@@ -142,7 +151,7 @@ mod tests {
         for (line, expected) in [
             ("handover walk", ErrorKind::InvalidSubcommand),
             ("handover --set health.interval", ErrorKind::ValueValidation),
-            ("handover check --probe", ErrorKind::UnknownArgument),
+            ("handover run --probe", ErrorKind::UnknownArgument),
             ("handover demo --seconds x", ErrorKind::ValueValidation),
             ("handover --keep", ErrorKind::UnknownArgument),
         ] {

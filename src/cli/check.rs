@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::Exit;
-use crate::config::{Backend, Config, Group, Loaded, Problems, SessionMode, Sources};
+use super::{Exit, probe};
+use crate::config::{Backend, Config, Group, Loaded, Problems, Promote, Replication, SessionMode, Sources};
 use crate::logic::identity::IdentityMode;
 use crate::logic::settings::{HealthSettings, ProbeMode};
 
@@ -18,13 +18,24 @@ pub struct Finding {
     pub errors: String,
 }
 
-/// Checks and prints.
+/// Checks and prints; with `probes` it asks the backends, too, if the configuration is good.
 #[must_use]
-pub fn check(sources: &Sources) -> Exit {
-    let Finding { exit, output, errors } = finding(sources);
+pub fn check(sources: &Sources, probes: bool) -> Exit {
+    let checked = finding(sources);
+    print(&checked);
+    match Config::load(sources) {
+        Ok(loaded) if probes => {
+            let probed = probe::finding(&loaded.config);
+            print(&probed);
+            probed.exit
+        }
+        _ => checked.exit,
+    }
+}
+
+fn print(Finding { output, errors, .. }: &Finding) {
     print!("{output}");
     eprint!("{errors}");
-    exit
 }
 
 /// Checks, and says what there is to print.
@@ -50,7 +61,7 @@ fn summary(loaded: &Loaded) -> String {
     let place = loaded
         .file
         .as_ref()
-        .map_or_else(|| "flags and built-in settings".to_owned(), |path| path.display().to_string());
+        .map_or_else(|| "flags and built-in settings".to_owned(), |origin| origin.path.display().to_string());
     let mut text = format!("configuration from {place}: good\n");
     match loaded.config.identity.mode {
         IdentityMode::Open => {}
@@ -73,6 +84,9 @@ fn group_summary(text: &mut String, group: &Group) {
         let _ = writeln!(text, "{content}");
     };
     line(format!("group {}", group.name));
+    if let Some(replicas) = replicas(group) {
+        line(replicas);
+    }
     for listener in &group.listeners {
         let dedicated = if listener.sessions == SessionMode::Dedicated { ", dedicated" } else { "" };
         let tls = if listener.tls.is_some() { ", TLS" } else { "" };
@@ -83,6 +97,18 @@ fn group_summary(text: &mut String, group: &Group) {
         let tls = if backend.tls.is_some() { ", TLS" } else { "" };
         line(format!("  backend {} at {}{tls}, weight {}", backend.name, backend.address, backend.weight));
         line(format!("    health checks, at most: {}", costs(group, backend)));
+    }
+}
+
+/// What happens to a replica when its master is dead.
+fn replicas(group: &Group) -> Option<String> {
+    match &group.promotion.by {
+        _ if group.replication != Replication::OneWay => None,
+        Promote::Never => Some("  a replica cannot take over until somebody promotes it (failover.promote)".to_owned()),
+        Promote::Command => Some("  a replica is promoted when it is to take over".to_owned()),
+        Promote::Program(path) => {
+            Some(format!("  a replica is promoted by {} when it is to take over", path.display()))
+        }
     }
 }
 
@@ -98,6 +124,9 @@ fn costs(group: &Group, backend: &Backend) -> String {
     )
 }
 
+/// Of each round: three sections of INFO.
+const COMMANDS_OF_FACTS: f64 = 3.0;
+
 /// What health checks cost a backend, per second, jitter apart.
 struct Cost {
     commands: f64,
@@ -107,9 +136,10 @@ struct Cost {
 impl Cost {
     fn of(health: &HealthSettings, interval_seconds: f64) -> Self {
         let commands_of_probe = f64::from(commands_of_probe(&health.modes));
-        let rounds = commands_of_probe * f64::from(health.probes) / interval_seconds;
+        let facts = if commands_of_probe > 0.0 { COMMANDS_OF_FACTS } else { 0.0 };
+        let rounds = (commands_of_probe * f64::from(health.probes) + facts) / interval_seconds;
         let connections = 1.0 / health.accept_interval.as_secs_f64();
-        Self { commands: rounds + commands_of_probe * connections, connections }
+        Self { commands: rounds + (commands_of_probe + facts) * connections, connections }
     }
 }
 
@@ -152,9 +182,9 @@ mod tests {
              group default\n\
              \x20 listener 127.0.0.1:6379\n\
              \x20 backend east at 127.0.0.1:7001, weight 1\n\
-             \x20   health checks, at most: 8.4 commands/s while active, 2.4 on standby; 0.1 connections/s\n\
+             \x20   health checks, at most: 14.7 commands/s while active, 4.2 on standby; 0.1 connections/s\n\
              \x20 backend west at 127.0.0.1:7002, weight 0.5\n\
-             \x20   health checks, at most: 8.4 commands/s while active, 2.4 on standby; 0.1 connections/s\n"
+             \x20   health checks, at most: 14.7 commands/s while active, 4.2 on standby; 0.1 connections/s\n"
         );
     }
 
@@ -165,11 +195,25 @@ mod tests {
     }
 
     #[test]
+    fn what_becomes_of_replicas_is_said() {
+        let one_way = ("group.default.replication", "one-way");
+        for (settings, said) in [
+            (&[one_way][..], "until somebody promotes it"),
+            (&[("failover.promote", "command")], "is promoted when it is to take over"),
+            (&[one_way, ("failover.promote", "/bin/x")], "is promoted by /bin/x"),
+        ] {
+            let found = finding(&sources(settings));
+            assert!(found.output.contains(said), "{found:?}");
+        }
+        assert!(!finding(&sources(&[])).output.contains("replica"));
+    }
+
+    #[test]
     fn costs_follow_the_settings() {
         let settings = [("health.modes", "ping,role"), ("health.probes", "3"), ("health.accept_interval", "100s")];
         let found = finding(&sources(&settings));
         assert!(
-            found.output.contains("12.02 commands/s while active, 3.02 on standby; 0.01 connections/s"),
+            found.output.contains("18.05 commands/s while active, 4.55 on standby; 0.01 connections/s"),
             "{found:?}"
         );
     }

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod check;
 pub mod demo;
+pub mod probe;
 pub mod run;
 pub mod version;
 

@@ -36,7 +36,7 @@ pub fn run(sources: Sources) -> Exit {
             return Exit::Failure;
         }
     };
-    let exit = runtime.block_on(app::run(loaded.config, sources, &logging));
+    let exit = runtime.block_on(app::run(loaded.config, loaded.file, sources, &logging));
     runtime.shutdown_background();
     exit
 }

@@ -50,13 +50,34 @@ pub(super) fn parse_backend_url(text: &str) -> Result<BackendUrl, String> {
     }
 }
 
-/// Reads the address of a health check: a backend's URL with nothing but an address in it.
-pub(super) fn parse_health_check_url(text: &str) -> Result<BackendUrl, String> {
-    if text.starts_with("https://") || text.starts_with("http://") {
-        return Err("the REST address of a lag check is not supported yet".to_owned());
+/// What a `health_check_url` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HealthCheckUrl {
+    /// Where commands ask.
+    Commands(BackendUrl),
+    /// Host and port of the REST API that the lag check asks.
+    Rest(String, Option<u16>),
+}
+
+/// Reads the address of a health check: a backend's URL with nothing but an address in it, or `https://host:port`.
+pub(super) fn parse_health_check_url(text: &str) -> Result<HealthCheckUrl, String> {
+    if text.starts_with("http://") {
+        return Err("must begin with https://, since a password goes there".to_owned());
+    }
+    if let Some(rest) = text.strip_prefix("https://") {
+        let place = rest.strip_suffix('/').unwrap_or(rest);
+        if place.contains(['/', '?', '#', '@']) {
+            return Err("takes only an address, https://host:port; the paths are those of the REST API".to_owned());
+        }
+        return match host_port(place)? {
+            (_, Some(0)) => Err("the port must be between 1 and 65535".to_owned()),
+            (host, port) => Ok(HealthCheckUrl::Rest(host, port)),
+        };
     }
     match parse_backend_url(text)? {
-        url @ BackendUrl { address: Some(_), username: None, password: None, database: None, .. } => Ok(url),
+        url @ BackendUrl { address: Some(_), username: None, password: None, database: None, .. } => {
+            Ok(HealthCheckUrl::Commands(url))
+        }
         _ => Err("takes only an address; user, password and database are the backend's own".to_owned()),
     }
 }

@@ -7,12 +7,15 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Admin, Backend, BackendOverrides, BackendTls, CommandLists, Config, Credential, Group, Listener, Log, User,
+    Admin, Backend, BackendOverrides, BackendTls, Checks, CommandLists, CommandSettings, Config, Credential,
+    EventSettings, ExecCheck, Group, LagCheck, Listener, Log, Parity, Promotion, User, WebhookSettings,
     format_duration, format_size,
 };
 use crate::logic::identity::{IdentitySettings, PasswordHash};
+use crate::logic::record::EventKind;
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
+    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LatencySettings, LimitSettings,
+    PubSubSettings, RetrySettings,
 };
 use crate::tls::{ClientFiles, ServerFiles};
 
@@ -107,19 +110,23 @@ struct Facts {
 
 impl Facts {
     fn of(config: &Config) -> Self {
-        let Config { workers, groups, limits, admin, log, identity, users, state_file } = config;
-        let (Admin { http, console }, Log { level, format }) = (admin, log);
+        let Config { workers, groups, limits, admin, log, identity, users, events, state_file } = config;
+        let (Admin { http, console, http_token }, Log { level, format }) = (admin, log);
         let IdentitySettings { mode, authentication_timeout, verify_interval } = identity;
         let mut facts = Self::default();
         facts.put("runtime.workers", workers);
         facts.put("admin.http", optional(http.as_ref()));
         facts.put("admin.console", optional(console.as_ref()));
+        let token = http_token.as_ref().map(PasswordHash::to_hex).unwrap_or_default();
+        let shown = if http_token.is_some() { "(hidden)" } else { NONE };
+        facts.put_fact("admin.http_token_file", Fact { value: token, shown: shown.to_owned() });
         facts.put("log.level", level.to_string().to_lowercase());
         facts.put("log.format", name_of(format));
         facts.put("failover.state_file", optional(state_file.as_ref().map(|path| path.display())));
         facts.put("identity.mode", name_of(mode));
         facts.put_time("identity.authentication_timeout", *authentication_timeout);
         facts.put_time("identity.verify_interval", *verify_interval);
+        facts.events(events);
         facts.limits(limits);
         for user in users {
             facts.user(user);
@@ -159,6 +166,32 @@ impl Facts {
         self.put("deny", list(deny));
     }
 
+    fn events(&mut self, events: &EventSettings) {
+        let EventSettings { webhook, command, kinds } = events;
+        self.put("events.webhook", optional(webhook.as_ref().map(|webhook| &webhook.url)));
+        if let Some(WebhookSettings { url, timeout, secret, tls }) = webhook {
+            // A query can hold a token: it counts, and is not shown.
+            let whole = Fact { value: url.target.clone(), shown: url.to_string() };
+            self.put_fact("events.webhook.target", whole);
+            self.put_time("events.webhook_timeout", *timeout);
+            let hidden = Fact { value: secret.clone().unwrap_or_default(), shown: "(hidden)".to_owned() };
+            self.put_fact("events.webhook_secret_file", hidden);
+            if let Some(ClientFiles { ca, identity }) = tls {
+                let (cert, key) = identity.as_ref().map(|(cert, key)| (cert.display(), key.display())).unzip();
+                self.put("events.tls.ca", optional(ca.as_ref().map(|path| path.display())));
+                self.put("events.tls.cert", optional(cert));
+                self.put("events.tls.key", optional(key));
+            }
+        }
+        let words = |command: &CommandSettings| format!("{} {}", command.program, command.arguments.join(" "));
+        self.put("events.command", optional(command.as_ref().map(words)));
+        if let Some(CommandSettings { program: _, arguments: _, timeout }) = command {
+            self.put_time("events.command_timeout", *timeout);
+        }
+        let names = |kinds: &Vec<EventKind>| kinds.iter().map(|kind| kind.label()).collect::<Vec<_>>().join(", ");
+        self.put("events.kinds", kinds.as_ref().map_or_else(|| "all".to_owned(), names));
+    }
+
     fn limits(&mut self, limits: &LimitSettings) {
         let LimitSettings {
             clients_max,
@@ -192,8 +225,11 @@ impl Facts {
             detector,
             breaker: BreakerSettings { grace, grace_max },
             failover,
+            promotion: Promotion { by, timeout, waits },
             retry,
+            pubsub,
             commands,
+            parity: Parity { interval, loads_functions },
         } = group;
         let order: Vec<_> = backends.iter().map(|backend| backend.name.as_str()).collect();
         self.begin(format!("group.{name}"), order.join(", "));
@@ -203,8 +239,14 @@ impl Facts {
         self.put_time("breaker.grace", *grace);
         self.put_time("breaker.grace_max", *grace_max);
         self.failover(failover);
+        self.put("failover.promote", by);
+        self.put_time("failover.promote_timeout", *timeout);
+        self.put("failover.wait_for_replication", waits);
         self.retry(retry);
+        self.pubsub(pubsub);
         self.commands(commands);
+        self.put_time("parity.interval", *interval);
+        self.put("parity.load_functions", loads_functions);
         for listener in listeners {
             let Listener { bind, mode, sessions, tls, proxy_sources } = listener;
             self.begin(format!("listener.{bind}"), format!("in group {name}, {}, mode {mode:#o}", name_of(sessions)));
@@ -229,6 +271,7 @@ impl Facts {
             tls,
             weight,
             connect_timeout,
+            checks: Checks { lag, exec },
             overrides: BackendOverrides { grace, health },
         } = backend;
         self.begin(format!("backend.{name}"), format!("{address}/{database} in group {group}"));
@@ -241,6 +284,27 @@ impl Facts {
         if let Some(health) = health {
             self.health(health);
         }
+        self.lag_check(lag.as_ref());
+        self.exec_check(exec.as_ref());
+    }
+
+    fn lag_check(&mut self, lag: Option<&LagCheck>) {
+        // The endpoint is the backend's own address.
+        let Some(LagCheck { url, credential, tls, tolerance, uid, endpoint: _ }) = lag else { return };
+        let ClientFiles { ca, identity: _ } = tls;
+        let Credential { username, password } = credential;
+        self.put("health.lag.url", url.address());
+        self.put("health.lag.username", optional(username.as_ref()));
+        self.put_fact("health.lag.password", Fact { value: password.clone(), shown: "(hidden)".to_owned() });
+        self.put("health.lag.tls.ca", optional(ca.as_ref().map(|path| path.display())));
+        self.put_time("health.lag.tolerance", *tolerance);
+        self.put("health.lag.uid", optional(*uid));
+    }
+
+    fn exec_check(&mut self, exec: Option<&ExecCheck>) {
+        let Some(ExecCheck { command, mode }) = exec else { return };
+        self.put("health.exec.command", format!("{command:?}"));
+        self.put("health.exec.mode", name_of(mode));
     }
 
     /// The files by name; what they hold is looked at every other second anyway.
@@ -302,14 +366,20 @@ impl Facts {
     }
 
     fn detector(&mut self, detector: &DetectorSettings) {
-        let DetectorSettings { hang_timeout, suspect_after, slow_timeout, window, failures_min, failure_rate } =
+        let DetectorSettings { hang_timeout, suspect_after, slow_timeout, window, failures_min, failure_rate, latency } =
             detector;
+        let LatencySettings { factor, floor, lasting, timeout_rate, window: gray_window } = latency;
         self.put_time("detector.hang_timeout", *hang_timeout);
         self.put_time("detector.suspect_after", *suspect_after);
         self.put_time("detector.slow_timeout", *slow_timeout);
         self.put_time("detector.window", *window);
         self.put("detector.min_failures", failures_min);
         self.put("detector.failure_rate", failure_rate);
+        self.put("detector.latency_factor", factor);
+        self.put_time("detector.latency_floor", *floor);
+        self.put_time("detector.latency_for", *lasting);
+        self.put("detector.timeout_rate", timeout_rate);
+        self.put_time("detector.gray_window", *gray_window);
     }
 
     fn failover(&mut self, failover: &FailoverSettings) {
@@ -348,6 +418,17 @@ impl Facts {
         self.put("retry.attempts", attempts);
         self.put("retry.budget", budget);
         self.put_time("retry.deadline", *deadline);
+    }
+
+    fn pubsub(&mut self, pubsub: &PubSubSettings) {
+        let PubSubSettings { on_gap, standby, propagates, lag_max, heartbeat, heartbeat_lost, publish } = pubsub;
+        self.put("pubsub.on_gap", name_of(on_gap));
+        self.put("pubsub.standby", standby);
+        self.put("pubsub.propagates", propagates);
+        self.put_time("pubsub.lag_max", *lag_max);
+        self.put_time("pubsub.heartbeat", *heartbeat);
+        self.put_time("pubsub.heartbeat_lost", *heartbeat_lost);
+        self.put("pubsub.publish", name_of(publish));
     }
 
     fn commands(&mut self, commands: &CommandLists) {

@@ -8,35 +8,51 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::address::{BackendUrl, is_local, parse_bind};
+use super::events;
 use super::groups::Groups;
 use super::identity;
 use super::preset::{self, GroupSettings, PRESETS, Preset};
 use super::problem::Problems;
 use super::section::{Choices, Notes, Section, closest};
 use super::sources::{RUNTIME_DIRECTORY, STATE_DIRECTORY, Sources};
-use super::{Address, Admin, CommandLists, Config, Credential, Loaded, Log, LogFormat};
+use super::{Address, Admin, CommandLists, Config, Credential, Loaded, Log, LogFormat, Parity, Promote, Promotion};
 use crate::files;
+use crate::logic::identity::PasswordHash;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
-    NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling,
+    NoneHealthy, OnGap, ProbeMode, ProbePolicy, Publish, RetryCeiling,
 };
 use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
 /// Rounds closer together than this would be a load, not a check.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// A slow second is no second if it is shorter.
+const LATENCY_FOR_MIN: Duration = Duration::from_secs(1);
+/// Late replies must come in three different seconds.
+const GRAY_WINDOW_MIN: Duration = Duration::from_secs(3);
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 const JITTER_MAX: f64 = 0.5;
 const WORKERS_MAX: usize = 1024;
 const STATE_FILE_NAME: &str = "state.json";
 const WORLD_READABLE: u32 = 0o004;
 
+const ON_GAP: &Choices<OnGap> = &[
+    ("event", Some(OnGap::Event)),
+    ("push", Some(OnGap::Push)),
+    ("disconnect", Some(OnGap::Disconnect)),
+    ("none", Some(OnGap::None)),
+];
+
+const PUBLISH: &Choices<Publish> =
+    &[("at-most-once", Some(Publish::AtMostOnce)), ("at-least-once", Some(Publish::AtLeastOnce))];
+
 const PROBE_MODES: &Choices<ProbeMode> = &[
     ("ping", Some(ProbeMode::Ping)),
     ("echo", Some(ProbeMode::Echo)),
     ("role", Some(ProbeMode::Role)),
     ("write", Some(ProbeMode::Write)),
-    ("lag", None),
-    ("exec", None),
+    ("lag", Some(ProbeMode::Lag)),
+    ("exec", Some(ProbeMode::Exec)),
 ];
 const PROBE_POLICIES: &Choices<ProbePolicy> =
     &[("all", Some(ProbePolicy::All)), ("majority", Some(ProbePolicy::Majority)), ("any", Some(ProbePolicy::Any))];
@@ -124,6 +140,7 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
     group_tables(&mut root, &mut base);
     let state_file = root.child("failover", |section| {
         failover(section, &mut base.failover);
+        promotion(section, &mut base.promotion);
         state_file(section, sources)
     });
     let mut limits = preset::limits();
@@ -140,15 +157,11 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
         tables += 1;
         users.extend(identity::user(section, identity.mode));
     });
-    reserved(&mut root);
+    let events = root.child("events", events::events);
     root.finish();
     groups.check(&admin, notes);
     let users = identity::check(users, identity.mode, tables > 0, notes);
-    Config { workers, groups: groups.into_groups(), limits, admin, log, identity, users, state_file }
-}
-
-fn reserved(root: &mut Section<'_>) {
-    root.refused("events", "webhooks and commands on events are not supported yet");
+    Config { workers, groups: groups.into_groups(), limits, admin, log, identity, users, events, state_file }
 }
 
 fn runtime(section: &mut Section<'_>, cores: usize) -> usize {
@@ -170,14 +183,22 @@ fn workers_of(number: Option<i64>) -> Result<usize, String> {
 pub(super) fn group_tables(section: &mut Section<'_>, into: &mut GroupSettings) {
     section.child("health", |section| {
         health(section, &mut into.health);
-        section.refused("exec", "health checks by a program are not supported yet");
-        section.refused("lag", "the lag check is not supported yet");
+        into.checks.read(section);
     });
     section.child("detector", |section| detector(section, &mut into.detector));
     section.child("breaker", |section| breaker(section, &mut into.breaker));
     section.child("retry", |section| retry(section, into));
     section.child("commands", |section| commands(section, &mut into.commands));
-    section.child("pubsub", pubsub);
+    section.child("pubsub", |section| pubsub(section, into));
+    section.child("parity", |section| parity(section, &mut into.parity));
+}
+
+fn parity(section: &mut Section<'_>, into: &mut Parity) {
+    section.duration("interval", Duration::ZERO, &mut into.interval);
+    into.loads_functions = section.flag("load_functions").unwrap_or(into.loads_functions);
+    if into.loads_functions && into.interval.is_zero() {
+        section.problem("load_functions", None, "needs an interval above 0s: else nobody knows what is to be loaded");
+    }
 }
 
 pub(super) fn health(section: &mut Section<'_>, into: &mut HealthSettings) {
@@ -209,6 +230,12 @@ fn detector(section: &mut Section<'_>, into: &mut DetectorSettings) {
     section.duration("window", SHORTEST, &mut into.window);
     section.count("min_failures", 1, &mut into.failures_min);
     section.share("failure_rate", 1.0, &mut into.failure_rate);
+    let latency = &mut into.latency;
+    section.factor("latency_factor", &mut latency.factor);
+    section.duration("latency_floor", Duration::ZERO, &mut latency.floor);
+    section.duration("latency_for", LATENCY_FOR_MIN, &mut latency.lasting);
+    section.share("timeout_rate", 1.0, &mut latency.timeout_rate);
+    section.duration("gray_window", GRAY_WINDOW_MIN, &mut latency.window);
 }
 
 fn breaker(section: &mut Section<'_>, into: &mut BreakerSettings) {
@@ -224,12 +251,29 @@ pub(super) fn failover(section: &mut Section<'_>, into: &mut FailoverSettings) {
     section.share("failback_jitter", JITTER_MAX, &mut into.failback_jitter);
     section.count("switches_max", 1, &mut into.switches_max);
     section.duration("switches_window", SHORTEST, &mut into.switches_window);
-    section.only("promote", "never", "promoting a replica");
     section.choice("initial", INITIALS, &mut into.initial);
     section.count("attempts", 0, &mut into.attempts);
     section.duration("delay", SHORTEST, &mut into.delay);
     section.choice("none_healthy", NONE_HEALTHY, &mut into.none_healthy);
     section.choice("scan_cursors", SCAN_CURSORS, &mut into.checks_cursors);
+}
+
+/// The keys of `[failover]` about a master and its replica.
+pub(super) fn promotion(section: &mut Section<'_>, into: &mut Promotion) {
+    if let Some(by) = section.text("promote", promote) {
+        into.by = by;
+    }
+    section.duration("promote_timeout", SHORTEST, &mut into.timeout);
+    into.waits = section.flag("wait_for_replication").unwrap_or(into.waits);
+}
+
+fn promote(text: &str) -> Result<Promote, String> {
+    match text {
+        "never" => Ok(Promote::Never),
+        "command" => Ok(Promote::Command),
+        path if Path::new(path).is_absolute() => Ok(Promote::Program(PathBuf::from(path))),
+        _ => Err("must be \"never\", \"command\" or the absolute path of a program".to_owned()),
+    }
 }
 
 fn state_file(section: &mut Section<'_>, sources: &Sources) -> Option<PathBuf> {
@@ -301,15 +345,20 @@ pub(super) fn command_or_category(text: &str) -> Result<String, String> {
     Err(format!("is not a category of commands{hint}"))
 }
 
-fn pubsub(section: &mut Section<'_>) {
+fn pubsub(section: &mut Section<'_>, into: &mut GroupSettings) {
     section.only("mode", "per-client", "another mode of subscriptions");
-    section.only("on_gap", "event", "another way to tell of a gap");
-    section.only("standby", false, "keeping subscriptions on standbys");
-    section.only("propagates", false, "overlapping the subscriptions of backends that carry each other's messages");
-    section.only("lag_max", "1s", "another lag");
-    section.only("heartbeat", "1s", "another heartbeat");
-    section.only("heartbeat_lost", "3s", "another time without a heartbeat");
-    section.only("publish", "at-most-once", "another way to publish");
+    let settings = &mut into.pubsub;
+    section.choice("on_gap", ON_GAP, &mut settings.on_gap);
+    settings.standby = section.flag("standby").unwrap_or(settings.standby);
+    if let Some(propagates) = section.flag("propagates") {
+        settings.propagates = propagates;
+        into.propagates_is_written = true;
+    }
+    let settings = &mut into.pubsub;
+    section.duration("lag_max", SHORTEST, &mut settings.lag_max);
+    section.duration("heartbeat", SHORTEST, &mut settings.heartbeat);
+    section.duration("heartbeat_lost", SHORTEST, &mut settings.heartbeat_lost);
+    section.choice("publish", PUBLISH, &mut settings.publish);
 }
 
 fn limit_table(section: &mut Section<'_>, into: &mut LimitSettings) {
@@ -328,6 +377,8 @@ fn limit_table(section: &mut Section<'_>, into: &mut LimitSettings) {
     }
 }
 
+/// Shorter secrets can be guessed.
+const TOKEN_CHARS_MIN: usize = 16;
 /// The console's socket in the runtime directory.
 const CONSOLE_SOCKET: &str = "console.sock";
 
@@ -341,7 +392,19 @@ fn admin(section: &mut Section<'_>, sources: &Sources) -> Admin {
         section.text("console", |text| if text.is_empty() { Ok(None) } else { parse_console(text).map(Some) });
     let folder = sources.variable(RUNTIME_DIRECTORY).and_then(|list| list.split(':').next());
     let console = console.unwrap_or_else(|| folder.map(|folder| Address::Unix(Path::new(folder).join(CONSOLE_SOCKET))));
-    Admin { http, console }
+    let mut warning = None;
+    let token = section.text("http_token_file", |path| {
+        if path.is_empty() { Ok(None) } else { read_password(Path::new(path), &mut warning).map(Some) }
+    });
+    if let Some(message) = warning {
+        section.notes.warn("admin.http_token_file", &message);
+    }
+    if token.as_ref().is_some_and(|token| token.as_ref().is_some_and(|token| token.trim().len() < TOKEN_CHARS_MIN)) {
+        let message = format!("the secret in it is too short: at least {TOKEN_CHARS_MIN} characters");
+        section.problem("http_token_file", None, &message);
+    }
+    let http_token = token.flatten().map(|token| PasswordHash::of(token.trim().as_bytes()));
+    Admin { http, console, http_token }
 }
 
 /// The console has no password: whoever reaches it decides which backend serves.

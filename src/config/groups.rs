@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use toml::Value;
 
-use super::address::{BackendUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url};
-use super::file::{SHORTEST, credential, failover, group_tables, health};
+use super::address::{
+    BackendUrl, HealthCheckUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url,
+};
+use super::checks::CheckSettings;
+use super::file::{SHORTEST, credential, failover, group_tables, health, promotion};
 use super::preset::GroupSettings;
 use super::section::{Choices, Notes, Section};
 use super::secure;
 use super::values::format_duration;
-use super::{Address, Admin, Backend, BackendOverrides, Group, Listener, Network, Replication, SessionMode};
+use super::{Address, Admin, Backend, BackendOverrides, Group, Listener, Network, Promote, Replication, SessionMode};
 use crate::logic::identity::IdentityMode;
 use crate::logic::settings::{Failback, HealthSettings, RetryCeiling, RetrySettings};
 use crate::tls::ClientAuth;
@@ -73,18 +76,25 @@ impl Groups {
         group_tables(section, &mut settings);
         section.child("failover", |section| {
             failover(section, &mut settings.failover);
+            promotion(section, &mut settings.promotion);
             section.refused("state_file", "stands in [failover] only: one file serves all groups");
         });
         let mut replication = Replication::None;
         section.choice("replication", REPLICATIONS, &mut replication);
+        if !settings.propagates_is_written {
+            settings.pubsub.propagates = replication != Replication::None;
+        }
         if replication == Replication::BothWays {
             let message = "sets the default of retry.ceiling to \"read-only\"; \
-                the checks of lag and doubled messages that belong to it are not supported yet";
+                the check of lag that belongs to it is not supported yet";
             let path = section.path_of("replication");
             section.notes.warn(&path, message);
             if !settings.ceiling_is_written {
                 settings.retry.ceiling = RetryCeiling::ReadOnly;
             }
+        }
+        if replication == Replication::BothWays && settings.promotion.by != Promote::Never {
+            section.problem("replication", None, "is \"both-ways\", so there is no replica for failover.promote");
         }
         self.own.insert(name.to_owned(), (settings, replication));
     }
@@ -126,24 +136,34 @@ impl Groups {
             "" => Ok(None),
             text => parse_health_check_url(text).map(Some),
         });
-        let overrides = backend_overrides(section, self.settings(&group).0);
+        let (overrides, own_checks) = backend_overrides(section, self.settings(&group).0);
         section.refused("connections_max", "a bound on one backend's connections is not supported yet");
         let tls = secure::of_backend(section, url.as_ref().is_some_and(|url| url.is_secure));
-        if let (Some(url), Some(Some(check))) = (&url, &health_check_address) {
-            check_health_check_url(section, url.is_secure, check);
-        }
-        let health_check_address = health_check_address.map(|read| read.and_then(|check| check.address));
+        let (health_check_address, rest) = match health_check_address.flatten() {
+            Some(HealthCheckUrl::Commands(check)) => {
+                if let Some(url) = &url {
+                    check_health_check_url(section, url.is_secure, &check);
+                }
+                (check.address, None)
+            }
+            Some(HealthCheckUrl::Rest(host, port)) => (None, Some((host, port))),
+            None => (None, None),
+        };
+        let address = url.as_ref().and_then(|url| url.address.as_ref());
+        let modes = &overrides.health.as_ref().unwrap_or(&self.settings(&group).0.health).modes;
+        let checks = own_checks.resolve(section, modes, address, rest);
         let login = credential(section, url.clone().unwrap_or_default());
         let backend = match (name.clone(), url.and_then(|url| Some((url.address?, url.database)))) {
             (Some(name), Some((address, database))) => Some(Backend {
                 name,
                 address,
-                health_check_address: health_check_address.flatten(),
+                health_check_address,
                 database: database.unwrap_or(0),
                 credential: login,
                 tls,
                 weight,
                 connect_timeout,
+                checks,
                 overrides,
             }),
             _ => None,
@@ -285,6 +305,9 @@ impl Groups {
     fn empty_group(&self, name: &str) -> Group {
         let (settings, replication) = self.settings(name);
         let settings = settings.clone();
+        // Who lets a replica be promoted has a master and its replicas.
+        let is_one_way = replication == Replication::None && settings.promotion.by != Promote::Never;
+        let replication = if is_one_way { Replication::OneWay } else { replication };
         Group {
             name: name.to_owned(),
             listeners: Vec::new(),
@@ -294,21 +317,28 @@ impl Groups {
             detector: settings.detector,
             breaker: settings.breaker,
             failover: settings.failover,
+            promotion: settings.promotion,
             retry: settings.retry,
             commands: settings.commands,
+            pubsub: settings.pubsub,
+            parity: settings.parity,
         }
     }
 }
 
-fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings) -> BackendOverrides {
+fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings) -> (BackendOverrides, CheckSettings) {
     let mut grace = group.breaker.grace;
     section.duration("grace", SHORTEST, &mut grace);
-    let mut own = group.health.clone();
-    section.child("health", |section| health(section, &mut own));
-    BackendOverrides {
+    let (mut own, mut checks) = (group.health.clone(), group.checks.clone());
+    section.child("health", |section| {
+        health(section, &mut own);
+        checks.read(section);
+    });
+    let overrides = BackendOverrides {
         grace: Some(grace).filter(|grace| *grace != group.breaker.grace),
         health: Some(own).filter(|own| *own != group.health),
-    }
+    };
+    (overrides, checks)
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -393,7 +423,7 @@ fn check_health_check_url(section: &mut Section<'_>, is_secure: bool, check: &Ba
 
 /// What must hold between the settings of one group, and the one default that follows from another.
 fn check_settings(prefix: &str, settings: &mut GroupSettings, notes: &mut Notes) {
-    let GroupSettings { health, detector, breaker, failover, .. } = settings;
+    let GroupSettings { health, detector, breaker, failover, pubsub, .. } = settings;
     let mut wrong = |key: &str, value: Duration, message: String| {
         notes.problem(&format!("{prefix}{key}"), quoted(value), message);
     };
@@ -407,6 +437,10 @@ fn check_settings(prefix: &str, settings: &mut GroupSettings, notes: &mut Notes)
     if detector.slow_timeout < detector.hang_timeout {
         let limit = format_duration(detector.hang_timeout);
         wrong("detector.slow_timeout", detector.slow_timeout, format!("must be at least hang_timeout ({limit})"));
+    }
+    if pubsub.heartbeat_lost <= pubsub.heartbeat {
+        let limit = format_duration(pubsub.heartbeat);
+        wrong("pubsub.heartbeat_lost", pubsub.heartbeat_lost, format!("must be more than heartbeat ({limit})"));
     }
     if breaker.grace_max < breaker.grace {
         let limit = format_duration(breaker.grace);

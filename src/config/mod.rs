@@ -1,7 +1,9 @@
 //! Configuration: the file's private shape is parsed into a [`Config`] that cannot be wrong.
 
 mod address;
+mod checks;
 pub mod diff;
+mod events;
 mod file;
 mod groups;
 mod http_url;
@@ -11,6 +13,7 @@ mod preset;
 mod problem;
 #[cfg(test)]
 mod reference_tests;
+mod save;
 mod section;
 mod secure;
 mod sources;
@@ -21,9 +24,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use checks::{Checks, ExecCheck, ExecMode, LagCheck};
+pub use events::{CommandSettings, EventSettings, WebhookSettings};
 pub use http_url::HttpUrl;
 pub use network::Network;
 pub use problem::{Problem, Problems};
+pub use save::{Edit, SaveError, Weights, save};
+pub use section::closest;
 pub use sources::Sources;
 pub use values::{format_duration, format_size, parse_duration};
 
@@ -31,7 +38,7 @@ use rustls::pki_types::ServerName;
 
 use crate::logic::identity::{IdentitySettings, PasswordHash};
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, RetrySettings,
+    BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, LimitSettings, PubSubSettings, RetrySettings,
 };
 use crate::tls::{ClientFiles, ServerFiles};
 
@@ -52,6 +59,8 @@ pub struct Config {
     pub identity: IdentitySettings,
     /// Handover's own users; none unless `identity.mode` is `users`. Names are unique.
     pub users: Vec<User>,
+    /// Where records of events go.
+    pub events: EventSettings,
     /// Where the last active, epochs and breakers survive a restart; `None`: nowhere.
     pub state_file: Option<PathBuf>,
 }
@@ -64,7 +73,16 @@ pub struct Loaded {
     /// What is allowed and may surprise, one sentence each, to be logged at the start.
     pub warnings: Vec<String>,
     /// The file that was read, if one was.
-    pub file: Option<PathBuf>,
+    pub file: Option<Origin>,
+}
+
+/// The file that the configuration came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Where it is.
+    pub path: PathBuf,
+    /// SHA-256 of what it contained.
+    pub digest: [u8; 32],
 }
 
 impl Config {
@@ -88,6 +106,8 @@ pub struct Group {
     pub backends: Vec<Backend>,
     /// What the backends copy from each other.
     pub replication: Replication,
+    /// Whether and how a replica is promoted, and whether a planned switch waits for it.
+    pub promotion: Promotion,
     /// Health checks.
     pub health: HealthSettings,
     /// Failure detection on live traffic.
@@ -100,6 +120,19 @@ pub struct Group {
     pub retry: RetrySettings,
     /// Commands refused or shared by the operator's will.
     pub commands: CommandLists,
+    /// Publishing and subscribing.
+    pub pubsub: PubSubSettings,
+    /// How its backends are compared.
+    pub parity: Parity,
+}
+
+/// The comparison of a group's backends (`[parity]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parity {
+    /// Between two comparisons; zero: never.
+    pub interval: Duration,
+    /// Whether the libraries of functions that the active had are loaded on the next one.
+    pub loads_functions: bool,
 }
 
 impl Group {
@@ -117,16 +150,44 @@ impl Group {
     }
 }
 
-/// What the backends of a group copy from each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Replication {
-    /// Nothing that Handover would know of.
-    #[default]
-    None,
-    /// A master's writes go to its replicas.
-    OneWay,
-    /// Writes to any reach all (Active-Active).
-    BothWays,
+pub use crate::logic::replication::Replication;
+
+/// How a replica that is to become the active is promoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promotion {
+    /// By what.
+    pub by: Promote,
+    /// How long it may take, from the order to a clean health check.
+    pub timeout: Duration,
+    /// A planned switch to a replica of the active waits until it has all that the active has.
+    pub waits: bool,
+}
+
+impl Default for Promotion {
+    fn default() -> Self {
+        Self { by: Promote::Never, timeout: Duration::from_secs(5), waits: true }
+    }
+}
+
+/// What promotes a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Promote {
+    /// Nothing that Handover would start.
+    Never,
+    /// `REPLICAOF NO ONE`, or `FAILOVER` where the master lives.
+    Command,
+    /// A program of the operator's.
+    Program(PathBuf),
+}
+
+impl fmt::Display for Promote {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => formatter.write_str("never"),
+            Self::Command => formatter.write_str("command"),
+            Self::Program(path) => write!(formatter, "{}", path.display()),
+        }
+    }
 }
 
 /// Lists of commands from the file (`[commands]`), lower case, `container|subcommand` for subcommands.
@@ -211,6 +272,8 @@ pub struct Backend {
     pub tls: Option<BackendTls>,
     /// For connecting and the handshake.
     pub connect_timeout: Duration,
+    /// How it is checked besides by commands.
+    pub checks: Checks,
     /// What it has of its own where its group has something else.
     pub overrides: BackendOverrides,
 }
@@ -270,6 +333,8 @@ pub struct Admin {
     pub http: Option<Address>,
     /// The operator's console; `None`: off. It has no password, so it is a Unix socket or on loopback.
     pub console: Option<Address>,
+    /// What lets somebody change things over HTTP; `None`: nobody can.
+    pub http_token: Option<PasswordHash>,
 }
 
 /// Logging (`[log]`).

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::CommandLists;
+use super::checks::CheckSettings;
 use super::section::Choices;
+use super::{CommandLists, Parity, Promotion};
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
-    NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
+    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
+    LimitSettings, NoneHealthy, ProbeMode, ProbePolicy, PubSubSettings, RetryCeiling, RetrySettings,
 };
 use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
@@ -33,15 +34,21 @@ pub(super) const PRESETS: &Choices<Preset> = &[
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct GroupSettings {
     pub(super) health: HealthSettings,
+    pub(super) checks: CheckSettings,
     pub(super) detector: DetectorSettings,
     pub(super) breaker: BreakerSettings,
     pub(super) failover: FailoverSettings,
+    pub(super) promotion: Promotion,
     pub(super) retry: RetrySettings,
     /// Whether the file chose `retry.ceiling`, so that `replication` does not.
     pub(super) ceiling_is_written: bool,
     /// Whether the file chose `retry.deadline`, so that it does not follow `hold`.
     pub(super) deadline_is_written: bool,
     pub(super) commands: CommandLists,
+    pub(super) pubsub: PubSubSettings,
+    /// Whether the file chose `pubsub.propagates`, so that `replication` does not.
+    pub(super) propagates_is_written: bool,
+    pub(super) parity: Parity,
 }
 
 impl GroupSettings {
@@ -59,9 +66,11 @@ impl GroupSettings {
     fn defaults() -> Self {
         Self {
             health: health(),
+            checks: CheckSettings::new(),
             detector: detector(),
             breaker: BreakerSettings { grace: seconds(60), grace_max: seconds(600) },
             failover: failover(),
+            promotion: Promotion::default(),
             retry: RetrySettings {
                 ceiling: RetryCeiling::WriteLastWins,
                 rearm_blocked: true,
@@ -72,6 +81,9 @@ impl GroupSettings {
             ceiling_is_written: false,
             deadline_is_written: false,
             commands: CommandLists::default(),
+            pubsub: PubSubSettings::default(),
+            propagates_is_written: false,
+            parity: Parity { interval: seconds(24 * 3600), loads_functions: false },
         }
     }
 
@@ -149,6 +161,7 @@ fn detector() -> DetectorSettings {
         window: seconds(2),
         failures_min: 5,
         failure_rate: 0.1,
+        latency: LatencySettings::default(),
     }
 }
 

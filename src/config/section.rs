@@ -161,6 +161,15 @@ impl<'n> Section<'n> {
         self.number(key, check, into);
     }
 
+    /// How many times something may grow; 0 for never mind.
+    pub(super) fn factor(&mut self, key: &'static str, into: &mut f64) {
+        let check = |number: f64| match number == 0.0 || (number > 1.0 && number.is_finite()) {
+            true => Ok(()),
+            false => Err("must be 0, or more than 1".to_owned()),
+        };
+        self.number(key, check, into);
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let from_text = self.overridden(key);
@@ -321,7 +330,9 @@ pub(super) fn chosen<T: Copy>(text: &str, choices: &Choices<T>) -> Result<T, Str
 }
 
 /// The known name that `name` was most likely meant to be.
-pub(super) fn closest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+/// What was probably meant by `name`, if anything that is known comes near it.
+#[must_use]
+pub fn closest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let edits_max = (name.chars().count() / 3).max(1);
     let distances = known.iter().map(|known| (strsim::damerau_levenshtein(name, known), *known));
     distances.filter(|(edits, _)| *edits <= edits_max).min_by_key(|(edits, _)| *edits).map(|(_, known)| known)

@@ -86,6 +86,29 @@ pub(super) fn of_backend(section: &mut Section<'_>, is_secure: bool) -> Option<B
     })
 }
 
+/// The `tls` table of `[events]`: there exactly if the webhook is `https://`.
+pub(super) fn of_webhook(section: &mut Section<'_>, is_secure: bool) -> Option<ClientFiles> {
+    section.child("tls", |section| {
+        let (ca, cert, key) = (file(section, "ca"), file(section, "cert"), file(section, "key"));
+        if !is_secure {
+            for (key, is_written) in [("ca", ca.is_some()), ("cert", cert.is_some()), ("key", key.is_some())] {
+                if is_written {
+                    section.problem(key, None, "has a meaning only with a webhook that begins with https://");
+                }
+            }
+            return None;
+        }
+        let identity = if cert.is_some() || key.is_some() { Some(pair(section, cert, key)?) } else { None };
+        let files = ClientFiles { ca, identity };
+        match files.load() {
+            Ok(loaded) if loaded.not_after != 0 => warn_of_expiry(section, loaded.not_after),
+            Ok(_) => {}
+            Err(problem) => note(section, problem),
+        }
+        Some(files)
+    })
+}
+
 fn file(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
     section.text(key, |text| Ok(PathBuf::from(text))).filter(|path| !path.as_os_str().is_empty())
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::Origin;
 use super::problem::{Problem, Problems};
 use super::section::Notes;
 use crate::files;
@@ -66,7 +67,7 @@ impl Sources {
     }
 
     /// All sources as one table; whatever did not come from the file has its origin noted.
-    pub(super) fn merged(&self, notes: &mut Notes) -> Result<(Option<PathBuf>, Table), Problems> {
+    pub(super) fn merged(&self, notes: &mut Notes) -> Result<(Option<Origin>, Table), Problems> {
         let (path, mut table) = self.base()?;
         let mut variables: Vec<_> = self.environment.iter().collect();
         variables.sort();
@@ -86,15 +87,15 @@ impl Sources {
         Ok((path, table))
     }
 
-    fn base(&self) -> Result<(Option<PathBuf>, Table), Problems> {
+    fn base(&self) -> Result<(Option<Origin>, Table), Problems> {
         if let Some(path) = &self.file {
-            return Ok((Some(path.clone()), read_file(path)?));
+            return read_file(path);
         }
         if let Some(text) = &self.text {
             return Ok((None, parse(text, "built-in settings")?));
         }
         if let Some(path) = self.search.iter().find(|path| path.exists()) {
-            return Ok((Some(path.clone()), read_file(path)?));
+            return read_file(path);
         }
         if !self.listen.is_empty() && !self.backends.is_empty() {
             return Ok((None, Table::new()));
@@ -106,10 +107,11 @@ impl Sources {
     }
 }
 
-fn read_file(path: &Path) -> Result<Table, Problems> {
+fn read_file(path: &Path) -> Result<(Option<Origin>, Table), Problems> {
     let text =
         files::read_text(path).map_err(|error| Problems::whole(format!("cannot read {}: {error}", path.display())))?;
-    parse(&text, &path.display().to_string())
+    let table = parse(&text, &path.display().to_string())?;
+    Ok((Some(Origin { path: path.to_owned(), digest: super::save::digest(&text) }), table))
 }
 
 fn parse(text: &str, name: &str) -> Result<Table, Problems> {

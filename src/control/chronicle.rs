@@ -1,11 +1,13 @@
-//! What has happened to a group: a line in the log for each change, and the latest of them for operators.
+//! What has happened to a group: a record of each change, and the latest of them for operators.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::channels::{BackendId, EventLine};
-use crate::logic::failover::{Command, Event, Manner, Reason, Switched};
+use crate::channels::{BackendId, EventRecord};
+use crate::events::EventHub;
+use crate::logic::failover::{Command, Event, Manner, Switched};
+use crate::logic::record::{EventKind, Happening, Severity};
 
 /// Changes that operators can look back at.
 const EVENTS_MAX: usize = 64;
@@ -20,11 +22,12 @@ pub(super) struct Chronicle {
     switches: BTreeMap<Course, u64>,
     last_switch: Option<(Duration, Duration)>,
     active_since: Option<SystemTime>,
-    events: Arc<VecDeque<EventLine>>,
+    events: Arc<VecDeque<Arc<EventRecord>>>,
+    hub: EventHub,
 }
 
 impl Chronicle {
-    pub(super) fn new(group: &str, names: Vec<(BackendId, String)>) -> Self {
+    pub(super) fn new(group: &str, names: Vec<(BackendId, String)>, hub: EventHub) -> Self {
         Self {
             group: group.to_owned(),
             names,
@@ -32,6 +35,7 @@ impl Chronicle {
             last_switch: None,
             active_since: None,
             events: Arc::default(),
+            hub,
         }
     }
 
@@ -54,27 +58,44 @@ impl Chronicle {
         self.active_since
     }
 
-    pub(super) fn events(&self) -> Arc<VecDeque<EventLine>> {
+    pub(super) fn events(&self) -> Arc<VecDeque<Arc<EventRecord>>> {
         Arc::clone(&self.events)
     }
 
     /// The latest change in words.
     pub(super) fn last_text(&self) -> String {
-        self.events.back().map(|event| event.text.clone()).unwrap_or_default()
+        self.events.back().map(|event| event.happening.text.clone()).unwrap_or_default()
     }
 
-    /// Something changed.
-    pub(super) fn tell(&mut self, event: &Event) {
-        self.log(event);
-        if let Event::Switched(switched) = event {
-            self.count(switched);
+    /// Something changed, in this epoch.
+    pub(super) fn tell(&mut self, event: &Event, epoch: u64) {
+        let (epoch, happening) = match event {
+            Event::Switched(switched) => {
+                self.count(switched);
+                (switched.epoch, Happening::of(event, |id| self.name_of(id)))
+            }
+            _ => (epoch, Happening::of(event, |id| self.name_of(id))),
+        };
+        let record = self.hub.tell(Some(&self.group), Some(epoch), happening);
+        // Of interest while it lasts, which the status shows; not among the changes.
+        let is_alarm = record.happening.severity == Severity::Warning;
+        let is_passing = record.happening.kind == EventKind::FailbackBlocked && !is_alarm;
+        if is_passing || record.happening.kind == EventKind::WorkersLate {
+            return;
         }
-        let Some((kind, text)) = self.line(event) else { return };
         let events = Arc::make_mut(&mut self.events);
         if events.len() >= EVENTS_MAX {
             events.pop_front();
         }
-        events.push_back(EventLine { at: SystemTime::now(), kind, text });
+        events.push_back(record);
+    }
+
+    /// An operator's order was refused; its audit line stands in the log already.
+    pub(super) fn refuse(&self, command: &Command, by: &str, why: &str, epoch: u64) {
+        if let Command::Switch { to, .. } = command {
+            let happening = Happening::switch_refused(self.name_of(*to), by, why);
+            self.hub.publish(Some(&self.group), Some(epoch), happening);
+        }
     }
 
     /// An operator's command in words.
@@ -89,6 +110,22 @@ impl Chronicle {
             Command::EndStay => "end the stay".to_owned(),
             Command::Ban { backend, length } => format!("ban {} for {length:?}", self.name_of(*backend)),
             Command::EndBan { backend } => format!("end the ban of {}", self.name_of(*backend)),
+            Command::Drain { backend } => format!("drain {}", self.name_of(*backend)),
+            Command::EndDrain { backend } => format!("end the drain of {}", self.name_of(*backend)),
+            Command::Report { backend, report } => {
+                let name = self.name_of(*backend);
+                format!(
+                    "report {name} {} for {:?} by {}: {}",
+                    report.verdict, report.length, report.reporter, report.reason
+                )
+            }
+            Command::Pause { length, writes_only: false } => format!("pause clients for {length:?}"),
+            Command::Pause { length, writes_only: true } => format!("pause the writes of clients for {length:?}"),
+            Command::Resume => "resume clients".to_owned(),
+            Command::Drill { drill, length, .. } => {
+                format!("drill {} for {length:?} on {}", drill.fault, self.name_of(drill.backend))
+            }
+            Command::EndDrill => "end the drill".to_owned(),
         }
     }
 
@@ -100,181 +137,7 @@ impl Chronicle {
         *self.switches.entry(course).or_default() += 1;
     }
 
-    fn name_of(&self, backend: BackendId) -> &str {
+    pub(super) fn name_of(&self, backend: BackendId) -> &str {
         self.names.iter().find(|(id, _)| *id == backend).map_or("?", |(_, name)| name)
     }
-
-    /// What operators read of it later; `None`: nothing.
-    fn line(&self, event: &Event) -> Option<(&'static str, String)> {
-        let name = |backend: &BackendId| self.name_of(*backend);
-        Some(match event {
-            Event::Switched(switched) => ("switched", self.switch_line(switched)),
-            Event::SwitchCalledOff { to, why, .. } => {
-                ("switch_called_off", format!("the planned switch to {} was called off: {why}", name(to)))
-            }
-            Event::BackendUp { backend } => ("backend_up", format!("{} is healthy", name(backend))),
-            Event::BackendDown { backend, fault } => {
-                ("backend_down", format!("{} is unhealthy: {}: {}", name(backend), fault.reason, fault.cause))
-            }
-            Event::BreakerOpened { backend, grace } => {
-                ("breaker_opened", format!("the breaker of {} opened for {grace:?}", name(backend)))
-            }
-            Event::BreakerHalfOpen { backend } => {
-                ("breaker_half_open", format!("the breaker of {} is half-open: probes decide", name(backend)))
-            }
-            Event::BreakerClosed { backend } => ("breaker_closed", format!("the breaker of {} closed", name(backend))),
-            Event::ProbeWarning { backend, warning: Some(warning) } => {
-                ("probe_warning", format!("{}: {warning}", name(backend)))
-            }
-            Event::NoneHealthy => ("none_healthy", "no backend is healthy: staying on the last active".to_owned()),
-            Event::Refusing => ("refusing", "no backend is healthy: commands are refused at once".to_owned()),
-            Event::Recovered { backend, after } => {
-                ("recovered", format!("{} can serve again after {after:?} without any", name(backend)))
-            }
-            Event::WeightChanged { backend, weight } => {
-                ("weight_changed", format!("{} has the weight {weight}", name(backend)))
-            }
-            Event::StayBegan { backend, length } => ("stay_began", format!("held on {} for {length:?}", name(backend))),
-            Event::StayEnded { backend, why } => ("stay_ended", format!("no longer held on {}: {why}", name(backend))),
-            Event::Banned { backend, length } => ("banned", format!("{} is banned for {length:?}", name(backend))),
-            Event::BanEnded { backend } => ("ban_ended", format!("{} is no longer banned", name(backend))),
-            Event::ProbeWarning { warning: None, .. } | Event::FailbackBlocked { .. } | Event::WorkersLate { .. } => {
-                return None;
-            }
-        })
-    }
-
-    fn switch_line(&self, switched: &Switched) -> String {
-        let from = switched.from.map_or("none", |from| self.name_of(from));
-        let (to, judged) = (self.name_of(switched.to), switched.judged);
-        let cause = match switched.cause.as_str() {
-            "" => String::new(),
-            cause => format!(" ({cause})"),
-        };
-        format!(
-            "switched from {from} to {to} in {:.1} ms: {}{cause}; epoch {}; in flight {}: moved {}, repeated {}, \
-             rearmed {}, uncertain {}, not applied {}, aborted {}, gone {}",
-            switched.switch.as_secs_f64() * 1e3,
-            switched.reason,
-            switched.epoch,
-            judged.total(),
-            judged.moved,
-            judged.repeated,
-            judged.rearmed,
-            judged.uncertain,
-            judged.not_applied,
-            judged.aborted,
-            judged.gone,
-        )
-    }
-
-    /// One line for each change of state.
-    fn log(&self, event: &Event) {
-        let group = self.group.as_str();
-        match event {
-            Event::Switched(switched) => self.log_switch(switched),
-            Event::SwitchCalledOff { to, why, retry_in } => {
-                let to = self.name_of(*to);
-                tracing::warn!(group, to, %why, ?retry_in, "planned switch called off");
-            }
-            Event::BackendUp { backend } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, "backend is healthy");
-            }
-            Event::BackendDown { backend, fault } => {
-                let backend = self.name_of(*backend);
-                tracing::warn!(group, backend, reason = %fault.reason, cause = fault.cause, "backend is unhealthy");
-            }
-            Event::BreakerOpened { backend, grace } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, ?grace, "breaker opened");
-            }
-            Event::BreakerHalfOpen { backend } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, "breaker is half-open: probes decide");
-            }
-            Event::BreakerClosed { backend } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, "breaker closed");
-            }
-            Event::ProbeWarning { backend, warning: Some(warning) } => {
-                let backend = self.name_of(*backend);
-                tracing::warn!(group, backend, warning, "the health check tells less than it should");
-            }
-            Event::ProbeWarning { backend, warning: None } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, "the health check tells all again");
-            }
-            Event::NoneHealthy => tracing::error!(group, "no backend is healthy: staying on the last active"),
-            Event::Refusing => tracing::error!(group, "no backend is healthy: commands are refused at once"),
-            Event::Recovered { backend, after } => {
-                let backend = self.name_of(*backend);
-                tracing::warn!(group, backend, ?after, "a backend can serve again");
-            }
-            Event::FailbackBlocked { reason: Some(reason) } => {
-                tracing::info!(group, %reason, "a heavier backend is healthy but not returned to");
-            }
-            Event::FailbackBlocked { reason: None } => tracing::debug!(group, "failback is no longer blocked"),
-            Event::WorkersLate { missing } => {
-                tracing::error!(group, missing, "workers did not acknowledge a switch in time");
-            }
-            Event::WeightChanged { backend, weight } => {
-                let backend = self.name_of(*backend);
-                tracing::info!(group, backend, weight, "weight changed");
-            }
-            Event::StayBegan { backend, length } => {
-                let backend = self.name_of(*backend);
-                tracing::warn!(group, backend, ?length, "an operator holds the active");
-            }
-            Event::StayEnded { backend, why } => {
-                let backend = self.name_of(*backend);
-                tracing::warn!(group, backend, %why, "the active is no longer held");
-            }
-            Event::Banned { backend, length } => {
-                let backend = self.name_of(*backend);
-                tracing::warn!(group, backend, ?length, "backend banned");
-            }
-            Event::BanEnded { backend } => {
-                let backend = self.name_of(*backend);
-                tracing::warn!(group, backend, "ban ended");
-            }
-        }
-    }
-
-    fn log_switch(&self, switched: &Switched) {
-        let from = switched.from.map_or("none", |from| self.name_of(from)).to_owned();
-        let to = self.name_of(switched.to).to_owned();
-        let reason = switched.reason.to_string();
-        let judged = switched.judged;
-        // The first choice is how things should be; any other switch is worth a look.
-        let is_start = switched.reason == Reason::Start;
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(
-                    group = self.group,
-                    from,
-                    to,
-                    reason,
-                    cause = switched.cause,
-                    epoch = switched.epoch,
-                    detect_us = micros(switched.detect),
-                    switch_us = micros(switched.switch),
-                    in_flight = judged.total(),
-                    moved = judged.moved,
-                    repeated = judged.repeated,
-                    rearmed = judged.rearmed,
-                    uncertain = judged.uncertain,
-                    not_applied = judged.not_applied,
-                    aborted = judged.aborted,
-                    gone = judged.gone,
-                    "switched"
-                )
-            };
-        }
-        if is_start { line!(info) } else { line!(warn) }
-    }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

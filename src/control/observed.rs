@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::channels::{BackendStatus, ProbeLine, ProbeReport, ProbeVerdict};
+use crate::channels::{BackendStatus, BackendWishes, ProbeLine, ProbeReport, ProbeVerdict, ReportLine};
 use crate::logic::breaker::BreakerState;
 use crate::logic::failover::MemberView;
+use crate::logic::replication::{Facts, Role};
 
 /// Rounds that operators can look back at.
 const HISTORY_MAX: usize = 10;
@@ -34,6 +35,7 @@ pub(super) struct Observed {
     probes: (u64, u64),
     probe_duration: Duration,
     history: VecDeque<ProbeLine>,
+    lag: Option<String>,
 }
 
 impl Observed {
@@ -45,6 +47,7 @@ impl Observed {
             probes: (0, 0),
             probe_duration: Duration::ZERO,
             history: VecDeque::new(),
+            lag: None,
         }
     }
 
@@ -71,6 +74,24 @@ impl Observed {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The server said what it is: a replica, too, that fails the check.
+    pub(super) fn on_facts(&mut self, facts: &Facts) {
+        self.role = match facts.role {
+            Role::Master => "master",
+            Role::Replica => "slave",
+        }
+        .to_owned();
+    }
+
+    pub(super) fn on_lag(&mut self, verdict: &Result<String, String>) {
+        let (Ok(text) | Err(text)) = verdict;
+        self.lag = Some(text.clone());
+    }
+
     pub(super) fn status(&self, member: &MemberView<'_>, clock: Clock) -> BackendStatus {
         BackendStatus {
             id: member.id,
@@ -90,8 +111,23 @@ impl Observed {
             },
             clean_since: member.clean_since.map(|since| clock.at(since)),
             banned_until: member.banned_until.map(|until| clock.at(until)),
+            wishes: wishes(member, clock),
+            degraded: member.degraded.map(str::to_owned),
+            fence: member.fence.map(|fence| (fence.reason.label(), fence.evidence.clone())),
+            replication: None,
+            lag: self.lag.clone(),
         }
     }
+}
+
+fn wishes(member: &MemberView<'_>, clock: Clock) -> BackendWishes {
+    let reports = member.reports.iter().map(|report| ReportLine {
+        verdict: report.verdict.to_string(),
+        reporter: report.reporter.clone(),
+        reason: report.reason.clone(),
+        until: clock.at(report.until),
+    });
+    BackendWishes { own_weight: member.own_weight, is_drained: member.is_drained, reports: reports.collect() }
 }
 
 fn describe(verdict: &ProbeVerdict) -> String {

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::{Availability, BackendId, ProbeReport, Route, Vitals};
-use crate::control::checks::Checker;
+use crate::channels::{Availability, BackendId, Drill, DrillFault, Observation, ProbeReport, Route, Vitals};
+use crate::control::checks::command::Told;
+use crate::control::checks::{Checker, LagWatch};
+use crate::control::inventory::Watch;
 use crate::control::now;
 use crate::logic::health::{Cadence, Circumstances, ProbeVerdict, Tally};
 use crate::logic::settings::HealthSettings;
@@ -18,6 +20,8 @@ pub struct Prober {
     pub(super) backend: BackendId,
     pub(super) settings: HealthSettings,
     pub(super) checker: Checker,
+    pub(super) lag: Option<LagWatch>,
+    pub(super) inventory: Option<Watch>,
     pub(super) cadence: Cadence,
     /// Drawn anew for each round.
     pub(super) jitter: f64,
@@ -26,7 +30,14 @@ pub struct Prober {
     pub(super) vitals: Vec<Arc<Vitals>>,
     pub(super) origin: Instant,
     pub(super) ask: Arc<Notify>,
-    pub(super) reports: mpsc::Sender<ProbeReport>,
+    pub(super) reports: mpsc::Sender<Probed>,
+    pub(super) observations: mpsc::Sender<Observation>,
+}
+
+/// A round's report, and what the server then said of itself.
+pub struct Probed {
+    pub(super) report: ProbeReport,
+    pub(super) told: Option<Told>,
 }
 
 /// Why the prober woke.
@@ -40,17 +51,42 @@ enum Wake {
 impl Prober {
     /// Probes until `stop`, or until nobody wants its reports any more.
     pub async fn run(mut self, stop: CancellationToken) {
+        let (lag, inventory) = (self.lag.take(), self.inventory.take());
+        let (settings, route, observations) = (self.settings.clone(), self.route.clone(), self.observations.clone());
+        let watch_lag = async {
+            match lag {
+                Some(lag) => lag.run(&settings, &route, &observations).await,
+                None => std::future::pending().await,
+            }
+        };
+        let of_inventory = self.observations.clone();
+        let watch_inventory = async {
+            match inventory {
+                Some(inventory) => inventory.run(&of_inventory).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.probe_until(&stop) => {}
+            () = watch_lag => {}
+            () = watch_inventory => {}
+        }
+    }
+
+    async fn probe_until(&mut self, stop: &CancellationToken) {
         loop {
-            let report = match self.wake(&stop).await {
+            let report = match self.wake(stop).await {
                 Wake::Stop => return,
                 Wake::RouteChanged => continue,
                 // Live traffic since may have made the round needless.
                 Wake::Due if self.due() > now() => continue,
-                Wake::Due => self.round_unless_asked(&stop).await,
-                Wake::Asked => self.immediate(&stop).await,
+                Wake::Due => self.round_unless_asked(stop).await,
+                Wake::Asked => self.immediate(stop).await,
             };
             let Some(report) = report else { return };
-            if self.reports.send(report).await.is_err() {
+            let has_answered = matches!(report.verdict, ProbeVerdict::Good { .. } | ProbeVerdict::CannotServe { .. });
+            let told = if has_answered { self.checker.facts().await } else { None };
+            if self.reports.send(Probed { report, told }).await.is_err() {
                 return;
             }
         }
@@ -120,15 +156,37 @@ impl Prober {
     async fn probe(&mut self, is_fresh: bool) -> (ProbeVerdict, bool) {
         let timeout = self.settings.timeout;
         let deadline = now() + timeout;
-        let outcome = tokio::time::timeout_at(deadline.into(), self.checker.probe(is_fresh)).await;
+        let played = Drill::on(self.route.borrow().drill, self.backend);
+        let probing = async {
+            match played {
+                None => self.checker.probe(is_fresh).await,
+                Some(fault) => (self.play(fault, is_fresh).await, is_fresh),
+            }
+        };
+        let outcome = tokio::time::timeout_at(deadline.into(), probing).await;
         let late = now().saturating_duration_since(deadline);
         match outcome {
             Ok((verdict, was_fresh)) if late.is_zero() => (verdict, was_fresh),
             Err(_) if late <= timeout / 2 => {
-                let cause = format!("no reply within {} ms", timeout.as_millis());
+                let cause = format!("{} within {} ms", self.checker.silence(), timeout.as_millis());
                 (ProbeVerdict::Failed { cause, refused: false }, is_fresh)
             }
             Ok(_) | Err(_) => (ProbeVerdict::Void, is_fresh),
+        }
+    }
+
+    /// What a probe finds while a drill plays this.
+    async fn play(&mut self, fault: DrillFault, is_fresh: bool) -> ProbeVerdict {
+        match fault {
+            DrillFault::Kill => {
+                ProbeVerdict::Failed { cause: "connection refused (a drill)".to_owned(), refused: true }
+            }
+            DrillFault::Hang => std::future::pending().await,
+            DrillFault::Readonly => ProbeVerdict::CannotServe { reply: "READONLY (a drill)".to_owned() },
+            DrillFault::Slow { by } => {
+                tokio::time::sleep(by).await;
+                self.checker.probe(is_fresh).await.0
+            }
         }
     }
 

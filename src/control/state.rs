@@ -6,11 +6,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::logic::failover::{Saved, SavedBreaker};
+use crate::logic::failover::{FenceReason, Report, Saved, SavedBreaker, SavedReport, SavedServer, Seen, Verdict};
 
 /// Names the format; a file without it is not ours.
 const FORMAT: &str = "handover-state-1";
@@ -33,6 +35,50 @@ struct GroupState {
     stay: Option<Term>,
     #[serde(default)]
     bans: Vec<Term>,
+    #[serde(default)]
+    drained: Vec<String>,
+    #[serde(default)]
+    reports: Vec<ReportState>,
+    #[serde(default)]
+    servers: Vec<ServerState>,
+}
+
+/// What a checker said of a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct ReportState {
+    backend: String,
+    verdict: VerdictState,
+    reporter: String,
+    reason: String,
+    left_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum VerdictState {
+    Down,
+    Drain,
+    Weight(f64),
+}
+
+/// What was seen of a server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct ServerState {
+    backend: String,
+    run_id: String,
+    histories: Vec<String>,
+    offset: u64,
+    keys: Option<u64>,
+    was_whole: bool,
+    fence: Option<FenceState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct FenceState {
+    reason: String,
+    evidence: String,
+    is_lasting: bool,
+    age_ms: u64,
 }
 
 /// What an operator asked for, for a time.
@@ -81,44 +127,124 @@ impl Keeper {
 pub struct Writer {
     path: PathBuf,
     groups: watch::Receiver<BTreeMap<String, GroupState>>,
+    /// Held as long as this process writes.
+    lock: Option<File>,
+    /// Another process writes, which was said.
+    is_others: bool,
 }
 
+/// What was not written is tried again after so long: a disk may have room again, another process may have ended.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Opens the state file: what was saved of each group, and the two ends that keep it from now on.
-/// A damaged or foreign file is set aside with a warning, and nothing is known.
+/// A damaged or foreign file is set aside with a warning, and nothing is known. One that cannot be read stays where it
+/// is. While another process keeps its state there, ours is not written, which a warning says.
 #[must_use]
 pub fn open(path: &Path) -> (BTreeMap<String, Saved>, Keeper, Writer) {
+    let lock = try_lock(path);
+    let is_others = matches!(lock, Ok(None));
+    if is_others {
+        warn_of_another(path);
+    }
     let groups = read(path).unwrap_or_else(|error| {
-        set_aside(path, &error);
+        // What cannot be read may be no file at all, and what another process writes is not ours to move.
+        match error {
+            StateError::Read(_) => tell_unread(path, &error),
+            _ if is_others => tell_unread(path, &error),
+            _ => set_aside(path, &error),
+        }
         BTreeMap::new()
     });
     let now = unix_ms(SystemTime::now());
     let saved = groups.iter().map(|(name, state)| (name.clone(), state.saved(now))).collect();
     let (sender, receiver) = watch::channel(groups);
-    (saved, Keeper { groups: sender }, Writer { path: path.to_owned(), groups: receiver })
+    (
+        saved,
+        Keeper { groups: sender },
+        Writer { path: path.to_owned(), groups: receiver, lock: lock.ok().flatten(), is_others },
+    )
 }
 
 impl Writer {
     /// Writes until `stop`, what changed before it included.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut is_failing = false;
+        let (mut is_failing, mut is_due) = (false, false);
         loop {
             // What changed comes first, so that the last change is written before the end.
-            let is_changed = tokio::select! {
+            tokio::select! {
                 biased;
-                changed = self.groups.changed() => changed.is_ok(),
-                () = stop.cancelled() => false,
-            };
-            if !is_changed {
-                return;
+                changed = self.groups.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(RETRY), if is_due => {}
             }
             let groups = self.groups.borrow_and_update().clone();
-            let path = self.path.clone();
+            let (path, lock) = (self.path.clone(), self.lock.take());
             // A disk may block for long: not on a thread that anything else needs.
-            let written = tokio::task::spawn_blocking(move || write(&path, groups)).await;
+            let written = tokio::task::spawn_blocking(move || write_alone(&path, lock, groups)).await;
             let outcome = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-            tell_once(&self.path, outcome, &mut is_failing);
+            is_due = !matches!(outcome, Ok(Some(_)));
+            self.lock = match outcome {
+                Ok(Some(lock)) => {
+                    tell_once(&self.path, Ok(()), &mut is_failing);
+                    self.tell_alone();
+                    Some(lock)
+                }
+                Ok(None) => {
+                    if !std::mem::replace(&mut self.is_others, true) {
+                        warn_of_another(&self.path);
+                    }
+                    None
+                }
+                // The folder may be another one when it works again: the lock is taken anew.
+                Err(error) => {
+                    tell_once(&self.path, Err(error), &mut is_failing);
+                    None
+                }
+            };
         }
     }
+
+    fn tell_alone(&mut self) {
+        if std::mem::take(&mut self.is_others) {
+            tracing::info!(path = %self.path.display(), "the other process has ended: our state is written");
+        }
+    }
+}
+
+fn warn_of_another(path: &Path) {
+    tracing::warn!(path = %path.display(),
+        "another process keeps its state in this file: ours is not written until that one has ended; \
+         give each Handover a failover.state_file of its own");
+}
+
+fn tell_unread(path: &Path, error: &StateError) {
+    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    tracing::warn!(path = %path.display(), %error, source, "the state file is not read: the last active is not known");
+}
+
+/// Two processes that write one file would each undo what the other kept. The lock is a file of its own, since the
+/// state file is replaced by each write. `None`: another process has it.
+fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    let lock = with_suffix(path, ".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(lock)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        // A file system without locks keeps nobody out, and is no reason to keep nothing.
+        Ok(()) | Err(_) => Ok(Some(file)),
+    }
+}
+
+/// Writes if nobody else does; gives the lock back. `None`: another process has it.
+fn write_alone(path: &Path, lock: Option<File>, groups: BTreeMap<String, GroupState>) -> io::Result<Option<File>> {
+    let lock = match lock {
+        Some(lock) => lock,
+        None => match try_lock(path)? {
+            Some(lock) => lock,
+            None => return Ok(None),
+        },
+    };
+    write(path, groups)?;
+    Ok(Some(lock))
 }
 
 fn tell_once(path: &Path, outcome: io::Result<()>, is_failing: &mut bool) {
@@ -194,6 +320,9 @@ impl GroupState {
             breakers: saved.breakers.iter().map(breaker).collect(),
             stay: saved.stay.as_ref().map(Term::of),
             bans: saved.bans.iter().map(Term::of).collect(),
+            drained: saved.drained.clone(),
+            reports: saved.reports.iter().filter_map(ReportState::of).collect(),
+            servers: saved.servers.iter().map(ServerState::of).collect(),
         }
     }
 
@@ -211,7 +340,63 @@ impl GroupState {
             breakers: self.breakers.iter().map(breaker).collect(),
             stay: self.stay.as_ref().map(|term| term.saved(passed)),
             bans: self.bans.iter().map(|term| term.saved(passed)).collect(),
+            drained: self.drained.clone(),
+            reports: self.reports.iter().map(|report| report.saved(passed)).collect(),
+            servers: self.servers.iter().map(|server| server.saved(passed)).collect(),
         }
+    }
+}
+
+impl ReportState {
+    fn of(saved: &SavedReport) -> Option<Self> {
+        let SavedReport { backend, report } = saved;
+        let verdict = match report.verdict {
+            Verdict::Down => VerdictState::Down,
+            Verdict::Drain => VerdictState::Drain,
+            Verdict::Weight(weight) => VerdictState::Weight(weight),
+            Verdict::Up => return None,
+        };
+        Some(Self {
+            backend: backend.clone(),
+            verdict,
+            reporter: report.reporter.clone(),
+            reason: report.reason.clone(),
+            left_ms: millis(report.length),
+        })
+    }
+
+    fn saved(&self, passed_ms: u64) -> SavedReport {
+        let verdict = match self.verdict {
+            VerdictState::Down => Verdict::Down,
+            VerdictState::Drain => Verdict::Drain,
+            VerdictState::Weight(weight) => Verdict::Weight(weight),
+        };
+        let length = Duration::from_millis(self.left_ms.saturating_sub(passed_ms));
+        let (reporter, reason) = (self.reporter.clone(), self.reason.clone());
+        SavedReport { backend: self.backend.clone(), report: Report { verdict, reporter, reason, length } }
+    }
+}
+
+impl ServerState {
+    fn of(saved: &SavedServer) -> Self {
+        let Seen { run_id, histories, offset, keys, was_whole } = saved.seen.clone();
+        let fence = saved.fence.as_ref().map(|(reason, evidence, is_lasting, age)| FenceState {
+            reason: reason.label().to_owned(),
+            evidence: evidence.clone(),
+            is_lasting: *is_lasting,
+            age_ms: millis(*age),
+        });
+        Self { backend: saved.backend.clone(), run_id, histories, offset, keys, was_whole, fence }
+    }
+
+    /// A fence of a reason that is not known here was set by a later version: it is not kept.
+    fn saved(&self, passed_ms: u64) -> SavedServer {
+        let Self { backend, run_id, histories, offset, keys, was_whole, fence } = self.clone();
+        let fence = fence.and_then(|fence| {
+            let age = Duration::from_millis(fence.age_ms.saturating_add(passed_ms));
+            Some((FenceReason::of_label(&fence.reason)?, fence.evidence, fence.is_lasting, age))
+        });
+        SavedServer { backend, seen: Seen { run_id, histories, offset, keys, was_whole }, fence }
     }
 }
 
@@ -234,7 +419,11 @@ mod tests {
     fn saved(active: &str) -> Saved {
         let breaker = SavedBreaker { backend: "east".into(), grace: SECOND * 60, left: SECOND * 30 };
         let (stay, bans) = (Some((active.into(), SECOND * 30)), vec![("east".into(), SECOND * 20)]);
-        Saved { active: Some(active.into()), epoch: 7, breakers: vec![breaker], stay, bans }
+        let seen = Seen { run_id: "r".into(), histories: vec!["h".into()], offset: 14, keys: Some(3), was_whole: true };
+        let fence = Some((FenceReason::StaleData, "less".into(), true, SECOND));
+        let servers = vec![SavedServer { backend: "east".into(), seen, fence }];
+        let breakers = vec![breaker];
+        Saved { active: Some(active.into()), epoch: 7, breakers, stay, bans, servers, ..Saved::default() }
     }
 
     #[tokio::test]
@@ -262,6 +451,11 @@ mod tests {
         assert_eq!(state.saved(900_000).breakers[0].left, Duration::ZERO);
         assert_eq!(state.saved(110_000).stay, Some(("west".into(), SECOND * 20)));
         assert_eq!(state.saved(900_000).bans, [("east".into(), Duration::ZERO)]);
+        let aged = state.saved(110_000).servers.remove(0);
+        assert_eq!(
+            (aged.fence.as_ref().map(|fence| fence.3), &aged.seen),
+            (Some(SECOND * 11), &saved("x").servers[0].seen)
+        );
         assert_eq!(state.saved(50_000).breakers[0].left, SECOND * 30, "the clock went back");
     }
 
@@ -282,6 +476,17 @@ mod tests {
     fn a_missing_file_is_no_trouble() {
         let directory = tempfile::tempdir().unwrap();
         assert!(open(&directory.path().join("state.json")).0.is_empty());
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        let found: Vec<_> =
+            std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(found, ["state.json.lock"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_stays_where_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        std::fs::create_dir(&path).unwrap();
+        assert!(open(&path).0.is_empty());
+        assert!(path.is_dir() && !with_suffix(&path, ".bad").exists());
     }
 }

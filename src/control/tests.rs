@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::channels::Phase;
-use crate::config::{Address, Backend, BackendOverrides, CommandLists, Replication};
+use crate::config::{Address, Backend, BackendOverrides, Checks, CommandLists, Parity, Promotion, Replication};
 use crate::logic::failover::{Command, Manner};
 use crate::logic::settings::{
-    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, NoneHealthy,
-    ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
+    BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
+    NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
 };
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -62,6 +62,7 @@ impl Server {
             tls: None,
             weight,
             connect_timeout: Duration::from_secs(5),
+            checks: Checks::default(),
             overrides: BackendOverrides::default(),
         }
     }
@@ -98,6 +99,7 @@ fn config(backends: Vec<Backend>) -> Group {
         listeners: Vec::new(),
         backends,
         replication: Replication::default(),
+        promotion: Promotion::default(),
         health: HealthSettings {
             modes: vec![ProbeMode::Write],
             interval: MS(500),
@@ -119,6 +121,7 @@ fn config(backends: Vec<Backend>) -> Group {
             window: MS(2000),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         breaker: BreakerSettings { grace: MS(60_000), grace_max: MS(600_000) },
         failover: FailoverSettings {
@@ -143,6 +146,8 @@ fn config(backends: Vec<Backend>) -> Group {
             deadline: MS(2000),
         },
         commands: CommandLists::default(),
+        pubsub: crate::logic::settings::PubSubSettings::default(),
+        parity: Parity { interval: Duration::ZERO, loads_functions: false },
     }
 }
 
@@ -167,7 +172,9 @@ impl Plane {
         let vitals: Vec<Arc<Vitals>> = (0..2).map(|_| Arc::default()).collect();
         let origin = Instant::now();
         let shared = Shared { ids: vec![HEAVY, LIGHT], vitals: vec![vitals.clone()], origin, tls: vec![None, None] };
-        let GroupControl { supervisor, probers, reports, orders, route, status } = group(&config, shared, None, keeper);
+        let events = EventHub::new(Arc::default(), CancellationToken::new());
+        let GroupControl { supervisor, probers, reports, orders, route, status, .. } =
+            group(&config, shared, None, keeper, events);
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(supervisor.run(stop.clone()));
         for prober in probers {

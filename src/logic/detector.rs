@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::logic::latency::Histogram;
 use crate::logic::settings::DetectorSettings;
 
 /// Requests written within this time of each other count as written together.
@@ -23,6 +24,10 @@ pub struct Reading {
     pub successes: u64,
     /// Failures, since the start.
     pub failures: u64,
+    /// Runs by the time that they waited for their replies, since the start.
+    pub replies: Histogram,
+    /// How often something of a client's or of the worker's own kept replies waiting, since the start.
+    pub disturbances: u64,
 }
 
 /// The readings of all workers together.
@@ -38,6 +43,10 @@ pub struct Sample {
     pub successes: u64,
     /// Failures, since the start.
     pub failures: u64,
+    /// Runs by the time that they waited for their replies, since the start.
+    pub replies: Histogram,
+    /// How often something else than the backend kept replies waiting, since the start.
+    pub disturbances: u64,
 }
 
 impl Sample {
@@ -51,12 +60,16 @@ impl Sample {
             let waits = |reading: &Reading| reading.waiting_since.is_some_and(|since| since <= silent + TOGETHER);
             readings.iter().any(|reading| reading.is_slow && waits(reading))
         });
+        let mut replies = Histogram::default();
+        readings.iter().for_each(|reading| replies.add(&reading.replies));
         Self {
             last_byte,
             silent_since,
             is_slow,
             successes: readings.iter().map(|reading| reading.successes).sum(),
             failures: readings.iter().map(|reading| reading.failures).sum(),
+            replies,
+            disturbances: readings.iter().map(|reading| reading.disturbances).sum(),
         }
     }
 }
@@ -178,6 +191,12 @@ impl Detector {
         self.sample.last_byte.is_some_and(|byte| byte >= since)
     }
 
+    /// The latest vitals.
+    #[must_use]
+    pub const fn latest(&self) -> Sample {
+        self.sample
+    }
+
     /// When a byte last came.
     #[must_use]
     pub const fn last_byte(&self) -> Option<Instant> {
@@ -294,6 +313,7 @@ impl Detector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logic::settings::LatencySettings;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -305,6 +325,7 @@ mod tests {
             window: MS(2000),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         }
     }
 
@@ -397,6 +418,26 @@ mod tests {
         assert_eq!(watch(&mut detector, start, outcomes(0, 0), 0, 100), []);
         assert_eq!(watch(&mut detector, start, outcomes(0, 4), 150, 2500), []);
         assert_eq!(watch(&mut detector, start, outcomes(0, 5), 2550, 5000), []);
+    }
+
+    /// At one failure a second no two seconds have five, though nothing succeeds; within two seconds five are enough.
+    #[test]
+    fn failures_one_second_apart_do_not_trip_and_five_within_two_seconds_do() {
+        for (apart_ms, expected) in [(1000, None), (400, Some(5))] {
+            let start = Instant::now();
+            let mut detector = Detector::new(settings());
+            detector.on_sample(start, outcomes(0, 0));
+            let mut tripped = None;
+            for failures in 1..=20 {
+                for step in 1..=apart_ms / 50 {
+                    let at = start + MS(50 * step + apart_ms * (failures - 1));
+                    let seen = failures - u64::from(step < apart_ms / 50);
+                    let found = detector.on_sample(at, outcomes(0, seen));
+                    tripped = tripped.or(found.map(|_| seen));
+                }
+            }
+            assert_eq!(tripped, expected, "{apart_ms} ms apart");
+        }
     }
 
     #[test]

@@ -3,27 +3,48 @@
 //! Its owner feeds it with probes, reports and vitals, then drains [`Failover::poll`]. It has no clock and no
 //! randomness: time and jitter are arguments.
 
+mod drilling;
 mod event;
+mod fencing;
+mod gray;
 mod member;
+mod news;
 mod operator;
+mod orders;
+mod promotion;
+mod reports;
+mod simulate;
 mod switching;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::drilling::Drilling;
+pub use self::drilling::Ledger;
 pub use self::event::{
-    Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Saved, SavedBreaker, StayEnd, Switched,
+    Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Saved, SavedBreaker, SavedReport,
+    StayEnd, Switched,
 };
+use self::fencing::restore_servers;
+pub use self::fencing::{Fence, FenceReason, SavedServer, Seen};
+use self::gray::Comparison;
 use self::member::{Inquiry, Member, Sign};
+pub use self::news::News;
+pub use self::promotion::PromotionOrder;
+use self::promotion::Promotions;
+pub use self::reports::{Report, Reported, Verdict};
+pub use self::simulate::Simulation;
 use self::switching::{Reporting, Stage};
 use crate::logic::backoff::Backoff;
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Finding, Sample};
 use crate::logic::health::ProbeVerdict;
+use crate::logic::replication::ReplicationSettings;
 use crate::logic::report::{ProbeReport, WorkerReport};
-use crate::logic::route::{Availability, BackendId, Route};
+use crate::logic::route::{Availability, BackendId, Change, Pause, Route};
 use crate::logic::selection;
 use crate::logic::settings::{BreakerSettings, DetectorSettings, FailoverSettings, HealthSettings, NoneHealthy};
 
@@ -65,6 +86,8 @@ pub struct MemberView<'a> {
     pub id: BackendId,
     /// Its preference now.
     pub weight: f64,
+    /// Its preference by the file, or by an operator; a checker may have reported another.
+    pub own_weight: f64,
     /// It can serve.
     pub is_healthy: bool,
     /// Its breaker.
@@ -75,6 +98,14 @@ pub struct MemberView<'a> {
     pub banned_until: Option<Instant>,
     /// Why it cannot serve.
     pub fault: Option<&'a Fault>,
+    /// An operator took it out of service.
+    pub is_drained: bool,
+    /// What checkers say of it.
+    pub reports: &'a [Reported],
+    /// It serves, but far too slowly: what was seen.
+    pub degraded: Option<&'a str>,
+    /// Why it is not returned to, for what it said of itself.
+    pub fence: Option<&'a Fence>,
 }
 
 /// An operator holds the active on a backend.
@@ -87,7 +118,7 @@ pub struct Stay {
 }
 
 /// The time in which no backend can serve.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct NoneServing {
     since: Instant,
     /// The log knows: at the start it is not told.
@@ -106,7 +137,7 @@ enum Worth {
 }
 
 /// The decision machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failover {
     settings: GroupSettings,
     workers: usize,
@@ -115,6 +146,8 @@ pub struct Failover {
     active: Option<BackendId>,
     /// Why the active is active.
     reason: Reason,
+    /// What was seen then, in words.
+    cause: String,
     stage: Stage,
     attempts: u64,
     acquittals: u64,
@@ -133,8 +166,18 @@ pub struct Failover {
     chosen_at: Option<Instant>,
     stay: Option<Stay>,
     blocked: Option<Blocked>,
+    /// This active should be left, and there is nowhere to go.
+    stranded: Option<BackendId>,
+    /// An operator lets clients wait.
+    pause: Option<Pause>,
+    drilling: Option<Drilling>,
+    comparison: Comparison,
     reporting: Option<Reporting>,
+    /// The last switch, in words.
+    change: Option<Arc<Change>>,
     published: Route,
+    replication: ReplicationSettings,
+    promotions: Promotions,
     must_persist: bool,
     jitter: f64,
     outputs: VecDeque<Output>,
@@ -155,6 +198,11 @@ impl Failover {
         if let Some(saved) = saved {
             restore_breakers(&mut members, saved, now);
             restore_bans(&mut members, saved, now);
+            reports::restore(&mut members, &saved.reports, now);
+            for member in &mut members {
+                member.is_drained = saved.drained.contains(&member.name);
+            }
+            restore_servers(&mut members, &saved.servers, now);
             let last = members.iter().find(|member| Some(&member.name) == saved.active.as_ref());
             restored = last.map(|member| (member.id, saved.epoch));
             let held =
@@ -167,7 +215,8 @@ impl Failover {
             epoch: 0,
             active: None,
             reason: Reason::Start,
-            stage: Stage::Starting { first_good: None },
+            cause: String::new(),
+            stage: Stage::Starting { first_good: None, is_overdue: false },
             attempts: 0,
             acquittals: 0,
             availability: Availability::Degraded,
@@ -181,8 +230,15 @@ impl Failover {
             chosen_at: None,
             stay,
             blocked: None,
+            stranded: None,
+            pause: None,
+            drilling: None,
+            comparison: Comparison::default(),
             reporting: None,
+            change: None,
             published: Route::unknown(),
+            replication: ReplicationSettings::default(),
+            promotions: Promotions::default(),
             must_persist: false,
             jitter: 0.5,
             outputs: VecDeque::new(),
@@ -198,7 +254,9 @@ impl Failover {
         let hold_factor = 1.0 + self.settings.failover.failback_jitter * (2.0 * self.jitter - 1.0);
         let mut events = Vec::new();
         let member = &mut self.members[index];
-        let fault = member.on_verdict((report.started_at, now), verdict, hold_factor, &mut events);
+        let is_slow = member.is_still_slow(report);
+        member.note_pulse(report, worth);
+        let fault = member.on_verdict((report.started_at, now), verdict, (hold_factor, is_slow), &mut events);
         if let ProbeVerdict::Good { warning, .. } = verdict {
             member.detector.on_alive(report.started_at);
             member.warn(warning.clone(), &mut events);
@@ -210,11 +268,15 @@ impl Failover {
         }
         self.revive_active(now, index, report, verdict);
         self.prove(now, index, report, verdict);
+        self.on_probe_of_replica(now, report, worth);
         self.settle(now);
     }
 
     /// A worker reported.
     pub fn on_worker(&mut self, now: Instant, report: WorkerReport) {
+        if let WorkerReport::ConnectFailed { backend, at, cause } = &report {
+            self.on_unconnected(now, *backend, *at, cause);
+        }
         match report {
             WorkerReport::LinkLost { backend, at, cause, .. } | WorkerReport::ConnectFailed { backend, at, cause } => {
                 self.on_sign(now, backend, Sign::Lost(Fault { reason: Reason::ConnectionLost, cause, since: at }));
@@ -241,6 +303,7 @@ impl Failover {
         for (index, sample) in samples.iter().enumerate().take(self.members.len()) {
             let member = &mut self.members[index];
             let finding = member.detector.on_sample(now, *sample);
+            member.latency.on_look(now, &sample.replies, sample.disturbances);
             if member.health.is_unhealthy() {
                 continue;
             }
@@ -255,7 +318,18 @@ impl Failover {
             };
             self.bring_down(now, index, Fault { reason, cause: cause.to_owned(), since });
         }
+        self.judge_grayness(now);
         self.settle(now);
+    }
+
+    /// Whether a backend's data is close enough behind the others for a failback to it. Its health has no part in this.
+    pub fn on_lag(&mut self, now: Instant, backend: BackendId, is_level: bool) {
+        let Some(index) = self.index(backend) else { return };
+        // Of the active it says nothing that would matter once it is not.
+        if self.active != Some(backend) {
+            self.members[index].is_level = Some(is_level);
+            self.settle(now);
+        }
     }
 
     /// Time passed. `jitter` is a fresh random number from 0 to 1.
@@ -275,7 +349,9 @@ impl Failover {
         let members = self.members.iter().filter_map(Member::deadline);
         let own = [self.stage_deadline(), self.refusing_at(), self.reporting.as_ref().map(|report| report.until)];
         let stay = self.stay.map(|stay| stay.until);
-        members.chain(own.into_iter().flatten()).chain(self.failback_deadline()).chain(stay).min()
+        let orders = [self.pause.map(|pause| pause.until), self.drill_deadline(), self.drain_deadline(), stay];
+        let own = own.into_iter().chain(orders).flatten().chain(self.promotion_deadline());
+        members.chain(own).chain(self.failback_deadline()).min()
     }
 
     /// The route in force.
@@ -290,16 +366,40 @@ impl Failover {
         &self.reason
     }
 
+    /// What was seen when the active became active, in words; empty if nothing was.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
+
     /// Whether no switch is under way.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
         self.stage.is_serving()
     }
 
+    /// Where the switch that is under way leads to.
+    #[must_use]
+    pub const fn target(&self) -> Option<BackendId> {
+        self.stage.target()
+    }
+
     /// Where an operator holds the active.
     #[must_use]
     pub const fn stay(&self) -> Option<Stay> {
         self.stay
+    }
+
+    /// Until when clients wait by an operator's will.
+    #[must_use]
+    pub const fn pause(&self) -> Option<Pause> {
+        self.pause
+    }
+
+    /// The active should be left, by an operator's or a checker's will, and there is nowhere to go.
+    #[must_use]
+    pub const fn stranded(&self) -> Option<BackendId> {
+        self.stranded
     }
 
     /// Why a heavier healthy backend is not returned to.
@@ -318,12 +418,17 @@ impl Failover {
     pub fn members(&self) -> impl Iterator<Item = MemberView<'_>> {
         self.members.iter().map(|member| MemberView {
             id: member.id,
-            weight: member.weight,
+            weight: member.preference(),
+            own_weight: member.weight,
             is_healthy: member.health.is_healthy(),
             breaker: member.breaker.state(),
             clean_since: member.clean_since,
             banned_until: member.banned_until,
             fault: member.fault.as_ref(),
+            is_drained: member.is_drained,
+            reports: member.reports.all(),
+            degraded: member.degraded.as_deref(),
+            fence: member.server.fence.as_ref(),
         })
     }
 
@@ -345,6 +450,9 @@ impl Failover {
                 .iter()
                 .filter_map(|member| Some((member.name.clone(), member.banned_until?.saturating_duration_since(now))))
                 .collect(),
+            drained: self.members.iter().filter(|member| member.is_drained).map(|member| member.name.clone()).collect(),
+            reports: self.members.iter().flat_map(|member| member.reports.saved(&member.name, now)).collect(),
+            servers: self.members.iter().filter_map(|member| member.server.saved(&member.name, now)).collect(),
         }
     }
 
@@ -359,7 +467,9 @@ impl Failover {
             return if took > allowed { Worth::Nothing } else { Worth::Counts };
         };
         let member = &mut self.members[index];
-        let since = if *refused { report.started_at } else { report.started_at + took / 2 };
+        // One that is slow anyway is not late for it.
+        let is_strict = !*refused && member.latency.suspected_since().is_none();
+        let since = if is_strict { report.started_at + took / 2 } else { report.started_at };
         if member.detector.has_replied_since(since) {
             let mut events = Vec::new();
             member.warn(Some(format!("probes fail although live traffic is answered: {cause}")), &mut events);
@@ -434,10 +544,24 @@ impl Failover {
         }
     }
 
+    /// No worker gets a connection although probes do: live traffic decides, as with silence.
+    fn on_unconnected(&mut self, now: Instant, backend: BackendId, at: Instant, cause: &str) {
+        let Some(index) = self.index(backend) else { return };
+        let detector = &self.settings.detector;
+        let limit = detector.slow_timeout.max(detector.hang_timeout);
+        let member = &mut self.members[index];
+        let Some(since) = member.on_unconnected(at).filter(|since| at >= *since + limit) else { return };
+        if !member.health.is_unhealthy() {
+            let cause = format!("no connection could be opened for {} ms: {cause}", (at - since).as_millis());
+            self.bring_down(now, index, Fault { reason: Reason::ConnectionLost, cause, since });
+        }
+    }
+
     /// A connection to the active that was given up works again: look at once instead of at the next round.
     fn on_connected(&mut self, now: Instant, backend: BackendId) {
         let Some(index) = self.index(backend) else { return };
         let member = &mut self.members[index];
+        member.unconnected = None;
         if self.active == Some(backend) && member.health.is_unhealthy() && member.on_sign(now, Sign::Look) {
             self.outputs.push_back(Output::ProbeNow(backend));
         }
@@ -461,11 +585,16 @@ impl Failover {
         }
         self.log(events);
         self.end_stay_in_time(now);
+        self.end_pause_in_time(now);
+        self.stop_drill_in_time(now);
+        self.lift_fences_in_time(now);
         while self.step(now) {}
         self.judge_availability(now);
         self.publish();
         self.finish_report(now);
+        self.close_ledger();
         self.note_blocked(now);
+        self.note_stranded();
         if std::mem::take(&mut self.must_persist) {
             self.outputs.push_back(Output::Persist(self.saved(now)));
         }
@@ -527,6 +656,9 @@ impl Failover {
             standby: self.standby(),
             availability: self.availability,
             acquittals: self.acquittals,
+            pause: self.pause,
+            drill: self.drill().map(|(drill, _)| drill),
+            change: self.change.clone(),
         };
         if route != self.published {
             self.published = route.clone();
@@ -538,7 +670,8 @@ impl Failover {
     fn standby(&self) -> Option<BackendId> {
         let active = self.active?;
         let others = self.members.iter().filter(|member| member.id != active);
-        selection::best(others.map(|member| member.candidate(member.is_selectable())), None)
+        let is_next = |member: &Member| member.is_selectable() && member.server.is_trusted();
+        selection::best(others.map(|member| member.candidate(is_next(member))), None)
     }
 
     fn index(&self, id: BackendId) -> Option<usize> {
@@ -551,6 +684,9 @@ impl Failover {
 
     fn log(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
+            if let Event::Switched(switched) = &event {
+                self.add_up_drilled(switched);
+            }
             self.must_persist |= matches!(
                 event,
                 Event::BreakerOpened { .. }
@@ -560,6 +696,9 @@ impl Failover {
                     | Event::StayEnded { .. }
                     | Event::Banned { .. }
                     | Event::BanEnded { .. }
+                    | Event::Drained { .. }
+                    | Event::DrainEnded { .. }
+                    | Event::ReportEnded { .. }
             );
             self.outputs.push_back(Output::Log(event));
         }

@@ -40,6 +40,20 @@ pub enum ProbeVerdict {
     Void,
 }
 
+impl ProbeVerdict {
+    /// It can serve, and nothing else is known.
+    #[must_use]
+    pub const fn good() -> Self {
+        Self::Good { server: None, role: None, warning: None }
+    }
+
+    /// It did not answer as it should.
+    #[must_use]
+    pub const fn failed(cause: String) -> Self {
+        Self::Failed { cause, refused: false }
+    }
+}
+
 /// The server's name and version, for HELLO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerIdentity {
@@ -144,6 +158,17 @@ impl Health {
             ProbeVerdict::CannotServe { reply } => self.on_bad(started_at, self.fall, || answered(reply)),
             ProbeVerdict::Busy { reply } => self.on_busy(started_at, now, reply),
             ProbeVerdict::Failed { cause, .. } => self.on_bad(started_at, 1, || HealthFault::Failed(cause.clone())),
+        }
+    }
+
+    /// A good round, but one that took so long that it does not count for rising.
+    pub const fn on_slow(&mut self) {
+        self.rounds += 1;
+        self.is_latest_good = true;
+        self.bad_since = None;
+        self.busy_since = None;
+        if let Standing::Unhealthy { good } = &mut self.standing {
+            *good = 0;
         }
     }
 

@@ -1,7 +1,10 @@
 //! The route of a group: which backend is active, in which epoch, and whether a switch is under way.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
+
+use super::drill::Drill;
 
 /// A backend's number within the process. Never reused while the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +32,32 @@ pub struct Route {
     /// Grows each time an immediate re-probe found the active able to serve after all;
     /// replies that were withheld because of a "cannot serve" word are then passed on.
     pub acquittals: u64,
+    /// The switch that began the epoch in force.
+    pub change: Option<Arc<Change>>,
+    /// An operator lets clients wait.
+    pub pause: Option<Pause>,
+    /// A fault that connections play.
+    pub drill: Option<Drill>,
+}
+
+/// Commands wait, unread by any backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// When it ends by itself.
+    pub until: Instant,
+    /// Only what may change something waits.
+    pub writes_only: bool,
+}
+
+/// A change of the active, in words for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The name of the backend before; `None` at the start.
+    pub from: Option<String>,
+    /// The name of the backend that serves now.
+    pub to: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Route {
@@ -42,6 +71,9 @@ impl Route {
             standby: None,
             availability: Availability::Degraded,
             acquittals: 0,
+            pause: None,
+            drill: None,
+            change: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The settings of the pure machines, as plain values that configuration has already checked.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::command::retry::Category;
 
@@ -15,6 +15,10 @@ pub enum ProbeMode {
     Role,
     /// `SETRANGE <probe key> 0 ""` is accepted: nothing changes, and READONLY, OOM, MISCONF show.
     Write,
+    /// Redis Enterprise's REST API says that it is close enough behind the others: decides about failbacks alone.
+    Lag,
+    /// A program of the operator's says that it can serve.
+    Exec,
 }
 
 /// When several probes of one round make a healthy verdict.
@@ -72,6 +76,35 @@ pub struct DetectorSettings {
     pub failures_min: u32,
     /// Failures as a share of all outcomes in the window, at least; 0 to 1.
     pub failure_rate: f64,
+    /// Gray failures.
+    pub latency: LatencySettings,
+}
+
+/// When a backend that answers is too slow, so that a better one is taken (`[detector]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct LatencySettings {
+    /// So many times its baseline the slowest hundredth of replies may take; 0: not watched.
+    pub factor: f64,
+    /// Replies that take less are never too slow.
+    pub floor: Duration,
+    /// For how long they must be too slow.
+    pub lasting: Duration,
+    /// Share of late replies that is too large: later than half of `hang_timeout`; 0: not watched.
+    pub timeout_rate: f64,
+    /// Within this time.
+    pub window: Duration,
+}
+
+impl Default for LatencySettings {
+    fn default() -> Self {
+        Self {
+            factor: 10.0,
+            floor: Duration::from_millis(20),
+            lasting: Duration::from_secs(3),
+            timeout_rate: 0.01,
+            window: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Circuit breaker of a backend (`[breaker]`).
@@ -212,4 +245,79 @@ pub struct LimitSettings {
     pub scripts_max: usize,
     /// Bytes of those bodies.
     pub script_bytes_max: usize,
+}
+
+/// How a subscriber learns that messages may have been lost (`[pubsub]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnGap {
+    /// By an event on a channel, if it subscribed to that.
+    Event,
+    /// By the confirmations of its subscriptions, once more.
+    Push,
+    /// Its connection ends, so that its library subscribes anew.
+    Disconnect,
+    /// Not at all.
+    None,
+}
+
+/// What happens with a PUBLISH whose reply was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publish {
+    /// It is answered as uncertain.
+    AtMostOnce,
+    /// It is repeated.
+    AtLeastOnce,
+}
+
+/// Publishing and subscribing (`[pubsub]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PubSubSettings {
+    /// How a subscriber learns of a gap.
+    pub on_gap: OnGap,
+    /// Subscriptions are kept on standbys too.
+    pub standby: bool,
+    /// Backends carry each other's messages.
+    pub propagates: bool,
+    /// How far behind each other they may be.
+    pub lag_max: Duration,
+    /// Silence after which a connection for subscriptions is asked whether it lives.
+    pub heartbeat: Duration,
+    /// Silence after which it does not; more than `heartbeat`.
+    pub heartbeat_lost: Duration,
+    /// What happens with a PUBLISH whose reply was lost.
+    pub publish: Publish,
+}
+
+impl Default for PubSubSettings {
+    fn default() -> Self {
+        Self {
+            on_gap: OnGap::Event,
+            standby: false,
+            propagates: false,
+            lag_max: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(1),
+            heartbeat_lost: Duration::from_secs(3),
+            publish: Publish::AtMostOnce,
+        }
+    }
+}
+
+/// Tells calendar time of moments: one moment, and what the calendar said then.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// The moment.
+    pub origin: Instant,
+    /// Milliseconds since 1970 at that moment.
+    pub origin_unix_ms: u64,
+}
+
+impl Clock {
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub fn unix_ms(&self, at: Instant) -> u64 {
+        let since = |later: Instant, earlier: Instant| {
+            u64::try_from(later.saturating_duration_since(earlier).as_millis()).unwrap_or(u64::MAX)
+        };
+        (self.origin_unix_ms + since(at, self.origin)).saturating_sub(since(self.origin, at))
+    }
 }

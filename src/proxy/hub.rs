@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, warn};
 
 use super::entry::{Entry, Refused};
@@ -19,7 +19,7 @@ use super::inquiry::{self, Question};
 use super::link::LinkSocket;
 use super::notice::Notices;
 use super::{client, link, publish, unblock};
-use crate::channels::{BackendId, Route, Vitals, WorkerId, WorkerReport};
+use crate::channels::{BackendId, Drill, Route, Vitals, WorkerId, WorkerReport};
 use crate::lifecycle::Lifecycle;
 use crate::logic::arena::SideTable;
 use crate::logic::identity::{IdentityId, Login, Users};
@@ -48,6 +48,8 @@ pub struct HubSpec {
     pub worker: WorkerId,
     /// The multiplexer's settings.
     pub settings: Settings,
+    /// The group's route.
+    pub route: watch::Receiver<Route>,
     /// The group's backends, by number.
     pub backends: Vec<(BackendId, Arc<Endpoint>)>,
     /// What the supervisor reads, in the order of `backends`.
@@ -75,10 +77,13 @@ pub(super) struct ClientSocket {
 /// One group on one worker.
 pub(super) struct Hub {
     spec: HubSpec,
+    route: RefCell<watch::Receiver<Route>>,
     pub(super) lifecycle: Lifecycle,
     machine: RefCell<Multiplexer>,
     clients: RefCell<SideTable<Session, Rc<ClientSocket>>>,
     links: RefCell<SideTable<Link, Rc<LinkSocket>>>,
+    /// The drill in force.
+    pub(super) drill: Cell<Option<Drill>>,
     pub(super) client_scratch: RefCell<Vec<u8>>,
     pub(super) link_scratch: RefCell<Vec<u8>>,
     /// Wakes the task that writes to the backends, once every client at hand was read.
@@ -104,11 +109,13 @@ impl Hub {
     pub(super) fn new(spec: HubSpec, lifecycle: Lifecycle) -> Rc<Self> {
         let machine = Multiplexer::new(spec.settings.clone(), Instant::now());
         Rc::new(Self {
+            route: RefCell::new(spec.route.clone()),
             spec,
             lifecycle,
             machine: RefCell::new(machine),
             clients: RefCell::default(),
             links: RefCell::default(),
+            drill: Cell::new(None),
             client_scratch: RefCell::new(vec![0; CLIENT_READ_BYTES]),
             link_scratch: RefCell::new(vec![0; LINK_READ_BYTES]),
             flush: Notify::new(),
@@ -341,6 +348,7 @@ impl Hub {
 
     /// Writes to every backend connection that has something to send.
     pub(super) fn write_links(self: &Rc<Self>) {
+        self.catch_up();
         let now = Instant::now();
         loop {
             let key = self.machine.borrow_mut().next_link_to_write();
@@ -358,9 +366,9 @@ impl Hub {
                 let machine = self.machine.borrow();
                 let output = machine.link_output(key, now);
                 if output.is_empty() {
-                    socket.write.try_flush().map(|()| None)
+                    socket.play.try_flush(&socket.write).map(|()| None)
                 } else {
-                    socket.write.try_write(output).map(Some)
+                    socket.play.try_write(&socket.write, output).map(Some)
                 }
             };
             match written {
@@ -386,10 +394,14 @@ impl Hub {
     /// Reads everything that is there from one backend connection.
     fn read_dry(&self, key: LinkKey, socket: &LinkSocket, now: Instant) {
         let mut scratch = self.link_scratch.borrow_mut();
-        while self.wants_link_bytes(key) {
+        while self.wants_link_bytes(key) && !socket.play.is_private() {
             let read = socket.read.borrow().try_read(&mut scratch);
             match read {
-                Ok(bytes) if bytes > 0 => self.feed(|machine| machine.on_link_bytes(key, &scratch[..bytes], now)),
+                Ok(bytes) if bytes > 0 => {
+                    let seen = socket.play.seen(&scratch[..bytes]);
+                    let bytes = seen.as_deref().unwrap_or(&scratch[..bytes]);
+                    self.feed(|machine| machine.on_link_bytes(key, bytes, now));
+                }
                 _ => return,
             }
         }
@@ -403,12 +415,40 @@ impl Hub {
         }
     }
 
-    /// A new route: sockets are read dry, then the route, then frames.
-    pub(super) fn follow(self: &Rc<Self>, route: Route) {
+    /// Every socket of a backend's connections.
+    pub(super) fn sockets_of(&self, backend: BackendId) -> Vec<(LinkKey, Rc<LinkSocket>)> {
+        let links = self.links.borrow();
+        let of_backend = links.iter().filter(|(_, socket)| socket.backend == backend);
+        of_backend.map(|(key, socket)| (key, socket.clone())).collect()
+    }
+
+    /// How many replies are due on a lane that stands between two frames both ways.
+    pub(super) fn footing(&self, key: LinkKey) -> Option<usize> {
+        self.machine.borrow().footing(key)
+    }
+
+    pub(super) fn is_lane(&self, key: LinkKey) -> bool {
+        self.machine.borrow().is_lane(key)
+    }
+
+    /// Nothing is written before the latest route was followed: a switch goes on without a worker that was held up,
+    /// whose first bytes must not go where the others have stopped to write.
+    pub(super) fn catch_up(self: &Rc<Self>) {
+        let is_behind = self.route.borrow().has_changed().unwrap_or(false);
+        if is_behind {
+            self.follow();
+        }
+    }
+
+    /// The latest route: sockets are read dry, then the route, then frames.
+    pub(super) fn follow(self: &Rc<Self>) {
+        let route = self.route.borrow_mut().borrow_and_update().clone();
         let now = Instant::now();
         self.read_all_dry(now);
+        let drill = route.drill;
         self.feed(|machine| machine.on_route(route, now));
         self.carry_out(now);
+        self.follow_drill(drill);
         publish::gauges(&self.machine.borrow(), &self.spec.counters);
     }
 
@@ -424,6 +464,9 @@ impl Hub {
         }
         self.feed(|machine| machine.on_tick(now));
         self.carry_out(now);
+        if is_late {
+            self.feed(Multiplexer::on_held_up);
+        }
         self.publish(is_late);
         self.is_hurried.set(self.machine.borrow().is_waiting());
     }
@@ -448,7 +491,14 @@ impl Hub {
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
-            self.spec.counters.backend(*id).connections.set(machine.connections(*id) as u64);
+            if let Some(record) = machine.backend(*id) {
+                vitals.disturbances.store(record.disturbances, Ordering::Relaxed);
+                vitals.replies.store(&record.replies);
+            }
+            let counters = self.spec.counters.backend(*id);
+            counters.connections.set(machine.connections(*id) as u64);
+            counters.replies.set(signs.successes);
+            counters.failures.set(signs.failures);
         }
         self.spec.heartbeat.store(micros(Some(Instant::now())), Ordering::Relaxed);
         publish::counts(&machine, &self.spec.counters, &mut self.published.borrow_mut());
@@ -462,7 +512,10 @@ impl Hub {
     fn queue_report(&self, report: Report, at: Instant) {
         let worker = self.spec.worker;
         let report = match report {
-            Report::LinkLost { backend, epoch, cause } => WorkerReport::LinkLost { backend, epoch, at, cause },
+            Report::LinkLost { backend, epoch, cause } => {
+                self.spec.counters.backend(backend).lost.add(1);
+                WorkerReport::LinkLost { backend, epoch, at, cause }
+            }
             Report::ConnectFailed { backend, cause } => {
                 self.spec.counters.backend(backend).connects(counters::Connect::Failed).add(1);
                 WorkerReport::ConnectFailed { backend, at, cause }
@@ -571,12 +624,14 @@ mod tests {
     use super::*;
     use crate::config::{Config, Sources};
 
-    fn hub() -> Rc<Hub> {
+    fn hub() -> (Rc<Hub>, watch::Sender<Route>) {
+        let (routes, route) = watch::channel(Route::unknown());
         let text =
             "[[listener]]\nbind = \"127.0.0.1:6379\"\n[[backend]]\nname = \"east\"\nurl = \"redis://127.0.0.1:7001\"\n";
         let sources = Sources { text: Some(text.to_owned()), cores: 1, ..Sources::default() };
         let config = Config::load(&sources).unwrap().config;
         let spec = HubSpec {
+            route,
             worker: 0,
             settings: crate::app::multiplexer_settings(&config, &config.groups[0], 0, crate::app::commons(&config)),
             backends: Vec::new(),
@@ -587,12 +642,22 @@ mod tests {
             counters: Arc::default(),
             heartbeat: Arc::default(),
         };
-        Hub::new(spec, Lifecycle::new())
+        (Hub::new(spec, Lifecycle::new()), routes)
+    }
+
+    #[test]
+    fn a_worker_that_was_held_up_follows_the_route_before_it_writes() {
+        let (hub, routes) = hub();
+        hub.follow();
+        routes.send_replace(Route { epoch: 2, ..Route::unknown() });
+        assert_eq!(hub.machine.borrow().route().epoch, 0);
+        hub.write_links();
+        assert_eq!(hub.machine.borrow().route().epoch, 2);
     }
 
     #[test]
     fn a_panic_in_the_machine_is_contained_and_no_old_key_finds_anything() {
-        let hub = hub();
+        let (hub, _routes) = hub();
         let old = hub.turn(|machine, now| Some(machine.on_client(Peer::default(), now))).unwrap();
         assert_eq!(hub.clients(), 1);
         hub.turn(|_, _| -> () { panic!("a bug that the test plays") });

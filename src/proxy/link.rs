@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::drill::{self, Play};
 use super::hub::Hub;
+use crate::channels::BackendId;
 use crate::logic::identity::IdentityId;
 use crate::logic::multiplexer::{Dial, DialOutcome, LinkKey};
 use crate::net::dial::{self, Dialled, Endpoint};
@@ -21,6 +23,8 @@ pub(super) struct LinkSocket {
     pub(super) write: WriteHalf,
     pub(super) wake: Notify,
     pub(super) is_blocked: Cell<bool>,
+    pub(super) backend: BackendId,
+    pub(super) play: Play,
     is_closing: Cell<bool>,
 }
 
@@ -46,7 +50,10 @@ enum Event {
 
 /// Opens a connection and serves it to its end.
 pub(super) async fn open(hub: Rc<Hub>, wanted: Dial, endpoint: Arc<Endpoint>) {
-    let (stream, outcome) = dial(&hub, &wanted, &endpoint).await;
+    let (stream, outcome) = match drill::dial(&hub, &wanted, &endpoint).await {
+        Some(played) => played,
+        None => drill::dialled(&hub, &wanted, dial(&hub, &wanted, &endpoint).await),
+    };
     let socket = stream.map(|stream| {
         let (read, write) = stream.split();
         Rc::new(LinkSocket {
@@ -54,6 +61,8 @@ pub(super) async fn open(hub: Rc<Hub>, wanted: Dial, endpoint: Arc<Endpoint>) {
             write,
             wake: Notify::new(),
             is_blocked: Cell::new(false),
+            backend: wanted.backend,
+            play: Play::begun(hub.played(wanted.backend)),
             is_closing: Cell::new(false),
         })
     });
@@ -79,13 +88,21 @@ async fn serve(hub: &Rc<Hub>, key: LinkKey, socket: &LinkSocket) {
             Event::Wake => {}
             Event::Writable => {
                 socket.is_blocked.set(false);
+                hub.catch_up();
                 hub.write_link(key, std::time::Instant::now());
                 hub.turn(|_, _| ());
             }
             Event::Read(Ok(0)) => return hub.lose_link(key, "closed by the server"),
+            Event::Read(Ok(bytes)) if socket.play.delay().is_some() => {
+                let kept_back = hub.link_scratch.borrow()[..bytes].to_vec();
+                drill::keep_back(socket).await;
+                hub.turn(|machine, now| machine.on_link_bytes(key, &kept_back, now));
+            }
             Event::Read(Ok(bytes)) => {
                 let scratch = hub.link_scratch.borrow();
-                hub.turn(|machine, now| machine.on_link_bytes(key, &scratch[..bytes], now));
+                let seen = socket.play.seen(&scratch[..bytes]);
+                let bytes = seen.as_deref().unwrap_or(&scratch[..bytes]);
+                hub.turn(|machine, now| machine.on_link_bytes(key, bytes, now));
             }
             Event::Read(Err(error)) => return hub.lose_link(key, &error.to_string()),
         }
@@ -98,7 +115,7 @@ async fn next_event(hub: &Hub, key: LinkKey, socket: &LinkSocket) -> Event {
         biased;
         () = socket.wake.notified() => Event::Wake,
         _ = socket.write.writable(), if socket.is_blocked.get() => Event::Writable,
-        read = read(hub, socket), if hub.wants_link_bytes(key) => Event::Read(read),
+        read = read(hub, socket), if hub.wants_link_bytes(key) && !socket.play.is_deaf() => Event::Read(read),
     }
 }
 

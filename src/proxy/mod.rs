@@ -5,6 +5,7 @@
 
 pub mod acceptor;
 pub mod client;
+mod drill;
 pub mod entry;
 pub mod hub;
 pub mod inquiry;

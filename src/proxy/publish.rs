@@ -62,6 +62,14 @@ pub(super) fn counts(machine: &Multiplexer, shared: &WorkerCounters, last: &mut 
     shared.commands(Class::Refused, Outcome::Uncertain).add(counted.fates.uncertain - last.fates.uncertain);
     shared.commands(Class::Refused, Outcome::NotApplied).add(counted.fates.not_applied - last.fates.not_applied);
     shared.messages.add(counted.messages - last.messages);
+    shared.messages_replayed.add(counted.messages_replayed - last.messages_replayed);
+    shared.subscription_gaps.add(counted.gaps - last.gaps);
+    shared.subscription_gap_us.add(counted.gap_us - last.gap_us);
+    shared.slow_subscribers.add(counted.slow_subscribers - last.slow_subscribers);
+    for (index, (now, before)) in counted.resubscribe.buckets.iter().zip(&last.resubscribe.buckets).enumerate() {
+        shared.resubscribe.add_to_bucket(index, now - before);
+    }
+    shared.resubscribe.add_sum_us(counted.resubscribe.sum_us - last.resubscribe.sum_us);
     shared.sentinel_mismatches.add(counted.mismatches - last.mismatches);
     for (fault, (now, before)) in
         counters::ProtocolFault::ALL.into_iter().zip(counted.protocol_faults.iter().zip(&last.protocol_faults))

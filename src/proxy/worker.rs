@@ -147,13 +147,13 @@ fn start_group(group: WorkerGroup, lifecycle: &Lifecycle) -> Rc<Hub> {
 /// Hands each new route to the hub.
 async fn follow(hub: Rc<Hub>, mut route: watch::Receiver<Route>) {
     let stopping = hub.lifecycle.stopping();
+    hub.follow();
     loop {
-        let latest = route.borrow_and_update().clone();
-        hub.follow(latest);
         tokio::select! {
             () = stopping.cancelled() => return,
             changed = route.changed() => if changed.is_err() { return },
         }
+        hub.catch_up();
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::logic::judged::Judged;
 use crate::logic::multiplexer::LATENCY_BOUNDS_US;
+use crate::logic::record::EventKind;
 use crate::logic::route::BackendId;
 
 /// The most reasons for which a client may be closed.
@@ -214,6 +215,41 @@ labels! {
     }
 }
 
+labels! {
+    /// How records of events leave the process.
+    Way {
+        /// SUBSCRIBE on the console.
+        Console = "console",
+        /// Server-sent events.
+        Http = "http",
+        /// The webhook.
+        Webhook = "webhook",
+        /// The program.
+        Command = "command",
+    }
+}
+
+/// What is counted of events.
+#[derive(Debug, Default)]
+pub struct EventCounters {
+    kinds: [Count; EventKind::ALL.len()],
+    dropped: [Count; Way::ALL.len()],
+}
+
+impl EventCounters {
+    /// Records of a kind.
+    #[must_use]
+    pub fn kind(&self, kind: EventKind) -> &Count {
+        &self.kinds[kind as usize]
+    }
+
+    /// Records that did not leave that way: it was too slow, or the other side did not take them.
+    #[must_use]
+    pub fn dropped(&self, way: Way) -> &Count {
+        &self.dropped[way as usize]
+    }
+}
+
 /// One number. Any thread may write it; no order with other memory is kept.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
@@ -291,6 +327,16 @@ pub struct WorkerCounters {
     pub inflight: Count,
     /// Messages delivered to subscribers.
     pub messages: Count,
+    /// Those of them that a standby connection had kept.
+    pub messages_replayed: Count,
+    /// Times in which a client's subscriptions were not live.
+    pub subscription_gaps: Count,
+    /// How long those were together, in microseconds.
+    pub subscription_gap_us: Count,
+    /// Subscribers closed because they did not read their messages.
+    pub slow_subscribers: Count,
+    /// How long it took until a client's subscriptions were live again.
+    pub resubscribe: Histogram,
     /// Lanes closed because their sentinel did not come back.
     pub sentinel_mismatches: Count,
     clients_closed: [Count; CLOSE_REASONS_MAX],
@@ -406,6 +452,12 @@ impl WorkerCounters {
 pub struct BackendCounters {
     /// Connections open now.
     pub connections: Count,
+    /// Connections that were lost.
+    pub lost: Count,
+    /// Replies that came, since the worker's machine was built.
+    pub replies: Count,
+    /// Requests lost with their connection, connects that failed, "cannot serve" replies; as `replies`.
+    pub failures: Count,
     connects: [Count; Connect::ALL.len()],
 }
 

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::counters::{
-    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, EntryRefusal, Fate, Histogram, Memory, Mode,
-    Outcome, ProtocolFault, SubscriptionKind, SubscriptionState, WorkerCounters,
+    Authentication, Category, Class, Connect, Count, DURATION_BOUNDS_US, EntryRefusal, EventCounters, Fate, Histogram,
+    Memory, Mode, Outcome, ProtocolFault, SubscriptionKind, SubscriptionState, Way, WorkerCounters,
 };
 use super::exposition::{Exposition, Metric, Samples};
-use crate::channels::{Availability, BackendStatus, GroupStatus};
+use crate::channels::{Aspect, Availability, BackendStatus, GroupStatus};
+use crate::logic::record::EventKind;
 use crate::tls::{Facts, Owner};
 
 /// Media type of [`render`]'s text.
@@ -26,12 +27,24 @@ const RELOAD_TIMESTAMP: Metric =
 const LOG_LINES_DROPPED: Metric =
     Metric::counter("handover_log_lines_dropped_total", "Log lines that nobody took in time.");
 
+const EVENTS: Metric = Metric::counter("handover_events_total", "Events, by kind: docs/events.md has the list.");
+const EVENTS_DROPPED: Metric = Metric::counter(
+    "handover_events_dropped_total",
+    "Records of events that did not leave this way: it was too slow, or the other side did not take them.",
+);
+
 const BACKEND_UP: Metric = Metric::gauge("handover_backend_up", "1 when health checks say that the backend can serve.");
 const BACKEND_ACTIVE: Metric = Metric::gauge("handover_backend_active", "1 for the backend that serves its group.");
 const BACKEND_WEIGHT: Metric = Metric::gauge("handover_backend_weight", "Preference; the heaviest healthy one serves.");
 const BACKEND_ROLE: Metric = Metric::gauge("handover_backend_role", "Always 1; the role last seen is a label.");
+const BACKEND_FENCED: Metric = Metric::gauge(
+    "handover_backend_fenced",
+    "1 while a backend is not returned to for what its server said of itself, with the reason.",
+);
 const BACKEND_CIRCUIT: Metric =
     Metric::gauge("handover_backend_circuit_state", "1 for the state that the circuit breaker is in.");
+const BACKEND_DEGRADED: Metric =
+    Metric::gauge("handover_backend_degraded", "1 while the active answers, but far too slowly.");
 const BACKEND_CONNECTIONS: Metric =
     Metric::gauge("handover_backend_connections", "Connections of the data path open to the backend.");
 const BACKEND_CONNECTS: Metric =
@@ -52,6 +65,19 @@ const SWITCH_DURATION: Metric =
 const FAILBACK_BLOCKED: Metric = Metric::gauge(
     "handover_failback_blocked",
     "1 while a heavier healthy backend is not returned to, with the reason.",
+);
+const DRILL: Metric = Metric::gauge(
+    "handover_drill",
+    "1 while a drill plays this fault on the backend's connections: what other metrics show of it is played.",
+);
+const PAUSED: Metric = Metric::gauge("handover_clients_paused", "1 while clients wait by an operator's PAUSE.");
+const STRANDED: Metric = Metric::gauge(
+    "handover_stranded",
+    "1 while the active is drained or reported down and no other backend can take over.",
+);
+const PARITY: Metric = Metric::gauge(
+    "handover_backend_parity",
+    "1 while all backends of the group that were looked at are alike in this aspect.",
 );
 const WITHOUT_ACTIVE: Metric =
     Metric::counter("handover_without_active_seconds_total", "Time without an active backend that serves.");
@@ -81,6 +107,26 @@ const INFLIGHT: Metric = Metric::gauge("handover_inflight", "Commands without a 
 const INFLIGHT_LOST: Metric =
     Metric::counter("handover_inflight_lost_total", "Commands whose connection was lost before the reply came.");
 const SUBSCRIPTIONS: Metric = Metric::gauge("handover_subscriptions", "Subscriptions that clients want or have.");
+const MESSAGES_REPLAYED: Metric = Metric::counter(
+    "handover_messages_replayed_total",
+    "Messages delivered after a switch that a standby's connection had kept.",
+);
+const SUBSCRIPTION_GAPS: Metric = Metric::counter(
+    "handover_subscription_gaps_total",
+    "Times in which a client's subscriptions were not live, so that messages may have been lost.",
+);
+const SUBSCRIPTION_GAP_SECONDS: Metric = Metric::counter(
+    "handover_subscription_gap_seconds_total",
+    "How long clients' subscriptions were not live, from the last proof of life on.",
+);
+const SLOW_SUBSCRIBERS: Metric = Metric::counter(
+    "handover_slow_subscribers_closed_total",
+    "Subscribers closed because they did not read their messages.",
+);
+const RESUBSCRIBE_DURATION: Metric = Metric::histogram(
+    "handover_resubscribe_duration_seconds",
+    "Time until a client's subscriptions were live on another connection.",
+);
 const MESSAGES: Metric = Metric::counter("handover_messages_total", "Messages delivered to subscribers.");
 const MEMORY: Metric = Metric::gauge("handover_memory_bytes", "Bytes kept for clients and backends.");
 const PROTOCOL_ERRORS: Metric = Metric::counter("handover_protocol_errors_total", "Breaches of the protocol.");
@@ -136,6 +182,8 @@ pub struct Snapshot<'a> {
     pub reloads: &'a Reloads,
     /// Log lines dropped since the start.
     pub log_lines_dropped: u64,
+    /// What was counted of events.
+    pub events: &'a EventCounters,
     /// Labels of the reasons for which clients are closed.
     pub close_reasons: &'a [&'a str],
     /// The certificates in use.
@@ -168,6 +216,7 @@ impl GroupSnapshot<'_> {
 pub fn render(snapshot: &Snapshot<'_>) -> String {
     let mut page = Page { text: Exposition::default(), groups: &snapshot.groups };
     page.process(snapshot);
+    page.events(snapshot.events);
     page.certificates(snapshot.certificates);
     page.backends();
     page.backend_connections();
@@ -195,10 +244,24 @@ impl Page<'_> {
         text.single(&LOG_LINES_DROPPED, &[], snapshot.log_lines_dropped);
     }
 
+    fn events(&mut self, events: &EventCounters) {
+        // What only readers see is no event of the process.
+        let is_told = |kind: &EventKind| !matches!(kind, EventKind::Lost | EventKind::Outcomes);
+        let mut samples = self.text.begin(&EVENTS);
+        for kind in EventKind::ALL.into_iter().filter(is_told) {
+            samples.sample(&[("kind", kind.label())], events.kind(kind).get());
+        }
+        let mut samples = self.text.begin(&EVENTS_DROPPED);
+        for way in Way::ALL {
+            samples.sample(&[("way", way.label())], events.dropped(way).get());
+        }
+    }
+
     fn certificates(&mut self, certificates: &[Arc<Facts>]) {
         let owner = |facts: &Facts| match &facts.owner {
             Owner::Listener(address) => ("listener", address.clone()),
             Owner::Backend(name) => ("backend", name.clone()),
+            Owner::Webhook(address) => ("webhook", address.clone()),
         };
         {
             let mut samples = self.text.begin(&CERTIFICATE_EXPIRY);
@@ -231,10 +294,17 @@ impl Page<'_> {
         self.each_backend(&BACKEND_ROLE, |_, backend, &[group, name], samples| {
             samples.sample(&[group, name, ("role", bounded_role(&backend.role))], 1);
         });
+        self.each_backend(&BACKEND_FENCED, |_, backend, &[group, name], samples| {
+            let Some((reason, _)) = backend.fence else { return };
+            samples.sample(&[group, name, ("reason", reason)], 1);
+        });
         self.each_backend(&BACKEND_CIRCUIT, |_, backend, &[group, name], samples| {
             for state in ["closed", "open", "half-open"] {
                 samples.sample(&[group, name, ("state", state)], u8::from(backend.circuit == state));
             }
+        });
+        self.each_backend(&BACKEND_DEGRADED, |_, backend, labels, samples| {
+            samples.sample(labels, u8::from(backend.degraded.is_some()));
         });
         self.each_backend(&HEALTH_CHECKS, |_, backend, &[group, name], samples| {
             samples.sample(&[group, name, ("result", "good")], backend.probes.0);
@@ -285,6 +355,24 @@ impl Page<'_> {
             let Some((detect, switch)) = group.status.last_switch else { return };
             samples.sample(&[group.name(), ("phase", "detect")], detect.as_secs_f64());
             samples.sample(&[group.name(), ("phase", "switch")], switch.as_secs_f64());
+        });
+        self.each_group(&DRILL, |group, samples| {
+            let Some((drill, _)) = &group.status.wishes.drill else { return };
+            let backend = group.status.backends.iter().find(|backend| backend.id == drill.backend);
+            let name = backend.map_or("", |backend| backend.name.as_str());
+            samples.sample(&[group.name(), ("backend", name), ("fault", drill.fault.label())], 1);
+        });
+        self.each_group(&PAUSED, |group, samples| {
+            samples.sample(&[group.name()], u64::from(group.status.wishes.pause.is_some()));
+        });
+        self.each_group(&STRANDED, |group, samples| {
+            samples.sample(&[group.name()], u64::from(group.status.wishes.is_stranded));
+        });
+        self.each_group(&PARITY, |group, samples| {
+            for aspect in Aspect::ALL.into_iter().filter(|_| group.status.compared > 1) {
+                let differs = group.status.differences.iter().any(|difference| difference.aspect == aspect);
+                samples.sample(&[group.name(), ("aspect", aspect.label())], u8::from(!differs));
+            }
         });
         self.each_group(&FAILBACK_BLOCKED, |group, samples| {
             let Some(reason) = &group.status.failback_blocked else { return };
@@ -358,6 +446,18 @@ impl Page<'_> {
             }
         });
         self.each_sum(&MESSAGES, |worker| &worker.messages);
+        self.each_sum(&MESSAGES_REPLAYED, |worker| &worker.messages_replayed);
+        self.each_sum(&SLOW_SUBSCRIBERS, |worker| &worker.slow_subscribers);
+        self.each_sum(&SUBSCRIPTION_GAPS, |worker| &worker.subscription_gaps);
+        self.each_group(&SUBSCRIPTION_GAP_SECONDS, |group, samples| {
+            let micros = group.sum(|worker| &worker.subscription_gap_us);
+            samples.sample(&[group.name()], Duration::from_micros(micros).as_secs_f64());
+        });
+        let bounds = DURATION_BOUNDS_US.map(|micros| Duration::from_micros(micros).as_secs_f64());
+        self.each_group(&RESUBSCRIBE_DURATION, |group, samples| {
+            let (counts, sum) = added_up(group.workers.iter().map(|worker| &worker.resubscribe));
+            samples.histogram(&[group.name()], &bounds, &counts, sum.as_secs_f64());
+        });
     }
 
     fn each_group(&mut self, metric: &Metric, mut show: impl FnMut(&GroupSnapshot<'_>, &mut Samples<'_>)) {

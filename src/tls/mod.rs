@@ -139,6 +139,8 @@ pub enum Owner {
     Listener(String),
     /// A backend, by its name.
     Backend(String),
+    /// The webhook, by its address.
+    Webhook(String),
 }
 
 /// What is known of the certificates of one owner. Written by the keeper and the probes, read by a scrape.
@@ -191,6 +193,7 @@ impl std::fmt::Display for Owner {
         match self {
             Self::Listener(address) => write!(formatter, "listener {address}"),
             Self::Backend(name) => write!(formatter, "backend {name}"),
+            Self::Webhook(address) => write!(formatter, "webhook {address}"),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! What the simulated workers work by: short times and small bounds.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use handover::command::policy::Policy;
 use handover::logic::identity::IdentitySettings;
 use handover::logic::multiplexer::{Commons, Settings};
 use handover::logic::settings::{
-    DetectorSettings, Failback, FailoverSettings, InitialPolicy, LimitSettings, NoneHealthy, RetryCeiling,
-    RetrySettings,
+    Clock, DetectorSettings, Failback, FailoverSettings, InitialPolicy, LatencySettings, LimitSettings, NoneHealthy,
+    PubSubSettings, RetryCeiling, RetrySettings,
 };
 
 pub(crate) const DRAIN: Duration = Duration::from_millis(100);
@@ -56,6 +56,7 @@ pub(crate) fn settings(worker: u64, seed: u64) -> Settings {
             window: milliseconds(1000),
             failures_min: 10,
             failure_rate: 0.5,
+            latency: LatencySettings::default(),
         },
         policy: Policy::default(),
         client_id_first: worker + 1,
@@ -63,6 +64,13 @@ pub(crate) fn settings(worker: u64, seed: u64) -> Settings {
         connects_per_second: 500.0,
         commons: Arc::new(Commons::new(100, 1 << 20)),
         database: Some(0),
+        pubsub: PubSubSettings {
+            heartbeat: Duration::from_millis(30),
+            heartbeat_lost: Duration::from_millis(120),
+            standby: seed.is_multiple_of(3),
+            ..PubSubSettings::default()
+        },
+        clock: Clock { origin: Instant::now(), origin_unix_ms: 0 },
         identity: IdentitySettings::default(),
         users: Arc::default(),
         seed: seed ^ worker,

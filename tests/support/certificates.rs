@@ -100,6 +100,17 @@ impl Certificate {
         PrivateKeyDer::from_pem_file(&self.key).expect("PEM")
     }
 
+    /// What a server of ours needs that shows it to everybody.
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(self.chain(), self.private_key())
+            .expect("a pair");
+        Arc::new(config)
+    }
+
     /// `cert = …, key = …` of a `tls` table.
     pub fn toml(&self) -> String {
         format!("cert = {:?}, key = {:?}", self.cert, self.key)
@@ -173,13 +184,7 @@ pub struct Eavesdropper {
 impl Eavesdropper {
     /// Shows this certificate to everybody, for as long as the test runs.
     pub fn start(certificate: &Certificate) -> Self {
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(certificate.chain(), certificate.private_key())
-            .expect("a pair");
-        let config = Arc::new(config);
+        let config = certificate.server_config();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (heard, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));

@@ -128,6 +128,7 @@ pub fn courtesy(command: &[Vec<u8>]) -> Option<Vec<u8>> {
         b"ECHO" => bulk(command.get(1)?),
         b"ROLE" => b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n".to_vec(),
         b"SETRANGE" => b":0\r\n".to_vec(),
+        b"INFO" => b"-ERR unknown command 'INFO'\r\n".to_vec(),
         b"EXEC" => b"*0\r\n".to_vec(),
         b"AUTH" | b"SELECT" | b"CLIENT" | b"MULTI" => b"+OK\r\n".to_vec(),
         b"HELLO" => hello(command.get(1).is_some_and(|version| version == b"3")),

@@ -169,6 +169,11 @@ impl Handover {
         }
     }
 
+    /// Where its HTTP side listens.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http.address()
+    }
+
     /// `GET path` of its HTTP side.
     #[track_caller]
     pub fn http_get(&self, path: &str) -> Response {
@@ -323,7 +328,7 @@ impl HandoverBuilder {
         let file = folder.join("config.toml");
         let mut arguments = vec!["-c", file.to_str().expect("a path in UTF-8")];
         arguments.extend(self.arguments.iter().map(String::as_str));
-        Process::start(env!("CARGO_BIN_EXE_handover"), &arguments, |command| {
+        Process::start(&super::program(), &arguments, |command| {
             command.env_clear().env("RUST_BACKTRACE", "1").env("STATE_DIRECTORY", state).env("RUNTIME_DIRECTORY", run);
             command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
             command.envs(self.environment.iter().map(|(name, value)| (name, value))).current_dir(folder);

@@ -59,6 +59,11 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Handover itself: `$HANDOVER_PROGRAM`, else the one that was built with the tests.
+pub fn program() -> String {
+    std::env::var("HANDOVER_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_handover").to_owned())
+}
+
 /// The Python that has redis-py, from the virtual environment that `test.sh` makes.
 #[track_caller]
 pub fn python() -> PathBuf {

@@ -12,6 +12,8 @@ use socket2::SockRef;
 use super::{PATIENCE, ReservedPort, wait_until};
 
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// What moves at once.
+const PIECE_BYTES: usize = 16 * 1024;
 /// Chunks under way in one direction of one connection; then the relay stops reading it.
 const CHUNKS_MAX: usize = 256;
 /// How often a blocked writer looks whether its connection was cut.
@@ -26,6 +28,8 @@ pub enum Mode {
     Pass,
     /// Each byte so much later, without limiting the rate.
     Delay(Duration),
+    /// So many bytes a second each way, for all connections together, one behind the other, as on one slow line.
+    Rate(u32),
     /// Neither direction moves.
     BlackHole,
     /// Requests arrive, replies do not.
@@ -72,6 +76,8 @@ struct State {
     accepted: u64,
     request_bytes: u64,
     reply_bytes: u64,
+    /// Until then the line is busy with requests, and with replies.
+    busy_until: [Instant; 2],
 }
 
 struct Connection {
@@ -96,6 +102,7 @@ impl Relay {
             accepted: 0,
             request_bytes: 0,
             reply_bytes: 0,
+            busy_until: [Instant::now(); 2],
         };
         let shared = Arc::new(Shared { target, state: Mutex::new(state), changed: Condvar::new() });
         let mut relay = Self { port: ReservedPort::take(), shared, acceptor: None };
@@ -192,15 +199,25 @@ impl Shared {
 impl State {
     fn holds(&self, direction: Direction) -> bool {
         match self.mode {
-            Mode::Pass | Mode::Delay(_) => false,
+            Mode::Pass | Mode::Delay(_) | Mode::Rate(_) => false,
             Mode::BlackHole => true,
             Mode::HoldReplies => direction == Direction::Replies,
             Mode::HoldRequests => direction == Direction::Requests,
         }
     }
 
-    fn delay(&self) -> Duration {
-        if let Mode::Delay(delay) = self.mode { delay } else { Duration::ZERO }
+    /// When so many bytes that come now are through.
+    fn due(&mut self, direction: Direction, bytes: usize) -> Instant {
+        let now = Instant::now();
+        match self.mode {
+            Mode::Delay(delay) => now + delay,
+            Mode::Rate(rate) => {
+                let busy_until = &mut self.busy_until[usize::from(direction == Direction::Replies)];
+                *busy_until = now.max(*busy_until) + Duration::from_secs_f64(bytes as f64 / f64::from(rate));
+                *busy_until
+            }
+            _ => now,
+        }
     }
 }
 
@@ -279,9 +296,11 @@ fn read(shared: &Shared, connection: &Connection, direction: Direction, chunks: 
         match source.read(&mut buffer) {
             Ok(0) => return,
             Ok(length) => {
-                let due = Instant::now() + shared.lock().delay();
-                if chunks.send(Chunk { due, bytes: buffer[..length].to_vec() }).is_err() {
-                    return;
+                for piece in buffer[..length].chunks(PIECE_BYTES) {
+                    let due = shared.lock().due(direction, piece.len());
+                    if chunks.send(Chunk { due, bytes: piece.to_vec() }).is_err() {
+                        return;
+                    }
                 }
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

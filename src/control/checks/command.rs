@@ -1,5 +1,7 @@
 //! The check by Redis commands: dial, ask in one pipeline, and what the replies mean.
 
+mod facts;
+
 use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
@@ -8,6 +10,8 @@ use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use self::facts::Pause;
+pub(in crate::control) use self::facts::Told;
 use crate::config::{Address, Backend, Credential};
 use crate::logic::health::{ProbeVerdict, ServerIdentity};
 use crate::logic::settings::{HealthSettings, ProbeMode};
@@ -33,6 +37,7 @@ pub(super) struct CommandCheck {
     tls: Option<tls::Client>,
     connection: Option<Stream>,
     server: Option<ServerIdentity>,
+    facts_pause: Pause,
 }
 
 /// A command of a probe.
@@ -74,7 +79,7 @@ enum Meaning {
 
 /// Why there were no replies.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+pub(in crate::control) enum AskError {
     #[error("cannot connect: {0}")]
     Connect(io::Error),
     #[error("connection lost: {0}")]
@@ -110,6 +115,7 @@ impl CommandCheck {
             tls,
             connection: None,
             server: None,
+            facts_pause: Pause::default(),
         }
     }
 
@@ -196,6 +202,8 @@ fn parts_of(modes: &[ProbeMode]) -> Vec<Part> {
             ProbeMode::Echo => &[Part::Echo],
             ProbeMode::Role => &[Part::Role],
             ProbeMode::Write => &[Part::Ping, Part::Role, Part::Write, Part::Echo],
+            // Not by commands.
+            ProbeMode::Lag | ProbeMode::Exec => &[],
         }
     };
     let mut parts: Vec<Part> = modes.iter().flat_map(of_mode).copied().collect();
@@ -206,7 +214,7 @@ fn parts_of(modes: &[ProbeMode]) -> Vec<Part> {
 
 /// A connection whose other side is who it should be: with TLS every handshake is whole, so that a certificate that has
 /// expired since is seen.
-async fn dial(address: &Address, tls: Option<&tls::Client>) -> io::Result<Stream> {
+pub(in crate::control) async fn dial(address: &Address, tls: Option<&tls::Client>) -> io::Result<Stream> {
     let stream = connect(address).await?;
     if let Stream::Tcp(socket) = &stream {
         socket.set_nodelay(true)?;
@@ -218,7 +226,7 @@ async fn dial(address: &Address, tls: Option<&tls::Client>) -> io::Result<Stream
     }
 }
 
-fn append_command(bytes: &mut Vec<u8>, words: &[&str]) {
+pub(in crate::control) fn append_command(bytes: &mut Vec<u8>, words: &[&str]) {
     let mut head = String::new();
     // Writing to a String cannot fail.
     let _ = write!(head, "*{}\r\n", words.len());
@@ -229,7 +237,10 @@ fn append_command(bytes: &mut Vec<u8>, words: &[&str]) {
 }
 
 /// Reads `count` replies; also says whether nothing came after them.
-async fn read_replies(socket: &mut Stream, count: usize) -> Result<(Vec<OwnedFrame>, bool), AskError> {
+pub(in crate::control) async fn read_replies(
+    socket: &mut Stream,
+    count: usize,
+) -> Result<(Vec<OwnedFrame>, bool), AskError> {
     let mut bytes = Vec::with_capacity(1024);
     let mut at = 0;
     let mut replies = Vec::with_capacity(count);
@@ -347,14 +358,14 @@ fn text_of(frame: &OwnedFrame) -> Option<String> {
 }
 
 /// A server's text as it may appear in a log.
-fn printable(text: &str) -> String {
+pub(in crate::control) fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '?' } else { char }).take(TEXT_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BackendOverrides;
+    use crate::config::{BackendOverrides, Checks};
     use crate::logic::settings::ProbePolicy;
     use tokio::net::{TcpListener, TcpStream};
 
@@ -439,6 +450,7 @@ mod tests {
             tls: None,
             weight: 1.0,
             connect_timeout: Duration::from_secs(5),
+            checks: Checks::default(),
             overrides: BackendOverrides::default(),
         };
         CommandCheck::new(&backend, &settings, None)

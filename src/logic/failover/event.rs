@@ -3,11 +3,17 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::drilling::Ledger;
+use super::fencing::{FenceReason, SavedServer};
+use super::news::News;
+use super::promotion::PromotionOrder;
+use super::reports::{Report, Reported};
+use crate::logic::drill::Drill;
 use crate::logic::judged::Judged;
 use crate::logic::route::{BackendId, Route};
 
 /// What an operator may ask for.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Make this backend the active.
     Switch {
@@ -44,6 +50,43 @@ pub enum Command {
         /// Of which.
         backend: BackendId,
     },
+    /// Leave this backend in a planned switch, and never choose it until [`Command::EndDrain`].
+    Drain {
+        /// Which.
+        backend: BackendId,
+    },
+    /// It may be chosen again.
+    EndDrain {
+        /// Which.
+        backend: BackendId,
+    },
+    /// What an outside checker says of a backend.
+    Report {
+        /// Of which.
+        backend: BackendId,
+        /// What.
+        report: Report,
+    },
+    /// Let clients wait.
+    Pause {
+        /// At most so long.
+        length: Duration,
+        /// Only what may change something waits.
+        writes_only: bool,
+    },
+    /// Let them go on.
+    Resume,
+    /// Play a fault in our own sockets.
+    Drill {
+        /// What, and on whose connections.
+        drill: Drill,
+        /// For how long.
+        length: Duration,
+        /// Even if no other backend can take over.
+        is_forced: bool,
+    },
+    /// End the drill before its time.
+    EndDrill,
 }
 
 /// How a switch treats what is in flight.
@@ -73,10 +116,16 @@ pub enum Reason {
     ProbesFailed,
     /// Too many failures on live traffic.
     FailureRate,
+    /// It answers, but far too slowly, and a better one is there.
+    Slow,
     /// Return to a heavier backend.
     Failback,
     /// An operator's will.
     Operator,
+    /// A checker said that it cannot serve.
+    ReportedDown,
+    /// An operator or a checker took it out of service.
+    Drained,
 }
 
 impl fmt::Display for Reason {
@@ -88,8 +137,11 @@ impl fmt::Display for Reason {
             Self::CannotServe { word } => return write!(formatter, "cannot serve: {word}"),
             Self::ProbesFailed => "probes failed",
             Self::FailureRate => "failure rate",
+            Self::Slow => "slow",
             Self::Failback => "failback",
             Self::Operator => "operator",
+            Self::ReportedDown => "reported down",
+            Self::Drained => "drained",
         })
     }
 }
@@ -118,10 +170,14 @@ pub enum Blocked {
     Breaker,
     /// It has not been clean for `failback_hold` yet.
     HoldTime,
+    /// It is behind the others, or nobody can tell.
+    Lag,
     /// Too many switches of late.
     FlapGuard,
     /// The last attempt was called off; the next one waits.
     CalledOff,
+    /// It came back with less than was seen, or as a second master.
+    Fenced(FenceReason),
 }
 
 impl fmt::Display for Blocked {
@@ -132,8 +188,10 @@ impl fmt::Display for Blocked {
             Self::Never => "failback is never",
             Self::Breaker => "its breaker is not closed",
             Self::HoldTime => "not clean for failback_hold yet",
+            Self::Lag => "lag: it is too far behind the others, or nobody can tell",
             Self::FlapGuard => "too many switches of late",
             Self::CalledOff => "the last attempt was called off",
+            Self::Fenced(reason) => return write!(formatter, "fenced: {reason}"),
         })
     }
 }
@@ -145,6 +203,12 @@ pub enum CallOff {
     NotDrained,
     /// The target did not answer a probe.
     TargetUnhealthy,
+    /// The target was drained, or reported down.
+    TargetSetAside,
+    /// The target is a replica and did not get all that the active has in time.
+    NotCaughtUp,
+    /// The target is a replica and was not promoted.
+    NotPromoted,
     /// A fault of the active, or an operator, took precedence.
     Overtaken,
 }
@@ -154,6 +218,9 @@ impl fmt::Display for CallOff {
         formatter.write_str(match self {
             Self::NotDrained => "commands were still in flight after the drain time",
             Self::TargetUnhealthy => "the target does not answer its probe",
+            Self::TargetSetAside => "the target was drained or reported down meanwhile",
+            Self::NotCaughtUp => "the replica did not catch up within the drain time",
+            Self::NotPromoted => "the replica was not promoted",
             Self::Overtaken => "overtaken by a forced switch",
         })
     }
@@ -182,6 +249,26 @@ pub enum Refused {
     NotBanned,
     /// The weight is not a number above zero.
     BadWeight,
+    /// An operator drained it.
+    TargetDrained,
+    /// A checker reported it.
+    TargetReported,
+    /// It is drained already.
+    AlreadyDrained,
+    /// It is not drained.
+    NotDrained,
+    /// This checker said nothing of it that still holds.
+    NotReported,
+    /// Too many checkers speak of one backend.
+    TooManyReporters,
+    /// Clients do not wait.
+    NotPaused,
+    /// Only one drill at a time.
+    DrillUnderWay,
+    /// No drill goes on.
+    NoDrill,
+    /// The active is drilled and no other backend can take over.
+    NoRefuge,
 }
 
 impl fmt::Display for Refused {
@@ -197,6 +284,18 @@ impl fmt::Display for Refused {
             Self::NoStay => "nothing holds the active",
             Self::NotBanned => "it is not banned",
             Self::BadWeight => "a weight is a number above zero",
+            Self::TargetDrained => "the target is drained: UNDRAIN it first",
+            Self::TargetReported => {
+                "a checker reports the target down or drained: REPORT <backend> UP AS <checker> first; SHOW names it"
+            }
+            Self::AlreadyDrained => "it is drained already",
+            Self::NotDrained => "it is not drained",
+            Self::NotReported => "this checker has no report of it in force: SHOW names those that have, AS <checker>",
+            Self::TooManyReporters => "too many checkers report on this backend at once",
+            Self::NotPaused => "clients are not paused",
+            Self::DrillUnderWay => "a drill is under way: DRILL END ends it",
+            Self::NoDrill => "no drill is under way",
+            Self::NoRefuge => "no other backend can take over now (see WHY): FORCE drills all the same",
         })
     }
 }
@@ -296,6 +395,13 @@ pub enum Event {
         /// What.
         warning: Option<String>,
     },
+    /// The active answers, but far too slowly; `None`: not any more.
+    Degraded {
+        /// Which.
+        backend: BackendId,
+        /// What was seen, in words.
+        evidence: Option<String>,
+    },
     /// No backend can serve.
     NoneHealthy,
     /// Commands are refused at once from now on.
@@ -350,6 +456,68 @@ pub enum Event {
         /// Whose.
         backend: BackendId,
     },
+    /// An operator took a backend out of service.
+    Drained {
+        /// Which.
+        backend: BackendId,
+    },
+    /// It may be chosen again.
+    DrainEnded {
+        /// Which.
+        backend: BackendId,
+    },
+    /// A checker says something new.
+    Reported {
+        /// Of which.
+        backend: BackendId,
+        /// What.
+        report: Report,
+    },
+    /// A report holds no longer.
+    ReportEnded {
+        /// Of which.
+        backend: BackendId,
+        /// What was said.
+        report: Reported,
+        /// Its time is over; else its checker took it back.
+        is_expired: bool,
+    },
+    /// The active should be left, by an operator's or a checker's will, and there is nowhere to go: it stays.
+    Stranded {
+        /// Where.
+        backend: BackendId,
+    },
+    /// An operator lets clients wait.
+    Paused {
+        /// At most so long.
+        length: Duration,
+        /// Only what may change something waits.
+        writes_only: bool,
+    },
+    /// Clients go on.
+    Resumed {
+        /// The time was over; else an operator said so.
+        is_expired: bool,
+    },
+    /// A fault is played in our own sockets from now on.
+    DrillBegan {
+        /// What, and on whose connections.
+        drill: Drill,
+        /// For how long.
+        length: Duration,
+    },
+    /// The drill is over.
+    DrillEnded {
+        /// What it led to.
+        ledger: Ledger,
+    },
+    /// Something about what replicates what.
+    Replication {
+        /// Of which backend.
+        backend: BackendId,
+        /// What.
+        news: News,
+    },
 }
 
 /// What the machine asks of its shell.
@@ -363,10 +531,12 @@ pub enum Output {
     Log(Event),
     /// Keep this over a restart.
     Persist(Saved),
+    /// Let a replica catch up, or promote it, and say how it went.
+    Promote(PromotionOrder),
 }
 
 /// What survives a restart. Times are relative to the moment of saving.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Saved {
     /// Name of the last active.
     pub active: Option<String>,
@@ -378,6 +548,21 @@ pub struct Saved {
     pub stay: Option<(String, Duration)>,
     /// Banned backends, and for how long still.
     pub bans: Vec<(String, Duration)>,
+    /// What was seen of each server.
+    pub servers: Vec<SavedServer>,
+    /// Backends that an operator drained.
+    pub drained: Vec<String>,
+    /// Reports in force.
+    pub reports: Vec<SavedReport>,
+}
+
+/// A report that was in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SavedReport {
+    /// Name of the backend that it is about.
+    pub backend: String,
+    /// What was said, and for how long it still holds.
+    pub report: Report,
 }
 
 /// A breaker that was not closed.

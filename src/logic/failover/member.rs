@@ -5,14 +5,21 @@ use std::time::{Duration, Instant};
 use crate::logic::breaker::{Breaker, BreakerState};
 use crate::logic::detector::{Detector, Excused};
 use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
+use crate::logic::failover::fencing::Server;
+use crate::logic::failover::gray::Pulse;
+use crate::logic::failover::reports::Reports;
 use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
+use crate::logic::latency::LatencyWatch;
 use crate::logic::route::BackendId;
 use crate::logic::selection::Candidate;
-use crate::logic::settings::{BreakerSettings, HealthSettings};
+use crate::logic::settings::{BreakerSettings, HealthSettings, LatencySettings, ProbeMode};
 
 /// Between two re-probes that replies or reconnections asked for: at most ten a second.
 const INQUIRY_GAP: Duration = Duration::from_millis(100);
+
+/// Failed attempts to connect that say more than that one of them was unlucky.
+const UNCONNECTED_MIN: u32 = 3;
 
 /// A re-probe on a new connection, and the signs that led to it.
 #[derive(Clone, Debug)]
@@ -53,17 +60,31 @@ pub(super) struct Member {
     pub(super) health: Health,
     pub(super) detector: Detector,
     pub(super) breaker: Breaker,
+    pub(super) latency: LatencyWatch,
+    pub(super) pulse: Pulse,
     pub(super) health_settings: HealthSettings,
     pub(super) breaker_settings: BreakerSettings,
+    pub(super) latency_settings: LatencySettings,
     /// Why it is unhealthy.
     pub(super) fault: Option<Fault>,
+    /// It serves, but far too slowly: what was seen.
+    pub(super) degraded: Option<String>,
     /// Since when each probe has been clean.
     pub(super) clean_since: Option<Instant>,
     /// Share of `failback_hold` that is waited, drawn when `clean_since` was set.
     pub(super) hold_factor: f64,
     /// An operator's ban.
     pub(super) banned_until: Option<Instant>,
+    /// An operator took it out of service.
+    pub(super) is_drained: bool,
+    pub(super) reports: Reports,
+    /// What its server has said of itself.
+    pub(super) server: Server,
+    /// Whether its data is close enough behind the others; `None`: nobody has said since it last was the active.
+    pub(super) is_level: Option<bool>,
     pub(super) inquiry: Option<Inquiry>,
+    /// Since when no worker has got a connection, and how often one has tried.
+    pub(super) unconnected: Option<(Instant, u32)>,
     asked_at: Option<Instant>,
     warning: Option<String>,
 }
@@ -79,28 +100,62 @@ impl Member {
             health: Health::new(health_settings.fall, health_settings.rise),
             detector: Detector::new(settings.detector.clone()),
             breaker: Breaker::new(breaker_settings),
+            latency: LatencyWatch::new(settings.detector.latency.clone(), settings.detector.hang_timeout / 2),
+            pulse: Pulse::default(),
             health_settings,
             breaker_settings,
+            latency_settings: settings.detector.latency.clone(),
             fault: None,
+            degraded: None,
             clean_since: None,
             hold_factor: 1.0,
             banned_until: None,
+            is_drained: false,
+            reports: Reports::default(),
+            server: Server::default(),
+            is_level: None,
             inquiry: None,
+            unconnected: None,
             asked_at: None,
             warning: None,
         }
     }
 
     pub(super) fn is_selectable(&self) -> bool {
-        self.health.is_healthy() && self.breaker.is_closed() && !self.is_banned()
+        self.health.is_healthy() && self.breaker.is_closed() && !self.is_set_aside()
+    }
+
+    /// An operator or a checker does not want it chosen.
+    pub(super) fn is_set_aside(&self) -> bool {
+        self.is_barred() || self.reports.down().is_some() || self.reports.drained().is_some()
+    }
+
+    /// An operator does not want it chosen, whatever happens.
+    pub(super) const fn is_barred(&self) -> bool {
+        self.is_banned() || self.is_drained
+    }
+
+    /// Its weight, unless a checker reported another.
+    pub(super) fn preference(&self) -> f64 {
+        self.reports.weight().unwrap_or(self.weight)
+    }
+
+    /// Its lag, if it is checked at all, is no reason against a failback.
+    pub(super) fn may_lead(&self) -> bool {
+        self.is_level == Some(true) || !self.health_settings.modes.contains(&ProbeMode::Lag)
+    }
+
+    /// Neither an operator nor what its server said of itself speaks against it.
+    pub(super) fn may_be_chosen(&self) -> bool {
+        !self.is_set_aside() && self.server.is_trusted()
     }
 
     pub(super) const fn is_banned(&self) -> bool {
         self.banned_until.is_some()
     }
 
-    pub(super) const fn candidate(&self, is_eligible: bool) -> Candidate {
-        Candidate { id: self.id, weight: self.weight, is_eligible }
+    pub(super) fn candidate(&self, is_eligible: bool) -> Candidate {
+        Candidate { id: self.id, weight: self.preference(), is_eligible }
     }
 
     pub(super) fn saved_breaker(&self, now: Instant) -> Option<SavedBreaker> {
@@ -139,6 +194,16 @@ impl Member {
             *due = now;
         }
         self.ask_if_due(now)
+    }
+
+    /// A worker could not connect. Returns since when nobody could and nothing was heard, if they tried often enough.
+    pub(super) fn on_unconnected(&mut self, at: Instant) -> Option<Instant> {
+        let (since, count) = match self.unconnected {
+            Some((since, count)) if !self.detector.has_replied_since(since) => (since, count + 1),
+            _ => (at, 1),
+        };
+        self.unconnected = Some((since, count));
+        (count >= UNCONNECTED_MIN).then_some(since)
     }
 
     /// Time passed. Returns whether a re-probe must be asked for now.
@@ -191,7 +256,7 @@ impl Member {
             InquiryStage::Due(due) => Some(due),
             InquiryStage::Asked(_) => None,
         });
-        [due, self.breaker.deadline(), self.banned_until].into_iter().flatten().min()
+        [due, self.breaker.deadline(), self.banned_until, self.reports.deadline()].into_iter().flatten().min()
     }
 
     /// A round ended. `events` receives what changed, except the fall itself, which is returned.
@@ -199,9 +264,15 @@ impl Member {
         &mut self,
         (started_at, now): (Instant, Instant),
         verdict: &ProbeVerdict,
-        hold_factor: f64,
+        (hold_factor, is_slow): (f64, bool),
         events: &mut Vec<Event>,
     ) -> Option<Fault> {
+        if is_slow && matches!(verdict, ProbeVerdict::Good { .. }) {
+            // Better than none, but no reason to return to it.
+            self.health.on_slow();
+            self.clean_since = None;
+            return None;
+        }
         let change = self.health.on_verdict(started_at, now, verdict);
         let is_good = matches!(verdict, ProbeVerdict::Good { .. });
         if is_good && self.clean_since.is_none() {
@@ -240,7 +311,9 @@ impl Member {
         self.health.force_down();
         self.clean_since = None;
         self.inquiry = None;
+        self.unconnected = None;
         self.detector.restart(now);
+        self.latency.restart();
         self.fault = Some(fault.clone());
         events.push(Event::BackendDown { backend: self.id, fault });
         self.with_breaker(now, events, |breaker| breaker.trip(now));
@@ -253,7 +326,9 @@ impl Member {
             events.push(Event::BackendUp { backend: self.id });
         }
         self.fault = None;
+        self.unconnected = None;
         self.detector.restart(now);
+        self.latency.restart();
         self.with_breaker(now, events, |breaker| breaker.close(now));
     }
 
@@ -263,6 +338,9 @@ impl Member {
         });
         if self.banned_until.take_if(|until| now >= *until).is_some() {
             events.push(Event::BanEnded { backend: self.id });
+        }
+        for report in self.reports.expire(now) {
+            events.push(Event::ReportEnded { backend: self.id, report, is_expired: true });
         }
     }
 

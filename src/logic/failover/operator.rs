@@ -1,9 +1,9 @@
-//! What an operator asks of the machine: a switch, a weight, a stay, a ban.
+//! What an operator asks of the machine: a switch, a weight, a stay, a ban. More of it stands in `orders`, `reports` and
+//! `drilling`.
 
 use std::time::{Duration, Instant};
 
 use super::event::{Command, Event, Manner, Refused, StayEnd};
-use super::switching::Stage;
 use super::{Failover, Stay};
 use crate::logic::route::BackendId;
 
@@ -27,6 +27,16 @@ impl Failover {
             },
             Command::Ban { backend, length } => self.ban(now, backend, length),
             Command::EndBan { backend } => self.end_ban(backend),
+            Command::Drain { backend } => self.drain(backend),
+            Command::EndDrain { backend } => self.end_drain(backend),
+            Command::Report { backend, report } => self.report(now, backend, report),
+            Command::Pause { length, writes_only } => {
+                self.begin_pause(now, length, writes_only);
+                Ok(())
+            }
+            Command::Resume => self.end_pause(),
+            Command::Drill { drill, length, is_forced } => self.begin_drill(now, drill, length, is_forced),
+            Command::EndDrill => self.end_drill(now),
         };
         self.settle(now);
         outcome
@@ -54,6 +64,13 @@ impl Failover {
     }
 
     fn begin_stay(&mut self, now: Instant, backend: BackendId, length: Duration) -> Result<(), Refused> {
+        let index = self.index(backend).ok_or(Refused::UnknownBackend)?;
+        if self.members[index].is_drained {
+            return Err(Refused::TargetDrained);
+        }
+        if self.members[index].reports.down().is_some() {
+            return Err(Refused::TargetReported);
+        }
         if self.active != Some(backend) {
             self.switch_by_operator(now, backend, Manner::Planned)?;
         } else if !self.stage.is_serving() {
@@ -79,13 +96,7 @@ impl Failover {
 
     fn ban(&mut self, now: Instant, backend: BackendId, length: Duration) -> Result<(), Refused> {
         let index = self.index(backend).ok_or(Refused::UnknownBackend)?;
-        let is_target = match &self.stage {
-            Stage::Proving { switch, .. } | Stage::Holding { switch, .. } | Stage::Cutting { switch, .. } => {
-                switch.to == backend
-            }
-            Stage::Starting { .. } | Stage::Serving => false,
-        };
-        if is_target {
+        if self.stage.target() == Some(backend) {
             return Err(Refused::SwitchUnderWay);
         }
         if self.active == Some(backend) {

@@ -1,15 +1,19 @@
 //! The stages of a switch: choose, prove, hold or cut, serve. Only one switch is under way at a time.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::logic::failover::Failover;
-use crate::logic::failover::event::{Blocked, CallOff, Event, Manner, Output, Reason, Refused, StayEnd, Switched};
+use crate::logic::failover::event::{
+    Blocked, CallOff, Event, Fault, Manner, Output, Reason, Refused, StayEnd, Switched,
+};
 use crate::logic::failover::member::{Member, Sign};
+use crate::logic::failover::promotion::Step;
 use crate::logic::health::ProbeVerdict;
 use crate::logic::judged::Judged;
 use crate::logic::report::{ProbeReport, WorkerId};
-use crate::logic::route::{BackendId, Phase};
+use crate::logic::route::{BackendId, Change, Phase};
 use crate::logic::selection;
 use crate::logic::settings::{Failback, InitialPolicy};
 
@@ -23,16 +27,18 @@ const REPORTING_MAX: Duration = Duration::from_secs(2);
 const PROVING_SLACK: Duration = Duration::from_secs(1);
 
 /// Where the group stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Stage {
-    /// Nothing has been chosen yet; a first backend was good then.
-    Starting { first_good: Option<Instant> },
+    /// Nothing has been chosen yet; a first backend was good then, and has waited long enough for a heavier one.
+    Starting { first_good: Option<Instant>, is_overdue: bool },
     /// The active serves.
     Serving,
     /// The active serves; the target of a planned switch is asked to answer a probe.
     Proving { switch: Switch, until: Instant },
     /// Workers hold new commands and drain.
     Holding { switch: Switch, attempt: u64, until: Instant, missing: Missing },
+    /// A replica is asked for, catches up, or is promoted; in a planned switch commands wait, as in `hold`.
+    Promoting { switch: Switch, step: Step, until: Instant, hold: Option<(u64, Instant)>, is_promoting: bool },
     /// Workers stop writing and judge.
     Cutting { switch: Switch, attempt: u64, until: Instant, missing: Missing },
 }
@@ -41,20 +47,24 @@ pub(super) enum Stage {
 #[derive(Clone, Debug)]
 pub(super) struct Switch {
     pub(super) to: BackendId,
-    reason: Reason,
-    cause: String,
+    pub(super) reason: Reason,
+    pub(super) cause: String,
     /// When its cause was first seen.
-    seen_at: Instant,
-    decided_at: Instant,
+    pub(super) seen_at: Instant,
+    pub(super) decided_at: Instant,
 }
 
 /// The workers that have not acknowledged yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Missing(Vec<WorkerId>);
 
 impl Missing {
     fn all(workers: usize) -> Self {
         Self((0..workers).collect())
+    }
+
+    pub(super) const fn none() -> Self {
+        Self(Vec::new())
     }
 
     fn remove(&mut self, worker: WorkerId) {
@@ -66,7 +76,12 @@ impl Stage {
     /// What the workers see of it.
     pub(super) const fn phase(&self) -> Phase {
         match self {
-            Self::Starting { .. } | Self::Serving | Self::Proving { .. } => Phase::Serve,
+            Self::Starting { .. } | Self::Serving | Self::Proving { .. } | Self::Promoting { hold: None, .. } => {
+                Phase::Serve
+            }
+            Self::Promoting { switch, hold: Some((attempt, until)), .. } => {
+                Phase::Hold { to: switch.to, attempt: *attempt, until: *until }
+            }
             Self::Holding { switch, attempt, until, .. } => {
                 Phase::Hold { to: switch.to, attempt: *attempt, until: *until }
             }
@@ -76,6 +91,17 @@ impl Stage {
 
     pub(super) const fn is_cutting(&self) -> bool {
         matches!(self, Self::Cutting { .. })
+    }
+
+    /// Where the switch that is under way leads to.
+    pub(super) const fn target(&self) -> Option<BackendId> {
+        match self {
+            Self::Proving { switch, .. }
+            | Self::Holding { switch, .. }
+            | Self::Promoting { switch, .. }
+            | Self::Cutting { switch, .. } => Some(switch.to),
+            Self::Starting { .. } | Self::Serving => None,
+        }
     }
 
     pub(super) const fn is_serving(&self) -> bool {
@@ -93,7 +119,7 @@ impl Stage {
 }
 
 /// A switch that took place and whose judgements are being added up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reporting {
     switched: Switched,
     missing: Missing,
@@ -112,24 +138,27 @@ impl Reporting {
 impl Failover {
     /// Takes one step if one is due; says whether it did.
     pub(super) fn step(&mut self, now: Instant) -> bool {
-        let is_active_down = self.active.is_some_and(|id| !self.is_healthy(id));
+        let is_active_down = self.active.is_some_and(|id| !self.is_healthy(id)) || self.must_leave_reported();
         match &self.stage {
             Stage::Starting { .. } => self.start(now),
             Stage::Serving if is_active_down => self.leave(now),
-            Stage::Serving => self.fail_back(now),
+            Stage::Serving => self.leave_drained(now) || self.fail_back(now),
             Stage::Proving { .. } | Stage::Holding { .. } if is_active_down => {
                 self.overtake();
                 self.leave(now);
                 true
             }
+            Stage::Promoting { .. } => self.step_of_promotion(now),
+            Stage::Proving { switch, .. } | Stage::Holding { switch, .. } if self.is_set_aside(switch.to) => {
+                self.call_off(now, CallOff::TargetSetAside)
+            }
             Stage::Proving { switch, until } => {
-                let is_lost = !self.is_healthy(switch.to) || now >= *until;
+                let is_lost = !self.is_fit(switch.to) || now >= *until;
                 is_lost && self.call_off(now, CallOff::TargetUnhealthy)
             }
-            Stage::Holding { switch, .. } if !self.is_healthy(switch.to) => {
-                self.call_off(now, CallOff::TargetUnhealthy)
-            }
-            Stage::Holding { missing, .. } if missing.0.is_empty() => self.complete(now),
+            Stage::Holding { switch, .. } if !self.is_fit(switch.to) => self.call_off(now, CallOff::TargetUnhealthy),
+            Stage::Holding { missing, .. } if missing.0.is_empty() => self.drained(now),
+            Stage::Holding { switch, until, .. } if switch.reason == Reason::Slow => now >= *until && self.force(now),
             Stage::Holding { until, .. } => now >= *until && self.call_off(now, CallOff::NotDrained),
             Stage::Cutting { missing, until, .. } => (missing.0.is_empty() || now >= *until) && self.complete(now),
         }
@@ -139,24 +168,27 @@ impl Failover {
     /// else a moment after the first good one. Nothing is there to be cut, so it serves at once.
     fn start(&mut self, now: Instant) -> bool {
         let good = self.members.iter().filter(|member| member.health.is_latest_good()).count();
-        let Stage::Starting { first_good } = &mut self.stage else { return false };
+        let Stage::Starting { first_good, is_overdue } = &mut self.stage else { return false };
         if good == 0 {
+            (*first_good, *is_overdue) = (None, false);
             return false;
         }
         let since = *first_good.get_or_insert(now);
+        *is_overdue = now >= since + START_MAX;
+        let is_overdue = *is_overdue;
         let needed = match self.settings.failover.initial {
             InitialPolicy::One => 1,
             InitialPolicy::Majority => self.members.len() / 2 + 1,
             InitialPolicy::All => self.members.len(),
         };
-        let last = self.restored.map(|(id, _)| id);
-        let preferred = last
-            .or_else(|| selection::best(self.members.iter().map(|member| member.candidate(!member.is_banned())), None));
+        let is_wanted = |id: &BackendId| self.index(*id).is_some_and(|index| self.members[index].may_be_chosen());
+        let last = self.restored.map(|(id, _)| id).filter(is_wanted);
+        let heaviest = self.members.iter().map(|member| member.candidate(member.may_be_chosen()));
+        let preferred = last.or_else(|| selection::best(heaviest, None));
         let is_good = |id| self.index(id).is_some_and(|index| self.members[index].health.is_latest_good());
-        let is_settled = preferred.is_some_and(is_good)
-            || self.members.iter().all(|member| member.health.is_probed())
-            || now >= since + START_MAX;
-        let choice = last.filter(|id| is_good(*id)).or_else(|| self.refuge());
+        let is_settled =
+            preferred.is_some_and(is_good) || self.members.iter().all(|member| member.health.is_probed()) || is_overdue;
+        let choice = last.filter(|id| is_good(*id)).or_else(|| self.refuge()).or_else(|| self.last_refuge());
         let Some(to) = choice.filter(|_| good >= needed && is_settled) else { return false };
         self.begin(now, Switch { to, reason: Reason::Start, cause: String::new(), seen_at: since, decided_at: now });
         true
@@ -173,21 +205,65 @@ impl Failover {
 
     /// Leaves a dead active for the best other, if there is any.
     fn leave(&mut self, now: Instant) -> bool {
-        let Some(to) = self.refuge() else { return false };
-        let fault = self.active.and_then(|id| self.index(id)).and_then(|index| self.members[index].fault.clone());
-        let (reason, cause, seen_at) =
-            fault.map_or((Reason::ProbesFailed, String::new(), now), |fault| (fault.reason, fault.cause, fault.since));
-        self.cut(now, Switch { to, reason, cause, seen_at, decided_at: now });
+        let active = self.active.and_then(|id| self.index(id)).map(|index| &self.members[index]);
+        let is_working = active.is_some_and(|active| active.health.is_healthy());
+        let fault = active.and_then(|active| active.fault.clone()).filter(|_| !is_working);
+        let report = active.and_then(|active| active.reports.down());
+        let (reason, cause, seen_at) = match (fault, report) {
+            (Some(fault), _) => (fault.reason, fault.cause, fault.since),
+            (None, Some(report)) => {
+                (Reason::ReportedDown, format!("{}: {}", report.reporter, report.reason), report.since)
+            }
+            (None, None) => (Reason::ProbesFailed, String::new(), now),
+        };
+        let switch = |to| Switch { to, reason, cause, seen_at, decided_at: now };
+        if let Some(to) = self.refuge() {
+            self.cut(now, switch(to));
+            return true;
+        }
+        // A report alone leads nowhere else than to a backend that can be selected.
+        if is_working {
+            return false;
+        }
+        let last = self.last_refuge();
+        let Some(placeholder) = last.or(self.active) else { return false };
+        let switch = switch(placeholder);
+        if self.begin_promotion(now, switch.clone()) {
+            return true;
+        }
+        let Some(to) = last else { return false };
+        self.cut(now, Switch { to, ..switch });
         true
     }
 
-    /// The best backend other than the active: healthy with a closed breaker, else any whose latest probe was clean.
-    fn refuge(&self) -> Option<BackendId> {
-        let others = || self.members.iter().filter(|member| Some(member.id) != self.active);
+    /// The best backend other than the active: healthy with a closed breaker; else, since the active does not work, any
+    /// whose latest probe was clean, and be it reported down. None that is fenced, and none that must be promoted first.
+    pub(super) fn refuge(&self) -> Option<BackendId> {
+        self.best_refuge(|index| self.members[index].server.is_trusted() && !self.must_be_promoted(index))
+    }
+
+    /// As [`Self::refuge`], when there is no other: who is fenced is better than nobody.
+    fn last_refuge(&self) -> Option<BackendId> {
+        self.best_refuge(|index| !self.must_be_promoted(index))
+    }
+
+    pub(super) fn must_be_promoted(&self, index: usize) -> bool {
+        self.replication.promotes && self.is_replica(index)
+    }
+
+    fn best_refuge(&self, is_allowed: impl Fn(usize) -> bool) -> Option<BackendId> {
+        let others = || self.members.iter().enumerate().filter(|(_, member)| Some(member.id) != self.active);
         let best = |is_eligible: fn(&Member) -> bool| {
-            selection::best(others().map(|member| member.candidate(is_eligible(member))), None)
+            let candidate =
+                |(index, member): (usize, &Member)| member.candidate(is_eligible(member) && is_allowed(index));
+            selection::best(others().map(candidate), None)
         };
-        best(Member::is_selectable).or_else(|| best(|member| member.health.is_latest_good() && !member.is_banned()))
+        let is_active_working = self.active.is_some_and(|id| self.is_healthy(id));
+        best(Member::is_selectable).or_else(|| {
+            let clean = best(|member| member.health.is_latest_good() && !member.is_set_aside());
+            let reported = || best(|member| member.health.is_latest_good() && !member.is_barred());
+            if is_active_working { None } else { clean.or_else(reported) }
+        })
     }
 
     fn fail_back(&mut self, now: Instant) -> bool {
@@ -211,10 +287,11 @@ impl Failover {
     /// The healthy backends heavier than the active, heaviest first.
     fn heavier(&self) -> Vec<&Member> {
         let Some(active) = self.active.and_then(|id| self.index(id)) else { return Vec::new() };
-        let weight = self.members[active].weight;
-        let is_heavier = |member: &&Member| member.weight > weight && member.health.is_healthy() && !member.is_banned();
+        let weight = self.members[active].preference();
+        let is_heavier =
+            |member: &&Member| member.preference() > weight && member.health.is_healthy() && !member.is_set_aside();
         let mut heavier: Vec<&Member> = self.members.iter().filter(is_heavier).collect();
-        heavier.sort_by(|one, other| other.weight.partial_cmp(&one.weight).unwrap_or(Ordering::Equal));
+        heavier.sort_by(|one, other| other.preference().partial_cmp(&one.preference()).unwrap_or(Ordering::Equal));
         heavier
     }
 
@@ -227,10 +304,15 @@ impl Failover {
             Failback::Never => return Some(Blocked::Never),
             Failback::Auto => {}
         }
-        if !member.breaker.is_closed() {
+        let fence = member.server.fence.as_ref();
+        if let Some(fence) = fence.filter(|fence| fence.is_lasting) {
+            Some(Blocked::Fenced(fence.reason))
+        } else if !member.breaker.is_closed() {
             Some(Blocked::Breaker)
         } else if self.is_clean_at(member).is_none_or(|at| now < at) {
-            Some(Blocked::HoldTime)
+            Some(fence.map_or(Blocked::HoldTime, |fence| Blocked::Fenced(fence.reason)))
+        } else if !member.may_lead() {
+            Some(Blocked::Lag)
         } else if self.is_calm_at(now).is_some_and(|at| now < at) {
             Some(Blocked::FlapGuard)
         } else if self.failback_after.is_some_and(|at| now < at) {
@@ -241,14 +323,15 @@ impl Failover {
     }
 
     /// When a backend will have been clean for `failback_hold`. An operator's choice is left alone as long.
-    fn is_clean_at(&self, member: &Member) -> Option<Instant> {
+    pub(super) fn is_clean_at(&self, member: &Member) -> Option<Instant> {
         let since = member.clean_since?;
+        let since = member.server.fence.as_ref().map_or(since, |fence| fence.since.max(since));
         let since = self.chosen_at.map_or(since, |chosen| chosen.max(since));
         Some(since + self.settings.failover.failback_hold.mul_f64(member.hold_factor))
     }
 
     /// When the flap guard lets failbacks through again, if it does not now.
-    fn is_calm_at(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn is_calm_at(&self, now: Instant) -> Option<Instant> {
         let failover = &self.settings.failover;
         let in_window = |at: &&Instant| **at + failover.switches_window > now;
         let count = self.recent.iter().filter(in_window).count();
@@ -257,11 +340,14 @@ impl Failover {
     }
 
     pub(super) fn failback_deadline(&self) -> Option<Instant> {
-        if !self.stage.is_serving() || self.settings.failover.failback != Failback::Auto {
+        // What something else than time must end first has no deadline of its own.
+        let is_held = self.stay.is_some();
+        if is_held || !self.stage.is_serving() || self.settings.failover.failback != Failback::Auto {
             return None;
         }
-        let closed = self.heavier().into_iter().filter(|member| member.breaker.is_closed());
-        let clean = closed.filter_map(|member| self.is_clean_at(member)).min()?;
+        let is_open = |member: &&Member| !member.server.fence.as_ref().is_some_and(|fence| fence.is_lasting);
+        let waiting = self.heavier().into_iter().filter(|member| member.breaker.is_closed() && member.may_lead());
+        let clean = waiting.filter(is_open).filter_map(|member| self.is_clean_at(member)).min()?;
         let calm = self.recent.front().map(|at| *at + self.settings.failover.switches_window);
         let calm = calm.filter(|_| self.recent.len() >= self.settings.failover.switches_max as usize);
         [Some(clean), calm, self.failback_after].into_iter().flatten().max()
@@ -269,9 +355,14 @@ impl Failover {
 
     pub(super) fn stage_deadline(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Starting { first_good } => first_good.map(|since| since + START_MAX),
+            Stage::Starting { first_good, is_overdue } => {
+                first_good.filter(|_| !is_overdue).map(|since| since + START_MAX)
+            }
             Stage::Serving => None,
-            Stage::Proving { until, .. } | Stage::Holding { until, .. } | Stage::Cutting { until, .. } => Some(*until),
+            Stage::Proving { until, .. }
+            | Stage::Holding { until, .. }
+            | Stage::Promoting { until, .. }
+            | Stage::Cutting { until, .. } => Some(*until),
         }
     }
 
@@ -280,17 +371,24 @@ impl Failover {
         if self.active == Some(to) {
             return Err(Refused::AlreadyActive);
         }
-        if self.members[index].is_banned() {
+        let member = &self.members[index];
+        if member.is_banned() {
             return Err(Refused::TargetBanned);
         }
+        if member.is_drained {
+            return Err(Refused::TargetDrained);
+        }
+        if member.is_set_aside() {
+            return Err(Refused::TargetReported);
+        }
         match self.stage {
-            Stage::Cutting { .. } => return Err(Refused::SwitchUnderWay),
+            Stage::Cutting { .. } | Stage::Promoting { .. } => return Err(Refused::SwitchUnderWay),
             Stage::Starting { .. } if manner == Manner::Planned => return Err(Refused::NoActive),
             _ => {}
         }
         match manner {
             Manner::Planned if !self.stage.is_serving() => return Err(Refused::SwitchUnderWay),
-            Manner::Planned if !self.members[index].health.is_healthy() => return Err(Refused::TargetUnhealthy),
+            Manner::Planned if !self.is_fit(to) => return Err(Refused::TargetUnhealthy),
             Manner::Planned => self.plan(now, to, Reason::Operator),
             Manner::Forced => {
                 self.overtake();
@@ -298,6 +396,7 @@ impl Failover {
                 let switch = Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now };
                 match self.stage {
                     Stage::Starting { .. } => self.begin(now, switch),
+                    _ if self.is_promotable(index) => self.order_promotion(now, switch),
                     _ => self.cut(now, switch),
                 }
             }
@@ -306,10 +405,38 @@ impl Failover {
     }
 
     /// Begins a planned switch: the target must answer a probe now.
-    fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
+    pub(super) fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
+        self.plan_switch(now, Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now });
+    }
+
+    /// Leaves a slow active as a planned switch, so that what it can still answer is not lost.
+    pub(super) fn leave_slow(&mut self, now: Instant, to: BackendId, fault: Fault) {
+        let Fault { reason, cause, since } = fault;
+        self.plan_switch(now, Switch { to, reason, cause, seen_at: since, decided_at: now });
+    }
+
+    /// What a slow active has not answered when the drain ends is judged as if it were dead.
+    fn force(&mut self, now: Instant) -> bool {
+        let Stage::Holding { switch, .. } = &self.stage else { return false };
+        let switch = switch.clone();
+        self.give_up_slow(now, &switch);
+        self.cut(now, switch);
+        true
+    }
+
+    /// From now on the slow active is unhealthy.
+    fn give_up_slow(&mut self, now: Instant, switch: &Switch) {
+        let Some(index) = self.active.and_then(|id| self.index(id)) else { return };
+        if self.members[index].health.is_healthy() {
+            let (reason, cause, since) = (switch.reason.clone(), switch.cause.clone(), switch.seen_at);
+            self.bring_down(now, index, Fault { reason, cause, since });
+        }
+    }
+
+    fn plan_switch(&mut self, now: Instant, switch: Switch) {
+        let to = switch.to;
         let Some(index) = self.index(to) else { return };
         let until = now + self.members[index].health_settings.timeout * 2 + PROVING_SLACK;
-        let switch = Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now };
         self.stage = Stage::Proving { switch, until };
         if self.members[index].on_sign(now, Sign::Look) {
             self.outputs.push_back(Output::ProbeNow(to));
@@ -328,6 +455,11 @@ impl Failover {
                 let switch = Switch { decided_at: now, ..switch.clone() };
                 self.hold(now, switch);
             }
+            // That is what a replica says; it is promoted once it has everything.
+            ProbeVerdict::CannotServe { .. } if self.is_promotable(index) => {
+                let switch = Switch { decided_at: now, ..switch.clone() };
+                self.hold(now, switch);
+            }
             ProbeVerdict::Void => {}
             ProbeVerdict::Busy { .. } | ProbeVerdict::CannotServe { .. } | ProbeVerdict::Failed { .. } => {
                 self.call_off(now, CallOff::TargetUnhealthy);
@@ -342,7 +474,7 @@ impl Failover {
         self.stage = Stage::Holding { switch, attempt: self.attempts, until, missing };
     }
 
-    fn cut(&mut self, now: Instant, switch: Switch) {
+    pub(super) fn cut(&mut self, now: Instant, switch: Switch) {
         self.attempts += 1;
         let missing = Missing::all(self.workers);
         self.stage = Stage::Cutting { switch, attempt: self.attempts, until: now + CUT_MAX, missing };
@@ -360,11 +492,19 @@ impl Failover {
     }
 
     /// The old active goes on in its epoch; a failback is tried again later.
-    fn call_off(&mut self, now: Instant, why: CallOff) -> bool {
-        let (Stage::Proving { switch, .. } | Stage::Holding { switch, .. }) = &self.stage else { return false };
+    pub(super) fn call_off(&mut self, now: Instant, why: CallOff) -> bool {
+        let (Stage::Proving { switch, .. } | Stage::Holding { switch, .. } | Stage::Promoting { switch, .. }) =
+            &self.stage
+        else {
+            return false;
+        };
         let to = switch.to;
-        let retry_in = (switch.reason == Reason::Failback).then(|| self.failback_backoff.grow());
+        let retry_in =
+            matches!(switch.reason, Reason::Failback | Reason::Drained).then(|| self.failback_backoff.grow());
         self.failback_after = retry_in.map(|wait| now + wait).or(self.failback_after);
+        if switch.reason == Reason::Slow {
+            self.put_off_leaving(now);
+        }
         self.stage = Stage::Serving;
         self.log([Event::SwitchCalledOff { to, why, retry_in }]);
         self.end_stay_on(to, StayEnd::CalledOff);
@@ -372,7 +512,7 @@ impl Failover {
     }
 
     /// The workers have let go of the old active, or their time is over.
-    fn complete(&mut self, now: Instant) -> bool {
+    pub(super) fn complete(&mut self, now: Instant) -> bool {
         let (Stage::Holding { switch, missing, .. } | Stage::Cutting { switch, missing, .. }) = &self.stage else {
             return false;
         };
@@ -384,6 +524,9 @@ impl Failover {
         if missing > 0 {
             self.log([Event::WorkersLate { missing }]);
         }
+        if switch.reason == Reason::Slow {
+            self.give_up_slow(now, &switch);
+        }
         match switch.reason {
             Reason::Operator => self.chosen_at = Some(now),
             _ => self.remember(now),
@@ -394,6 +537,10 @@ impl Failover {
 
     fn is_healthy_or_clean(&self, id: BackendId) -> bool {
         self.is_healthy(id) || self.index(id).is_some_and(|index| self.members[index].health.is_latest_good())
+    }
+
+    fn is_set_aside(&self, id: BackendId) -> bool {
+        self.index(id).is_some_and(|index| self.members[index].is_set_aside())
     }
 
     /// The flap guard counts it.
@@ -415,9 +562,24 @@ impl Failover {
             self.members[index].bring_up(now, &mut events);
             self.log(events);
         }
+        if let Some(stay) = self.stay.filter(|stay| stay.backend != switch.to) {
+            self.end_stay_on(stay.backend, StayEnd::BackendDown);
+        }
+        self.lift_fence(index, "it is the active");
+        if let Some(old) = from.filter(|from| *from != switch.to).and_then(|from| self.index(from)) {
+            self.members[old].server.forget_facts();
+        }
+        self.count_drilled(now, switch.decided_at, switch.to);
         self.epoch += 1;
+        self.change = Some(Arc::new(Change {
+            from: from.and_then(|from| self.index(from)).map(|index| self.members[index].name.clone()),
+            to: self.members[index].name.clone(),
+            reason: switch.reason.to_string(),
+        }));
+        self.members[index].is_level = None;
         self.active = Some(switch.to);
         self.reason = switch.reason.clone();
+        self.cause.clone_from(&switch.cause);
         self.stage = Stage::Serving;
         self.must_persist = true;
         self.failback_after = None;

@@ -1,9 +1,14 @@
 //! Cases of the decision machine, one after another.
 
+mod acceptance;
+mod gray;
+mod orders;
+mod replication;
+
 use super::*;
 use crate::logic::judged::Judged;
 use crate::logic::route::Phase;
-use crate::logic::settings::{Failback, InitialPolicy, ProbeMode, ProbePolicy};
+use crate::logic::settings::{Failback, InitialPolicy, LatencySettings, ProbeMode, ProbePolicy};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const HEAVY: BackendId = BackendId(0);
@@ -33,6 +38,7 @@ fn settings() -> GroupSettings {
             window: MS(2000),
             failures_min: 5,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         breaker: BreakerSettings { grace: MS(10_000), grace_max: MS(80_000) },
         failover: FailoverSettings {
@@ -120,6 +126,7 @@ impl Group {
                 Output::ProbeNow(backend) => self.asked.push(backend),
                 Output::Log(event) => self.events.push(event),
                 Output::Persist(saved) => self.saved = Some(saved),
+                Output::Promote(order) => panic!("nothing replicates: {order:?}"),
             }
         }
     }
@@ -133,6 +140,8 @@ impl Group {
         self.now += time;
         self.machine.on_tick(self.now, 0.5);
         self.drain();
+        let deadline = self.machine.next_deadline();
+        assert!(deadline.is_none_or(|at| at > self.now), "time alone changes nothing: its owner would spin");
     }
 
     fn report(&mut self, backend: BackendId, verdict: ProbeVerdict, took: Duration, immediate: bool) {
@@ -666,6 +675,58 @@ fn an_operator_holds_the_active_for_a_time() {
     assert_eq!(group.machine.stay(), None);
 }
 
+/// What only an order or a report can end has no time: asking for one would ask again and again.
+#[test]
+fn a_failback_that_time_alone_does_not_let_through_has_no_deadline() {
+    let mut group = Group::failed_over(settings());
+    group.order(Command::Stay { backend: LIGHT, length: MS(600_000) });
+    group.probe_for(HEAVY, 100);
+    assert_eq!(group.machine.blocked(), Some(Blocked::Stay));
+    assert!(group.machine.next_deadline().is_some_and(|at| at > group.now));
+
+    let mut group = Group::failed_over(lag_settings());
+    group.probe_for(HEAVY, 100);
+    assert_eq!(group.machine.blocked(), Some(Blocked::Lag));
+    assert!(group.machine.next_deadline().is_none_or(|at| at > group.now));
+}
+
+fn lag_settings() -> GroupSettings {
+    let mut settings = settings();
+    settings.health.modes.push(ProbeMode::Lag);
+    settings
+}
+
+impl Group {
+    fn lag(&mut self, backend: BackendId, is_level: bool) {
+        self.machine.on_lag(self.now, backend, is_level);
+        self.drain();
+    }
+}
+
+#[test]
+fn lag_gates_the_failback_and_nothing_else() {
+    let mut group = Group::serving(lag_settings());
+    group.lag(HEAVY, false);
+    group.probe_for(HEAVY, 100);
+    assert_eq!(group.state(), (1, Some(HEAVY), Phase::Serve), "the active is not left for its lag");
+    group.lag(LIGHT, false);
+    group.lose(HEAVY);
+    group.acknowledge();
+    assert_eq!(group.state(), (2, Some(LIGHT), Phase::Serve), "one that lags is better than a dead one");
+
+    group.probe_for(HEAVY, 100);
+    assert_eq!(group.machine.blocked(), Some(Blocked::Lag), "what was said while it was active does not count");
+    group.lag(HEAVY, false);
+    group.probe_for(HEAVY, 100);
+    assert_eq!((group.state().0, group.machine.blocked()), (2, Some(Blocked::Lag)));
+    group.forget();
+    group.lag(HEAVY, true);
+    assert_eq!(group.asked, [HEAVY], "at once");
+    group.re_probe(HEAVY, good());
+    group.acknowledge();
+    assert_eq!(group.state(), (3, Some(HEAVY), Phase::Serve));
+}
+
 #[test]
 fn a_stay_elsewhere_is_a_planned_switch_and_ends_with_it() {
     let mut group = Group::serving(settings());
@@ -723,4 +784,73 @@ fn a_banned_backend_is_never_chosen() {
     assert_eq!(group.state().1, None, "a ban survives a restart");
     group.probe(LIGHT, good());
     assert_eq!(group.state().1, Some(LIGHT));
+}
+
+/// Before the first choice, the last active may be banned as any other.
+#[test]
+fn a_last_active_that_was_banned_meanwhile_is_not_begun_with() {
+    let saved = Saved { active: Some("heavy".into()), epoch: 7, ..Saved::default() };
+    let mut group = Group::new(settings(), Some(&saved));
+    group.order(Command::Ban { backend: HEAVY, length: MS(300_000) });
+    group.probe(HEAVY, good());
+    group.probe(LIGHT, good());
+    assert_eq!(group.state(), (8, Some(LIGHT), Phase::Serve));
+}
+
+/// Only the way of the commands is broken: each probe acquits, and still nobody gets through.
+#[test]
+fn a_backend_that_no_worker_can_connect_to_is_left_though_its_probes_are_good() {
+    let mut group = Group::serving(settings());
+    let fail = |group: &mut Group| {
+        let cause = "timed out".to_owned();
+        group.say(WorkerReport::ConnectFailed { backend: HEAVY, at: group.now, cause });
+        if group.machine.route().phase == Phase::Serve {
+            group.re_probe(HEAVY, good());
+        }
+    };
+    for _ in 0..6 {
+        fail(&mut group);
+        assert_eq!(group.state().1, Some(HEAVY));
+        group.pass(MS(990));
+    }
+    group.say(WorkerReport::Connected { backend: HEAVY, at: group.now });
+    for _ in 0..8 {
+        assert_eq!(group.state().2, Phase::Serve, "a connection that works starts it anew");
+        group.pass(MS(800));
+        fail(&mut group);
+    }
+    group.pass(MS(800));
+    fail(&mut group);
+    group.acknowledge();
+    assert_eq!(group.state(), (2, Some(LIGHT), Phase::Serve));
+    assert_eq!(*group.machine.reason(), Reason::ConnectionLost);
+}
+
+/// A stay on an active that cannot serve would else forbid each failback, wherever the traffic goes.
+#[test]
+fn a_stay_on_a_dead_active_ends_when_it_is_left() {
+    let mut group = Group::serving(settings());
+    for _ in 0..3 {
+        group.probe(LIGHT, refused());
+    }
+    group.forget();
+    group.lose(HEAVY);
+    group.order(Command::Stay { backend: HEAVY, length: MS(600_000) });
+    group.probe(LIGHT, good());
+    group.acknowledge();
+    assert_eq!((group.state(), group.machine.stay()), ((2, Some(LIGHT), Phase::Serve), None));
+}
+
+/// What was good and is not any more leaves nothing to wait for; `pass` looks at the deadline.
+#[test]
+fn a_start_that_loses_its_only_good_backend_waits_anew() {
+    let mut settings = settings();
+    settings.failover.initial = InitialPolicy::All;
+    let mut group = Group::new(settings, None);
+    group.probe(HEAVY, good());
+    group.probe(HEAVY, refused());
+    group.pass(MS(200));
+    group.probe(HEAVY, good());
+    group.probe(LIGHT, good());
+    assert_eq!(group.state(), (1, Some(HEAVY), Phase::Serve));
 }

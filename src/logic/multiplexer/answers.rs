@@ -182,7 +182,7 @@ impl Multiplexer {
         let profile = session.profile;
         let owns_link = session.pin.is_some() || session.peer.dedicated;
         let changes = hello.protocol != profile.protocol;
-        if changes && (owns_link || session.subscriptions.is_some()) {
+        if changes && (owns_link || session.needs_subscription_link()) {
             return self.change_protocol(key, hello, request, now);
         }
         let is_laneless = session.access.is_laneless;

@@ -4,8 +4,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::link::Waited;
 use crate::logic::health::ServerIdentity;
 use crate::logic::identity::IdentityId;
+use crate::logic::latency::Histogram;
+
+/// A request that may legally run long and took so much time has made others wait.
+const DISTURBING: Duration = Duration::from_millis(10);
 
 /// What is known of a backend from its connections.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +19,10 @@ pub struct BackendRecord {
     pub heard_at: Option<Instant>,
     /// A slow-moving mean of the time that replies take.
     pub reply_time: Duration,
+    /// Runs by the time that they waited for their replies.
+    pub replies: Histogram,
+    /// How often requests that may legally run long, or Handover itself, kept replies waiting.
+    pub disturbances: u64,
     /// Replies that came.
     pub successes: u64,
     /// Requests lost with their connection, connects that failed, "cannot serve" replies.
@@ -31,6 +40,14 @@ pub struct BackendRecord {
 }
 
 impl BackendRecord {
+    /// A run was answered.
+    pub(super) fn note_waited(&mut self, waited: Waited) {
+        match waited.is_slow {
+            true => self.disturbances += u64::from(waited.time >= DISTURBING),
+            false => self.replies.count(waited.time),
+        }
+    }
+
     /// What was said to an identity that wanted to select a database and may not.
     pub(super) fn select_refusal(&self, identity: IdentityId) -> Option<&Bytes> {
         self.select_refused.iter().find(|(refused, _)| *refused == identity).map(|(_, reply)| reply)

@@ -30,6 +30,7 @@ impl Multiplexer {
         if link.paused.is_none() {
             link.paused = Some((reader, now));
             link.waiting_since = None;
+            link.forget_times();
             session.holds_back = true;
         }
     }
@@ -39,8 +40,12 @@ impl Multiplexer {
         let limits = &self.settings.limits;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let below_half = session.output.len() <= limits.output_bytes_max / 2;
+        let has_messages = session.subscriptions.is_some();
         if below_half && std::mem::take(&mut session.holds_back) {
             self.resume_links(key);
+        }
+        if below_half && has_messages {
+            self.deliver_deferred(key);
         }
         self.update_reading(key);
         if below_half {
@@ -132,7 +137,7 @@ impl Multiplexer {
     pub fn end_all(&mut self, reason: CloseReason) {
         for key in self.sessions.keys() {
             let Some(session) = self.sessions.get(key) else { continue };
-            if session.is_subscriber() || self.is_blocked(session) {
+            if session.is_subscriber() || !session.is_settled() || self.is_blocked(session) {
                 self.remove_session(key, reason);
             } else {
                 self.end(key, reason);

@@ -6,6 +6,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::pubsub::PublishBarrier;
 use super::scan::LargeCursors;
 use super::scripts::Scripts;
 
@@ -14,18 +15,27 @@ use super::scripts::Scripts;
 pub struct Commons {
     scripts: Mutex<Scripts>,
     cursors: Mutex<LargeCursors>,
+    barrier: PublishBarrier,
 }
 
 impl Commons {
     /// Keeps at most so many bodies of scripts, of at most so many bytes together.
     #[must_use]
     pub fn new(scripts_max: usize, script_bytes_max: usize) -> Self {
-        Self { scripts: Mutex::new(Scripts::new(scripts_max, script_bytes_max)), cursors: Mutex::default() }
+        Self {
+            scripts: Mutex::new(Scripts::new(scripts_max, script_bytes_max)),
+            cursors: Mutex::default(),
+            barrier: PublishBarrier::default(),
+        }
     }
 
     pub(super) fn scripts(&self) -> MutexGuard<'_, Scripts> {
         // Nothing under the lock can be left half done: a panic elsewhere spoils nothing here.
         self.scripts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) const fn barrier(&self) -> &PublishBarrier {
+        &self.barrier
     }
 
     pub(super) fn cursors(&self) -> MutexGuard<'_, LargeCursors> {

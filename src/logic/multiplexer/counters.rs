@@ -82,6 +82,16 @@ pub struct Counters {
     pub authentications: [u64; Authentication::COUNT],
     /// Pub/sub messages delivered.
     pub messages: u64,
+    /// Those of them that a standby connection had kept.
+    pub messages_replayed: u64,
+    /// Times in which a client's subscriptions were not live.
+    pub gaps: u64,
+    /// How long those were together, in microseconds.
+    pub gap_us: u64,
+    /// Subscribers closed because they did not read their messages.
+    pub slow_subscribers: u64,
+    /// How long it took until a client's subscriptions were live again.
+    pub resubscribe: Latency,
     /// How long requests on lanes took.
     pub latency_shared: Latency,
     /// How long requests on pins took.

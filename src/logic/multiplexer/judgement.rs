@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::link::{Inspect, Link, Role, Run, RunKind};
 use super::replies::is_resp3;
+use super::requests::publishes;
 use super::session::{BrokenEnd, CloseReason, Pending, Session, Transaction};
 use super::wait::BROKEN_CONTINUITY;
 use super::{LinkKey, Multiplexer, Output, Report, SessionKey};
@@ -15,7 +16,7 @@ use crate::command::classify::Classified;
 use crate::command::refusal::Refusal;
 use crate::command::retry::{self, Category, Retry};
 use crate::command::table::{Class, Pinned};
-use crate::logic::settings::RetryCeiling;
+use crate::logic::settings::{Publish, RetryCeiling};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode;
 use crate::resp::request::{RequestScanner, Scan};
@@ -35,6 +36,8 @@ pub(super) struct Unanswered {
     pub begun: bool,
     pub kind: RunKind,
     pub retry: Retry,
+    /// Repeated whatever the ceiling: a PUBLISH that the operator wants to arrive at least once.
+    pub insists: bool,
     pub attempts: u32,
     pub at: Instant,
     /// It was on a connection that clients share.
@@ -95,7 +98,7 @@ impl Multiplexer {
         let Some(mut link) = self.links.remove(key) else { return 0 };
         self.forget_link(key, link.proven, now);
         if let Role::Subscription(session) = link.role {
-            self.on_subscription_lost(session, key, &mut link, now);
+            self.on_subscription_lost(session, key, &link, now);
             return 0;
         }
         let is_read = |key: &SessionKey| self.sessions.get(*key).is_some_and(|session| !session.reply_mode.is_muted());
@@ -177,7 +180,10 @@ impl Multiplexer {
             let bytes = &requests[position..position + frame.bytes];
             let classified = self.settings.policy.apply(bytes, frame.name(&requests[position..]));
             let end = position + frame.bytes;
-            let retry = judge_frame(classified, bytes);
+            let insists = publishes(classified) && self.settings.pubsub.publish == Publish::AtLeastOnce;
+            let judged = judge_frame(classified, bytes);
+            // How many heard of it the first time matters to nobody who wants it to be repeated.
+            let retry = Retry { blind: judged.blind || insists, ..judged };
             let mut unit = Some((position, index, retry, 1));
             if is_shared && matches!(run.kind, RunKind::Forward) && run.commands > 1 {
                 match (classified.class, &mut transaction) {
@@ -209,6 +215,7 @@ impl Multiplexer {
                     begun: answered > 0,
                     kind: run.kind.clone(),
                     retry,
+                    insists: insists && commands == 1,
                     attempts: run.attempts,
                     at: run.at,
                     is_shared,
@@ -288,7 +295,7 @@ impl Multiplexer {
         let is_one = sent.len() == 1 && sent[0].commands == 1 && !sent[0].begun;
         (is_one || all(|item| item.retry.category <= Category::ReadOnly) || all(|item| item.retry.blind))
             && all(|item| !item.begun)
-            && sent.iter().all(|item| ceiling.permits(item.retry.category))
+            && sent.iter().all(|item| item.insists || ceiling.permits(item.retry.category))
     }
 
     /// What becomes of one thing that was due.

@@ -1,5 +1,6 @@
 //! A backend connection: what was written and not yet answered, and whose replies are due in which order.
 
+mod timing;
 mod upload;
 
 use std::collections::VecDeque;
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use self::timing::Timing;
+pub(super) use self::timing::Waited;
 pub(super) use self::upload::{Streamed, TakenUpload};
 use super::SessionKey;
 use super::connection_state::StateChange;
@@ -119,6 +122,10 @@ pub enum RunKind {
     Load(Digest),
     /// Handover's own request, whose reply nobody needs.
     Ignored,
+    /// Handover's own PING to a connection that was silent; it may be silent for longer.
+    Heartbeat,
+    /// Handover's own PING behind everything that a connection for subscriptions brings.
+    DrainMark,
     /// Subscriptions: each confirmation is one reply.
     Confirm {
         /// They stand for subscriptions that the client has long had confirmed.
@@ -156,6 +163,11 @@ impl RunKind {
     #[must_use]
     pub const fn may_block(&self) -> bool {
         matches!(self, Self::Blocking { .. } | Self::Wait { .. })
+    }
+
+    /// Its silence says something of its connection, and nothing of the backend.
+    const fn is_heartbeat(&self) -> bool {
+        matches!(self, Self::Heartbeat | Self::DrainMark)
     }
 }
 
@@ -228,6 +240,12 @@ pub struct Link {
     pub paused: Option<(SessionKey, Instant)>,
     /// When Handover's own ECHO was last sent, and how many commands went since.
     pub sentinel: (Instant, u32),
+    /// When a byte last came; when it was to be opened, before the first.
+    pub heard_at: Instant,
+    /// Since when a heartbeat has been unanswered, with nothing heard since.
+    pub pinged_at: Option<Instant>,
+    /// Of an older epoch, and read to the reply to a PING that is still written.
+    pub is_draining: bool,
     /// `CLIENT UNBLOCK` was sent for it, and may be carried out at any later time.
     pub unblocked: bool,
     /// A client asked for its blocked command to be let go.
@@ -260,6 +278,7 @@ pub struct Link {
     scanned: usize,
     /// While a request is arriving on it: what goes behind that.
     behind: Option<Vec<(Run, Bytes)>>,
+    timing: Timing,
 }
 
 impl Link {
@@ -276,6 +295,9 @@ impl Link {
             waiting_since: None,
             paused: None,
             sentinel: (now, 0),
+            heard_at: now,
+            pinged_at: None,
+            is_draining: false,
             unblocked: false,
             is_let_go: false,
             proven: false,
@@ -295,6 +317,7 @@ impl Link {
             stash: BytesMut::new(),
             scanned: 0,
             behind: None,
+            timing: Timing::default(),
         }
     }
 
@@ -302,6 +325,13 @@ impl Link {
     #[must_use]
     pub const fn unanswered(&self) -> usize {
         self.commands_unanswered
+    }
+
+    /// How many replies are due, if the connection stands between two frames both ways.
+    #[must_use]
+    pub fn footing(&self) -> Option<usize> {
+        let is_between = self.unwritten().is_empty() && self.stash.is_empty() && self.scanner.at_start();
+        (is_between && self.behind.is_none()).then_some(self.commands_unanswered)
     }
 
     /// Requests of clients without a reply.
@@ -442,6 +472,7 @@ impl Link {
     pub fn advance_written(&mut self, bytes: usize, now: Instant) {
         self.written += bytes;
         debug_assert!(self.written <= self.retained.len());
+        self.timing.on_written(self.written, now);
         self.release_written();
         if self.waiting_since.is_none() && self.front_is_written() {
             self.waiting_since = Some(now);
@@ -454,6 +485,7 @@ impl Link {
         self.paused.is_none()
             && self.ring.front().is_some_and(|run| {
                 !run.kind.may_block()
+                    && !run.kind.is_heartbeat()
                     && !run.is_open()
                     && !matches!(run.kind, RunKind::Local(_))
                     && self.written >= run.bytes
@@ -463,6 +495,10 @@ impl Link {
     /// Bytes came.
     pub fn heard(&mut self, now: Instant) {
         self.release_written();
+        (self.heard_at, self.pinged_at) = (now, None);
+        if self.streaming || !self.stash.is_empty() || self.ring.front().is_some_and(|run| run.answered > 0) {
+            self.timing.on_begun(now);
+        }
         self.waiting_since = self.front_is_written().then_some(now);
     }
 
@@ -569,6 +605,7 @@ impl Link {
         let run = self.ring.pop_front()?;
         self.cursor = (0, 0);
         self.retained.advance(run.bytes);
+        self.timing.on_released(run.bytes);
         self.written = self.written.saturating_sub(run.bytes);
         if self.ring.is_empty() && self.retained.capacity() > IDLE_BYTES_MAX {
             self.retained = BytesMut::new();

@@ -58,6 +58,7 @@ pub use session::{Access, CloseReason, Session};
 use self::identity::Guard;
 use self::link::{Run, RunKind};
 pub use self::pubsub::Kind as SubscriptionKind;
+use self::requests::Request;
 use self::session::Wait;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
@@ -65,7 +66,7 @@ use super::budget::Budget;
 use super::identity::{IdentityMode, IdentitySettings, Users};
 use super::judged::Judged;
 use super::route::{BackendId, Phase, Route};
-use super::settings::{DetectorSettings, FailoverSettings, LimitSettings, RetrySettings};
+use super::settings::{Clock, DetectorSettings, FailoverSettings, LimitSettings, PubSubSettings, RetrySettings};
 use crate::command::policy::Policy;
 use crate::command::refusal::Refusal;
 use crate::resp::encode;
@@ -98,6 +99,10 @@ pub struct Settings {
     pub commons: Arc<Commons>,
     /// The database that every backend's URL names, when it is the same for all.
     pub database: Option<u32>,
+    /// Publishing and subscribing.
+    pub pubsub: PubSubSettings,
+    /// What time it is, in the words of calendars.
+    pub clock: Clock,
     /// How clients prove who they are.
     pub identity: IdentitySettings,
     /// Handover's own users.
@@ -165,10 +170,14 @@ pub struct Multiplexer {
     drained: Option<u64>,
     /// Until then, at the latest, nothing is published: subscriptions are being restored after a switch.
     publish_barrier: Option<Instant>,
+    /// Every subscription of this worker was live in this epoch.
+    is_restored: bool,
     /// Grows when a lane is lost and when the active changes: what was written before is not known of any more.
     continuity: u64,
     /// CLIENT PAUSE.
+    /// What holds now: the clients' pause and the operator's together.
     pause: Option<Pause>,
+    clients_pause: Option<Pause>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
     /// Bytes of large requests that are arriving.
@@ -213,7 +222,7 @@ impl Multiplexer {
         let budget = Budget::new(REPEATS_PER_SECOND, REPEATS_BURST, now);
         let connects = Budget::new(settings.connects_per_second, settings.connects_per_second * 0.4, now);
         let guard = Guard::new(&settings, now);
-        Self {
+        let machine = Self {
             guard,
             random: settings.seed | 1,
             next_client_id: settings.client_id_first,
@@ -235,8 +244,10 @@ impl Multiplexer {
             judged: Judged::default(),
             drained: None,
             publish_barrier: None,
+            is_restored: false,
             continuity: 0,
             pause: None,
+            clients_pause: None,
             crowded: false,
             upload_bytes: 0,
             starved: Vec::new(),
@@ -245,7 +256,9 @@ impl Multiplexer {
             budget,
             connects,
             spare: Vec::new(),
-        }
+        };
+        machine.settings.commons.barrier().note(machine.worker(), 0);
+        machine
     }
 
     /// A machine in the place of this one, without its clients and connections; no key of this one finds anything there.
@@ -255,7 +268,8 @@ impl Multiplexer {
         let mut successor = Self::new(settings, now);
         successor.sessions = self.sessions.successor();
         successor.links = self.links.successor();
-        successor.pause = self.pause;
+        successor.clients_pause = self.clients_pause;
+        successor.join_pauses();
         successor
     }
 
@@ -348,6 +362,9 @@ impl Multiplexer {
     pub fn on_client_written(&mut self, key: SessionKey, bytes: usize, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.output.advance(bytes);
+        if let Some(subscriptions) = session.subscriptions.as_mut() {
+            subscriptions.note_read(bytes);
+        }
         if session.output.is_empty() {
             let buffer = std::mem::take(&mut session.output);
             recycle(&mut self.spare, buffer);
@@ -371,10 +388,28 @@ impl Multiplexer {
     #[must_use]
     pub fn link_output(&self, key: LinkKey, now: Instant) -> &[u8] {
         match self.links.get(key) {
-            Some(link) if matches!(link.role, Role::Subscription(_)) && link.epoch != self.route.epoch => &[],
+            Some(link)
+                if matches!(link.role, Role::Subscription(_))
+                    && link.epoch != self.route.epoch
+                    && !link.is_draining =>
+            {
+                &[]
+            }
             Some(link) if link.state == LinkState::Ready && !self.is_suspect(link.backend, now) => link.unwritten(),
             _ => &[],
         }
+    }
+
+    /// Whether many clients share this connection, or will.
+    #[must_use]
+    pub fn is_lane(&self, key: LinkKey) -> bool {
+        self.links.get(key).is_some_and(|link| matches!(link.role, Role::Lane | Role::Standby))
+    }
+
+    /// How many replies are due on a lane that stands between two frames both ways.
+    #[must_use]
+    pub fn footing(&self, key: LinkKey) -> Option<usize> {
+        self.links.get(key).filter(|_| self.is_lane(key)).and_then(Link::footing)
     }
 
     /// The kernel took bytes for a backend connection.
@@ -508,6 +543,16 @@ impl Multiplexer {
     fn note(&mut self, fate: fn(&mut Judged) -> &mut u64, commands: u64) {
         *fate(&mut self.judged) += commands;
         *fate(&mut self.counters.fates) += commands;
+    }
+
+    /// Puts one request of a session on a connection.
+    fn send_request(&mut self, link: LinkKey, key: SessionKey, request: Request<'_>, kind: RunKind, now: Instant) {
+        if request.classified.is_slow()
+            && let Some(link) = self.links.get_mut(link)
+        {
+            link.expect_long();
+        }
+        self.send(link, key, request.frame, 1, kind, now);
     }
 
     /// Puts requests of a session on a connection.

@@ -11,6 +11,13 @@ impl Multiplexer {
         self.links.iter().filter(|(_, link)| link.backend == backend && link.state == LinkState::Ready).count()
     }
 
+    /// This thread was held up: what replies seem to have waited says nothing of the backends.
+    pub fn on_held_up(&mut self) {
+        for record in &mut self.backends {
+            record.disturbances += 1;
+        }
+    }
+
     /// Some backend connection has something to be written.
     #[must_use]
     pub fn has_link_to_write(&self) -> bool {
@@ -27,7 +34,9 @@ impl Multiplexer {
     #[must_use]
     pub fn silent_links(&self, now: Instant, longer_than: Duration) -> Vec<LinkKey> {
         let is_silent = |silence: Option<Duration>| silence.is_some_and(|silence| silence > longer_than);
-        self.links.iter().filter(|(_, link)| is_silent(link.silence(now))).map(|(key, _)| key).collect()
+        let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
+        let is_waiting = |link: &Link| is_silent(link.silence(now)) || is_silent(since(link.pinged_at));
+        self.links.iter().filter(|(_, link)| is_waiting(link)).map(|(key, _)| key).collect()
     }
 
     /// Sessions that are shared, pinned, subscribed, and blocked.
@@ -59,6 +68,7 @@ impl Multiplexer {
         for (_, session) in self.sessions.iter() {
             bytes[0] += session.input.capacity();
             bytes[1] += session.output.capacity();
+            bytes[1] += session.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.memory_bytes());
             if session.wait.is_some() {
                 bytes[3] += session.held_bytes();
             }

@@ -1,4 +1,5 @@
-//! `CLIENT PAUSE`: commands of the group's clients wait, unread by any backend, until the pause ends.
+//! `CLIENT PAUSE` of clients, and `PAUSE` of operators: commands of the group's clients wait, unread by any backend,
+//! until the pause ends.
 
 use std::time::Instant;
 
@@ -8,14 +9,7 @@ use super::{Multiplexer, SessionKey};
 use crate::command::classify::Classified;
 use crate::command::table::{Answered, Class, Flags, Pinned};
 
-/// A pause in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pause {
-    /// When it ends by itself.
-    pub until: Instant,
-    /// Only what may change something waits.
-    pub writes_only: bool,
-}
+pub use crate::logic::route::Pause;
 
 impl Pause {
     /// Two pauses at a time: the stricter, for the longer time.
@@ -36,21 +30,38 @@ impl Pause {
 
 impl Multiplexer {
     pub(super) fn pause(&mut self, pause: Pause) {
-        self.pause = Some(self.pause.map_or(pause, |in_force| in_force.join(pause)));
+        self.clients_pause = Some(self.clients_pause.map_or(pause, |in_force| in_force.join(pause)));
+        self.join_pauses();
     }
 
-    /// Whoever waits for the pause goes on.
+    /// Whoever waits for the clients' pause goes on, unless an operator's holds on.
     pub(super) fn unpause(&mut self, now: Instant) {
-        self.pause = None;
+        self.clients_pause = None;
+        self.join_pauses();
         self.advance_waiting(now);
         self.advance_settled(now);
     }
 
-    /// A pause ends when its time is over.
+    /// Pauses end when their time is over.
     pub(super) fn end_pause(&mut self, now: Instant) {
-        if self.pause.is_some_and(|pause| pause.until <= now) {
-            self.unpause(now);
+        if self.pause.is_none() {
+            return;
         }
+        let is_over = |pause: &mut Pause| pause.until <= now;
+        let ended = [self.clients_pause.take_if(is_over), self.route.pause.take_if(is_over)];
+        if ended.iter().any(Option::is_some) {
+            self.join_pauses();
+            self.advance_waiting(now);
+            self.advance_settled(now);
+        }
+    }
+
+    /// What waits, waits for the pause of clients and for the operator's, in the route.
+    pub(super) fn join_pauses(&mut self) {
+        self.pause = match (self.clients_pause, self.route.pause) {
+            (Some(clients), Some(operator)) => Some(clients.join(operator)),
+            (clients, operator) => clients.or(operator),
+        };
     }
 
     /// The session waits for a pause, and nothing but its end changes that.

@@ -36,7 +36,7 @@ impl Multiplexer {
             return Step::Wait;
         }
         let (is_subscriber, owns_link) =
-            (session.subscriptions.is_some(), session.pin.is_some() || session.peer.dedicated);
+            (session.needs_subscription_link(), session.pin.is_some() || session.peer.dedicated);
         let subscription = if is_subscriber { self.subscription_link(key, now) } else { None };
         if is_subscriber && subscription.is_none() {
             return Step::Wait;
@@ -45,6 +45,8 @@ impl Multiplexer {
         if owns_link && pin.is_none() {
             return Step::Wait;
         }
+        // It is opened again, with the other protocol.
+        self.drop_subscription_standby(key, std::time::Duration::ZERO, now);
         let mut frame = BytesMut::new();
         encode::request(&mut frame, &["HELLO", &hello.protocol.number().to_string()]);
         for link_key in subscription.into_iter().chain(pin) {

@@ -75,6 +75,11 @@ impl Multiplexer {
     /// Keeps the start of a reply; of a long one passes on what is there.
     fn keep_partial(&mut self, key: LinkKey, rest: &[u8], scanned: usize, now: Instant) {
         let Some(link) = self.links.get(key) else { return };
+        if let Role::Subscription(session) = link.role
+            && rest.len() > super::pubsub::Bounds::DEFAULT.hard_bytes
+        {
+            return self.close_slow_subscriber(session);
+        }
         let is_long = link.streaming || rest.len() > STREAM_BYTES;
         let reader = link.front().filter(|run| is_long && self.can_stream(run)).and_then(|run| run.session);
         if let Some(session) = reader {
@@ -208,7 +213,12 @@ impl Multiplexer {
     /// Stops reading a link whose client does not read.
     pub(super) fn hold_back(&mut self, link_key: LinkKey, key: SessionKey, now: Instant) {
         let output_bytes_max = self.settings.limits.output_bytes_max;
-        if self.sessions.get(key).is_some_and(|session| session.output.len() > output_bytes_max) {
+        let is_full = |session: &super::Session| {
+            // Messages have a bound of their own.
+            let messages = session.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.unread());
+            session.output.len().saturating_sub(messages) > output_bytes_max
+        };
+        if self.sessions.get(key).is_some_and(is_full) {
             self.pause_link(link_key, key, now);
             self.update_reading(key);
         }
@@ -219,11 +229,14 @@ impl Multiplexer {
         let is_pin = self.links.get(key).is_some_and(|link| matches!(link.role, Role::Pin(_)));
         let latency = if is_pin { &mut self.counters.latency_pinned } else { &mut self.counters.latency_shared };
         latency.count(took, run.commands);
-        if let Some(link) = self.links.get(key) {
-            let backend = link.backend;
+        if let Some(link) = self.links.get_mut(key) {
+            let (backend, waited) = (link.backend, link.waited(run, now));
+            let record = self.record(backend);
             if !run.kind.may_block() {
-                let record = self.record(backend);
                 record.reply_time = (record.reply_time * 15 + took) / 16;
+            }
+            if let Some(waited) = waited {
+                record.note_waited(waited);
             }
         }
         self.deliver_locals(key);
@@ -269,7 +282,7 @@ impl Multiplexer {
         match front.kind.clone() {
             RunKind::Local(_) => self.on_unasked(key, frame, now),
             RunKind::Echo(expected) => self.on_echo(key, frame == &expected[..], frame, now),
-            RunKind::Ignored | RunKind::Confirm { .. } => {
+            RunKind::Ignored | RunKind::Heartbeat | RunKind::DrainMark | RunKind::Confirm { .. } => {
                 self.finish_own(key, now);
             }
             RunKind::Mark => {

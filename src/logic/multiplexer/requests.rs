@@ -301,9 +301,13 @@ impl Multiplexer {
         }
     }
 
-    /// It goes to the lane with its neighbours, and nothing is to be looked at.
+    /// It goes to the lane with its neighbours, and nothing is to be looked at. One that may run long goes by itself, so
+    /// that its time is told from theirs.
     fn may_batch(&self, request: &Request<'_>) -> bool {
-        request.is_shared() && self.pause.is_none() && !(self.publish_barrier.is_some() && request.publishes())
+        request.is_shared()
+            && !request.classified.is_slow()
+            && self.pause.is_none()
+            && !(self.publish_barrier.is_some() && request.publishes())
     }
 
     fn take_inline(&mut self, key: SessionKey, line: &[u8], input: &[u8], bytes: usize, now: Instant) -> Step {
@@ -331,7 +335,7 @@ impl Multiplexer {
             return self.take_special(key, request, now);
         }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
-        self.send(link, key, &frame, 1, RunKind::Forward, now);
+        self.send_request(link, key, request, RunKind::Forward, now);
         Step::Done { bytes }
     }
 
@@ -462,7 +466,10 @@ impl super::Session {
             && !self.access.is_laneless
             && self.transaction == Transaction::None
             && !self.peer.dedicated
-            && !(self.is_subscriber() && self.profile.protocol == encode::Protocol::Resp2)
+            && self.subscriptions.as_ref().is_none_or(|subscriptions| {
+                let is_free = self.profile.protocol == encode::Protocol::Resp3 || subscriptions.count() == 0;
+                is_free && subscriptions.is_settled()
+            })
     }
 }
 

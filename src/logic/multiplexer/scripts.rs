@@ -181,7 +181,7 @@ impl Multiplexer {
             Some(digest) => self.prepare_call(link, digest, now),
             None => RunKind::Forward,
         };
-        self.send(link, key, request.frame, 1, kind, now);
+        self.send_request(link, key, request, kind, now);
         Step::Done { bytes: request.bytes }
     }
 

@@ -52,11 +52,15 @@ pub enum CloseReason {
     AuthenticationTimeout,
     /// Its user is gone, or is not accepted by the backend any more.
     AccessRevoked,
+    /// It did not read its messages.
+    SlowSubscriber,
+    /// It may have missed messages, and is to subscribe anew.
+    SubscriptionGap,
 }
 
 impl CloseReason {
     /// Every reason, in the order of [`CloseReason::index`].
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::Quit,
@@ -72,6 +76,8 @@ impl CloseReason {
         Self::Killed,
         Self::AuthenticationTimeout,
         Self::AccessRevoked,
+        Self::SlowSubscriber,
+        Self::SubscriptionGap,
     ];
 
     /// Its place in [`CloseReason::ALL`].
@@ -99,6 +105,8 @@ impl CloseReason {
             Self::Killed => "killed",
             Self::AuthenticationTimeout => "authentication_timeout",
             Self::AccessRevoked => "access_revoked",
+            Self::SlowSubscriber => "slow_subscriber",
+            Self::SubscriptionGap => "subscription_gap",
         }
     }
 }
@@ -394,6 +402,10 @@ impl Session {
     /// Nothing is due, held or to be written.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.due == 0 && self.pending.is_empty() && self.withheld.is_none() && self.output.is_empty()
+        self.due == 0
+            && self.pending.is_empty()
+            && self.withheld.is_none()
+            && self.output.is_empty()
+            && self.subscriptions.as_ref().is_none_or(|subscriptions| subscriptions.is_quiet())
     }
 }

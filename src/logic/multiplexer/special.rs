@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::link::{Inspect, RunKind};
 use super::pause::may_write;
+use super::pubsub::subscribes;
 use super::requests::{Request, Step, Whole, whole_transaction};
 use super::session::{BrokenEnd, Transaction, Wait};
 use super::{LinkKey, Multiplexer, SessionKey};
@@ -23,6 +24,11 @@ impl Multiplexer {
             return Step::Wait;
         }
         let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
+        let is_next = subscribes(request.classified.class) && !request.is_of_wrong_length();
+        if !session.is_settled() && !is_next {
+            self.wait(key, Wait::Confirmation, now);
+            return Step::Wait;
+        }
         session.begin_skipped();
         if let Some(command) = request.classified.command {
             session.peer.last_command = command.name;
@@ -65,7 +71,7 @@ impl Multiplexer {
             return self.forward_on_pin(key, request, kind, now);
         }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
-        self.send(link, key, request.frame, 1, kind, now);
+        self.send_request(link, key, request, kind, now);
         Step::Done { bytes: request.bytes }
     }
 
@@ -99,7 +105,7 @@ impl Multiplexer {
         if let Some(session) = self.sessions.get_mut(key).filter(|session| session.state.is_some()) {
             session.spend_caching(request.classified.command.is_some_and(|command| command.name.starts_with("client")));
         }
-        self.send(link, key, request.frame, 1, kind, now);
+        self.send_request(link, key, request, kind, now);
         Step::Done { bytes: request.bytes }
     }
 

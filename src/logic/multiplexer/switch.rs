@@ -48,6 +48,9 @@ impl Multiplexer {
     /// The supervisor published a route. Sockets must have been read empty before.
     pub fn on_route(&mut self, route: Route, now: Instant) {
         let old = std::mem::replace(&mut self.route, route);
+        if self.route.pause != old.pause {
+            self.join_pauses();
+        }
         if let (Phase::Hold { .. }, false) = (old.phase, self.is_holding()) {
             self.restart_hold_clock(now);
         }
@@ -86,7 +89,13 @@ impl Multiplexer {
     /// Ends every connection to the active that carries commands or subscriptions.
     fn abandon_links(&mut self, now: Instant) {
         for key in self.links.keys() {
-            if self.links.get(key).is_some_and(|link| link.role != Role::Standby) {
+            let is_of_active = |link: &Link| match link.role {
+                Role::Standby => false,
+                // Those to another backend stand by.
+                Role::Subscription(_) => Some(link.backend) == self.route.active,
+                _ => true,
+            };
+            if self.links.get(key).is_some_and(is_of_active) {
                 self.outputs.push_back(Output::CloseLink { link: key, reset: true });
                 self.judge_link(key, now);
             }
@@ -105,8 +114,9 @@ impl Multiplexer {
                 Role::Standby => Some(link.backend) == self.route.active,
                 // One that does not deliver yet never will: it would stand in the way of the next.
                 Role::Subscription(session) => {
-                    old.active == Some(link.backend)
-                        && self.sessions.get(session).is_some_and(|session| session.subscription_link() == Some(key))
+                    let delivers = old.active == Some(link.backend)
+                        && self.sessions.get(session).is_some_and(|session| session.subscription_link() == Some(key));
+                    delivers || self.is_promoted_standby(session, key)
                 }
                 Role::Lane | Role::Pin(_) | Role::Verification => false,
             };
@@ -335,7 +345,7 @@ impl Multiplexer {
             }
             Role::Pin(None) => {}
             Role::Verification => self.postpone_verification(identity, now),
-            Role::Subscription(session) => self.on_subscription_failed(session, key),
+            Role::Subscription(session) => self.on_subscription_failed(session, key, now),
         }
     }
 
@@ -371,6 +381,9 @@ impl Multiplexer {
         self.close_slow_readers(now);
         self.unblock(now);
         self.reopen_subscriptions(now);
+        self.beat_subscriptions(now);
+        self.keep_subscription_standbys(now);
+        self.close_slow_subscribers(now);
         self.lift_publish_barrier(now);
         self.end_pause(now);
         self.keep_identities(now);
@@ -551,10 +564,9 @@ impl Multiplexer {
         // What was sent is about to be answered "uncertain", and a client may repeat the whole burst after LOADING.
         let is_uncertain = |pending: &Pending| matches!(pending, Pending::Send { sent: true, read_only: false, .. });
         session.burst_answered |= session.pending.iter().any(is_uncertain);
-        let refusal = refusal.unwrap_or(match session.burst_answered {
-            false => Refusal::Loading,
-            true => Refusal::Unavailable,
-        });
+        // What clients repeat by themselves would come back at once while nothing is held.
+        let must_give_up = session.burst_answered || self.route.availability == Availability::Refusing;
+        let refusal = refusal.unwrap_or(if must_give_up { Refusal::Unavailable } else { Refusal::Loading });
         while let Some(pending) = self.sessions.get_mut(key).and_then(|session| session.pending.pop_front()) {
             self.refuse_pending(key, pending, &refusal, now);
         }

@@ -4,15 +4,19 @@ mod client_commands;
 mod combinations;
 mod held;
 mod identity;
+mod pubsub;
 mod scans_and_scripts;
 mod stuck;
+mod timing;
 mod uploads;
 
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::logic::route::Availability;
-use crate::logic::settings::{Failback, InitialPolicy, NoneHealthy, RetryCeiling};
+use crate::logic::settings::{
+    Clock, Failback, InitialPolicy, LatencySettings, NoneHealthy, PubSubSettings, RetryCeiling,
+};
 
 mod connection_state;
 
@@ -72,6 +76,7 @@ fn settings(ceiling: RetryCeiling) -> Settings {
             window: ms(2000),
             failures_min: 1000,
             failure_rate: 0.1,
+            latency: LatencySettings::default(),
         },
         policy: Policy::default(),
         client_id_first: 7,
@@ -79,6 +84,8 @@ fn settings(ceiling: RetryCeiling) -> Settings {
         connects_per_second: 500.0,
         commons: std::sync::Arc::new(Commons::new(100, 1 << 20)),
         database: Some(0),
+        pubsub: PubSubSettings::default(),
+        clock: Clock { origin: Instant::now(), origin_unix_ms: 0 },
         identity: IdentitySettings::default(),
         users: Arc::default(),
         seed: 1,

@@ -120,7 +120,7 @@ impl Multiplexer {
             return Course::Keep;
         }
         let is_queued = matches!(session.transaction, Transaction::Queuing { .. });
-        let is_due = session.due > 0;
+        let (is_due, is_settled) = (session.due > 0, session.is_settled());
         let request = Request { frame: input, name, classified, input, bytes: input.len() };
         let wait = match session.transaction {
             Transaction::Broken { end: BrokenEnd::Refused, .. } => {
@@ -131,6 +131,7 @@ impl Multiplexer {
             _ if !is_queued && self.publish_barrier.is_some() && request.publishes() => Wait::Lane,
             // It goes alone, so that at a fault nothing else has to be judged with it.
             _ if is_due => Wait::Due,
+            _ if !is_settled => Wait::Confirmation,
             _ => match self.own_link(key, now) {
                 Some(link) => return Course::Stream { link, classified, is_queued },
                 None => return Course::Wait,

@@ -107,6 +107,7 @@ impl Link {
         *bytes -= released;
         self.written -= released;
         self.retained.advance(released);
+        self.timing.on_released(released);
     }
 
     /// Takes the streamed request out, of which there is at most one.

@@ -1,20 +1,24 @@
 //! A client's SUBSCRIBE and UNSUBSCRIBE in all forms: what is asked for, and what is confirmed.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::frames::confirmed_name;
-use super::{Change, Kind};
+use super::frames::{confirmed_name, write_confirmation, write_request};
+use super::registry::{Kind, Registry};
 use crate::command::refusal::Refusal;
 use crate::command::table::{Answered, Class};
 use crate::logic::multiplexer::link::RunKind;
+use crate::logic::multiplexer::replies::cannot_serve;
 use crate::logic::multiplexer::requests::{Request, Step};
 use crate::logic::multiplexer::session::{CloseReason, Wait};
 use crate::logic::multiplexer::{LinkKey, Multiplexer, SessionKey};
 use crate::resp::arguments::Arguments;
-use crate::resp::encode;
+use crate::resp::{encode, reply};
+
+/// Commands of one client that wait for confirmations; what it sends behind them waits.
+const UNCONFIRMED_MAX: usize = 4096;
 
 impl Multiplexer {
     /// What a RESP2 subscriber may send.
@@ -44,16 +48,10 @@ impl Multiplexer {
                 );
                 Step::Done { bytes: request.bytes }
             }
-            Class::Answered(
-                answered @ (Answered::Quit
-                | Answered::Reset
-                | Answered::Subscribe
-                | Answered::Unsubscribe
-                | Answered::PSubscribe
-                | Answered::PUnsubscribe
-                | Answered::SSubscribe
-                | Answered::SUnsubscribe),
-            ) => self.take_answered(key, answered, request, now),
+            Class::Answered(answered @ (Answered::Quit | Answered::Reset)) => {
+                self.take_answered(key, answered, request, now)
+            }
+            Class::Answered(answered) if subscribes(class) => self.take_answered(key, answered, request, now),
             _ if request.is_of_wrong_length() => self.refuse_arity(key, request, now),
             _ => {
                 let name = self.command_name(request);
@@ -63,7 +61,8 @@ impl Multiplexer {
         }
     }
 
-    /// One of the SUBSCRIBE and UNSUBSCRIBE forms.
+    /// One of the SUBSCRIBE and UNSUBSCRIBE forms. Those that follow each other are not waited for; all else that the
+    /// client sends behind them is.
     pub(in crate::logic::multiplexer) fn take_subscription(
         &mut self,
         key: SessionKey,
@@ -73,94 +72,159 @@ impl Multiplexer {
         now: Instant,
     ) -> Step {
         let Some(session) = self.sessions.get_mut(key) else { return Step::Wait };
-        let names: VecDeque<Bytes> = Arguments::new(request.frame).skip(1).map(Bytes::copy_from_slice).collect();
         if session.due > 0 {
             self.wait(key, Wait::Due, now);
             return Step::Wait;
         }
-        if !subscribe && session.subscriptions.is_none() {
-            self.confirm_nothing(key, kind, &names);
-            return Step::Done { bytes: request.bytes };
+        let names: VecDeque<Bytes> = Arguments::new(request.frame).skip(1).map(Bytes::copy_from_slice).collect();
+        let is_single = session.reply_mode.is_single();
+        let Some(subscriptions) = session.subscriptions.as_ref() else {
+            match subscribe {
+                true => session.subscriptions = Some(Box::default()),
+                false => self.leave_nothing(key, kind, names, now),
+            }
+            // Looked at once more, with a registry.
+            return if subscribe {
+                self.take_subscription(key, kind, subscribe, request, now)
+            } else {
+                Step::Done { bytes: request.bytes }
+            };
+        };
+        let registry = &subscriptions.registry;
+        let must_wait = registry.pending() >= UNCONFIRMED_MAX || names.is_empty() || is_single;
+        if !registry.is_settled() && must_wait {
+            self.wait(key, Wait::Confirmation, now);
+            return Step::Wait;
         }
-        let Some(link) = self.subscription_link(key, now) else { return Step::Wait };
-        self.change_subscriptions(key, link, kind, subscribe, names, request.frame, now);
+        let is_left_locally = !subscribe && registry.is_settled() && !registry.needs_server();
+        let needs_server = !is_left_locally
+            && match names.is_empty() {
+                true => registry.names(kind).next().is_some(),
+                false => names.iter().any(|name| !kind.is_own(name)),
+            };
+        let link = if needs_server { self.subscription_link(key, now) } else { None };
+        if needs_server && link.is_none() {
+            return Step::Wait;
+        }
+        self.change_subscriptions(key, link, kind, subscribe, names, now);
         Step::Done { bytes: request.bytes }
     }
 
     /// Leaving what was never subscribed to is confirmed without a backend.
-    pub(super) fn confirm_nothing(&mut self, key: SessionKey, kind: Kind, names: &VecDeque<Bytes>) {
+    fn leave_nothing(&mut self, key: SessionKey, kind: Kind, names: VecDeque<Bytes>, now: Instant) {
         let protocol = self.sessions.get(key).map(|session| session.profile.protocol).unwrap_or_default();
-        let word = kind.command(false).to_lowercase();
-        let confirm = |out: &mut BytesMut, name: Option<&Bytes>| {
-            encode::push(out, protocol, 3);
-            encode::bulk(out, word.as_bytes());
-            match name {
-                Some(name) => encode::bulk(out, name),
-                None => encode::null(out, protocol),
+        let mut registry = Registry::default();
+        let mut frames = BytesMut::new();
+        let due = registry.begin(kind, false, names).map_or(0, |request| request.due);
+        for _ in 0..=due {
+            while let Some(confirmation) = registry.next_own() {
+                write_confirmation(&mut frames, &confirmation, protocol);
             }
-            encode::integer(out, 0);
-        };
-        let mut confirmations = BytesMut::new();
-        match names.is_empty() {
-            true => confirm(&mut confirmations, None),
-            false => names.iter().for_each(|name| confirm(&mut confirmations, Some(name))),
+            if let Some(confirmation) = registry.confirm(None) {
+                write_confirmation(&mut frames, &confirmation, protocol);
+            }
         }
         // Nothing is due, and what is pushed reaches those who want no replies.
-        self.append_output(key, &confirmations);
+        self.deliver_confirmation(key, &frames, now);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one command")]
-    pub(super) fn change_subscriptions(
+    /// Carries out a command; without a connection everything of it is Handover's own affair.
+    fn change_subscriptions(
         &mut self,
         key: SessionKey,
-        link: LinkKey,
+        link: Option<LinkKey>,
         kind: Kind,
         subscribe: bool,
         names: VecDeque<Bytes>,
-        frame: &[u8],
         now: Instant,
     ) {
+        let (is_muted, epoch) = match self.sessions.get(key) {
+            Some(session) => (session.reply_mode.is_muted(), self.route.epoch),
+            None => return,
+        };
         let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) else {
             return;
         };
-        let due = match names.is_empty() {
-            true => subscriptions.count_of(kind).max(1),
-            false => names.len(),
-        };
-        subscriptions.changes.push_back(Change { kind, subscribe, names, due });
-        self.send_subscription(link, key, due, false, frame, now);
-        self.wait(key, Wait::Confirmation, now);
+        let request = subscriptions.registry.begin(kind, subscribe, names);
+        if !subscriptions.needs_link() {
+            subscriptions.epoch.get_or_insert(epoch);
+        }
+        let standby = subscriptions.standby.link();
+        match (request, link) {
+            (Some(request), Some(link)) => {
+                let mut frame = BytesMut::new();
+                write_request(&mut frame, &request);
+                self.send_subscription(link, key, request.due, false, &frame, now);
+                self.mirror_subscription(standby, key, request.due, &frame, now);
+                self.tell_own(key, now);
+            }
+            (request, _) => {
+                self.tell_own(key, now);
+                for _ in 0..request.map_or(0, |request| request.due) {
+                    self.confirm(key, None, now);
+                }
+            }
+        }
+        let is_settled = self.sessions.get(key).is_some_and(super::Session::is_settled);
+        if is_settled {
+            self.finish_change(key);
+        } else if is_muted {
+            self.wait(key, Wait::Confirmation, now);
+        }
     }
 
-    /// One confirmation of the client's own command came.
+    /// The standby's connection gets what the active's does; one that is not open yet is given everything then.
+    fn mirror_subscription(
+        &mut self,
+        standby: Option<LinkKey>,
+        key: SessionKey,
+        due: usize,
+        frame: &[u8],
+        now: Instant,
+    ) {
+        let is_open = |link: &LinkKey| {
+            self.links.get(*link).is_some_and(|link| link.state == crate::logic::multiplexer::LinkState::Ready)
+        };
+        if let Some(standby) = standby.filter(is_open) {
+            self.send_subscription(standby, key, due, true, frame, now);
+        }
+    }
+
+    /// A server confirmed one thing of the client's own command.
     pub(super) fn confirm_change(&mut self, key: SessionKey, frame: &[u8], now: Instant) {
+        self.confirm(key, confirmed_name(frame), now);
+        if self.sessions.get(key).is_some_and(super::Session::is_settled) {
+            self.finish_change(key);
+        }
+    }
+
+    fn confirm(&mut self, key: SessionKey, name: Option<&[u8]>, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(subscriptions) = session.subscriptions.as_mut() else { return };
-        let Some(change) = subscriptions.changes.front_mut() else { return };
-        let wanted = &mut subscriptions.wanted[change.kind as usize];
-        match (change.names.pop_front(), change.subscribe) {
-            (Some(name), true) => drop(wanted.insert(name)),
-            (Some(name), false) => drop(wanted.remove(&name)),
-            (None, _) if change.due == 1 => wanted.clear(),
-            (None, _) => drop(confirmed_name(frame).map(|name| wanted.remove(name))),
-        }
-        change.due -= 1;
-        if change.due == 0 {
-            subscriptions.changes.pop_front();
-            self.finish_change(key, now);
+        if let Some(confirmation) = subscriptions.registry.confirm(name) {
+            let mut frame = BytesMut::new();
+            write_confirmation(&mut frame, &confirmation, session.profile.protocol);
+            self.deliver_confirmation(key, &frame, now);
+            self.tell_own(key, now);
         }
     }
 
-    /// A client's command has all its confirmations: what it sent behind it goes on.
-    pub(super) fn finish_change(&mut self, key: SessionKey, now: Instant) {
+    /// Confirms what needs no server, as far as its turn has come.
+    fn tell_own(&mut self, key: SessionKey, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(subscriptions) = session.subscriptions.as_ref() else { return };
-        if !subscriptions.changes.is_empty() {
-            return;
+        let Some(subscriptions) = session.subscriptions.as_mut() else { return };
+        let mut frames = BytesMut::new();
+        while let Some(confirmation) = subscriptions.registry.next_own() {
+            write_confirmation(&mut frames, &confirmation, session.profile.protocol);
         }
-        if subscriptions.count() == 0 && !subscriptions.is_target {
-            self.drop_subscriptions(key);
+        if !frames.is_empty() {
+            self.deliver_confirmation(key, &frames, now);
         }
+    }
+
+    /// All of a client's commands have their confirmations: what it sent behind them goes on.
+    fn finish_change(&mut self, key: SessionKey) {
+        self.drop_unused_subscriptions(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         if matches!(session.wait, Some((Wait::Confirmation, _))) {
             session.wait = None;
@@ -169,7 +233,6 @@ impl Multiplexer {
             return self.end(key, CloseReason::ClientClosed);
         }
         self.settled.push(key);
-        self.advance_session(key, now);
     }
 
     /// The backend refuses a subscription: the client is told, nobody else.
@@ -183,17 +246,45 @@ impl Multiplexer {
         if self.is_superseded(key, link_key) {
             return;
         }
+        let subscriptions = self.sessions.get(key).and_then(|session| session.subscriptions.as_ref());
+        if subscriptions.is_some_and(|subscriptions| subscriptions.standby.link() == Some(link_key)) {
+            return self.on_standby_refused(key, now);
+        }
+        if restoring && cannot_serve(reply::first_word(frame)).is_some() {
+            // It says nothing of the subscription: tried again.
+            return self.lose_link(link_key, "subscriptions cannot be served", now);
+        }
         let is_muted = self.sessions.get(key).is_some_and(|session| session.reply_mode.is_muted());
         if restoring || !is_muted {
-            self.deliver_message(key, frame, now);
+            self.deliver_confirmation(key, frame, now);
         }
         if restoring {
-            // It cannot have here what it had: what is left is what the backend confirmed.
+            // It cannot have here what it had: its library subscribes anew, and hears of each.
             return self.end(key, CloseReason::ClientLost);
         }
         if let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) {
-            subscriptions.changes.pop_front();
+            subscriptions.registry.refuse();
         }
-        self.finish_change(key, now);
+        // The standby has accepted what does not hold.
+        self.drop_subscription_standby(key, Duration::ZERO, now);
+        self.tell_own(key, now);
+        if self.sessions.get(key).is_some_and(super::Session::is_settled) {
+            self.finish_change(key);
+        }
     }
+}
+
+/// One of the SUBSCRIBE and UNSUBSCRIBE forms.
+pub(in crate::logic::multiplexer) const fn subscribes(class: Class) -> bool {
+    matches!(
+        class,
+        Class::Answered(
+            Answered::Subscribe
+                | Answered::Unsubscribe
+                | Answered::PSubscribe
+                | Answered::PUnsubscribe
+                | Answered::SSubscribe
+                | Answered::SUnsubscribe
+        )
+    )
 }

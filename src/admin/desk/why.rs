@@ -7,21 +7,44 @@ use crate::channels::{Availability, BackendStatus, GroupStatus};
 /// The answer to `WHY`, a line each.
 pub(super) fn why(group: &GroupStatus, now: SystemTime) -> Vec<String> {
     let Some(active) = group.route.active.and_then(|id| group.backends.iter().find(|backend| backend.id == id)) else {
-        return vec!["no backend is active: none was found healthy yet".to_owned()];
+        let mut lines =
+            vec!["no backend is active: none, or too few (failover.initial), was found healthy yet".to_owned()];
+        lines.extend(group.backends.iter().map(|backend| format!("{}: {}", backend.name, backend.last_verdict)));
+        return lines;
     };
     let mut lines = vec![first_line(group, active, now)];
     if let Some((_, until)) = group.stay {
         lines.push(format!("an operator holds it there for {} more", ahead(now, until)));
     }
+    if group.wishes.is_stranded {
+        let why = wish(active, now).unwrap_or_default();
+        lines.push(format!("it should be left, for {why}, but no other backend can take over: it stays"));
+    }
+    if let Some((drill, until)) = group.wishes.drill {
+        lines.push(format!("a drill plays {} for {} more", drill.fault, ahead(now, until)));
+    }
+    if let Some(evidence) = &active.degraded {
+        lines.push(format!("it answers too slowly ({evidence}), and no backend is known that is surely faster"));
+    }
     let preferred = group.backends.iter().filter(|backend| backend.id != active.id && backend.weight > active.weight);
-    for backend in preferred {
+    for backend in preferred.clone() {
         let why = obstacle(group, backend, now);
         lines.push(format!("{} (weight {}) is heavier, but {why}", backend.name, backend.weight));
     }
-    match group.route.standby.and_then(|id| group.backends.iter().find(|backend| backend.id == id)) {
-        Some(next) => lines.push(format!("{} would be next", next.name)),
-        None => lines.push("no other backend could take over".to_owned()),
+    let others = || group.backends.iter().filter(|backend| backend.id != active.id);
+    for (backend, replication) in others().filter_map(|backend| Some((backend, backend.replication.as_ref()?))) {
+        lines.push(format!("{} is {replication}", backend.name));
     }
+    for (backend, (label, evidence)) in others().filter_map(|backend| Some((backend, backend.fence.as_ref()?))) {
+        lines.push(format!("{} is fenced ({label}): {evidence}", backend.name));
+    }
+    if let Some(next) = group.route.standby.and_then(|id| group.backends.iter().find(|backend| backend.id == id)) {
+        lines.push(format!("{} would be next", next.name));
+        return lines;
+    }
+    lines.push("no other backend could take over".to_owned());
+    let lighter = group.backends.iter().filter(|backend| backend.id != active.id && backend.weight <= active.weight);
+    lines.extend(lighter.map(|backend| format!("{}: {}", backend.name, obstacle(group, backend, now))));
     lines
 }
 
@@ -38,13 +61,17 @@ fn first_line(group: &GroupStatus, active: &BackendStatus, now: SystemTime) -> S
         Some(fault) => fault.clone(),
         None => format!("last check {}", active.last_verdict),
     };
-    format!("{} is active{since}: {state} ({evidence}); it came by: {}", active.name, group.reason)
+    let course = match group.reason.as_str() {
+        "start" => "it was the first choice when Handover started".to_owned(),
+        reason => format!("it came by: {reason}"),
+    };
+    format!("{} is active{since}: {state} ({evidence}); {course}", active.name)
 }
 
-/// Why a heavier backend does not serve.
+/// Why a backend does not serve.
 fn obstacle(group: &GroupStatus, backend: &BackendStatus, now: SystemTime) -> String {
-    if let Some(until) = backend.banned_until {
-        return format!("an operator banned it for {} more", ahead(now, until));
+    if let Some(wish) = wish(backend, now) {
+        return wish;
     }
     if !backend.healthy {
         let fault = backend.fault.as_deref().unwrap_or(&backend.last_verdict);
@@ -58,6 +85,19 @@ fn obstacle(group: &GroupStatus, backend: &BackendStatus, now: SystemTime) -> St
     }
 }
 
+/// What an operator or a checker wants, if that keeps the backend from serving.
+fn wish(backend: &BackendStatus, now: SystemTime) -> Option<String> {
+    if let Some(until) = backend.banned_until {
+        return Some(format!("an operator banned it for {} more", ahead(now, until)));
+    }
+    if backend.wishes.is_drained {
+        return Some("an operator drained it".to_owned());
+    }
+    let report = backend.wishes.reports.iter().find(|report| report.verdict == "DOWN" || report.verdict == "DRAIN")?;
+    let (verdict, reporter, reason) = (&report.verdict, &report.reporter, &report.reason);
+    Some(format!("{reporter} reports it {verdict} for {} more: {reason}", ahead(now, report.until)))
+}
+
 fn ahead(now: SystemTime, until: SystemTime) -> String {
     rounded(until.duration_since(now).unwrap_or(Duration::ZERO))
 }
@@ -67,7 +107,7 @@ fn behind(now: SystemTime, since: SystemTime) -> String {
 }
 
 /// `3 s`, `4 m 10 s`, `2 h 5 m`: what a person wants to know of it.
-pub(super) fn rounded(duration: Duration) -> String {
+pub(in crate::admin) fn rounded(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds / 3600, seconds % 3600 / 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds} s"),
