@@ -287,9 +287,11 @@ impl Multiplexer {
         let Some(mut subscriptions) = taken else { return };
         self.leave_circle(key, identity, &subscriptions);
         subscriptions.is_shared = false;
-        // What it misses until then began with this, and is told as usual.
-        subscriptions.epoch = epoch;
-        subscriptions.lost_at = lost_at.or(epoch.map(|_| self.circles.ticked_at));
+        if subscriptions.registry.needs_server() {
+            // What it misses until then is told as usual.
+            subscriptions.epoch = epoch;
+            subscriptions.lost_at = lost_at.or(epoch.map(|_| self.circles.ticked_at));
+        }
         if let Some(session) = self.sessions.get_mut(key) {
             session.subscriptions = Some(subscriptions);
         }
