@@ -388,7 +388,7 @@ mod tests {
                         let has = self.has.entry(key).or_default();
                         let topic = (kind as usize, name.clone());
                         match subscribe {
-                            true if has.insert(topic) => self.exchange.join(key, kind, &name),
+                            true if has.insert(topic.clone()) => self.exchange.join(key, kind, &name),
                             false if has.remove(&topic) => self.exchange.leave(key, kind, &name, self.now),
                             _ => {}
                         }
