@@ -158,10 +158,7 @@ fn wrong_lines_and_what_is_said_of_them() {
             "failover.promote = 'promote.sh'",
             r#"failover.promote = "promote.sh": must be "never", "command" or the absolute path of a program"#,
         ),
-        (
-            "pubsub.mode = 'hub'",
-            r#"pubsub.mode = "hub": another mode of subscriptions is not supported yet; only "per-client" is"#,
-        ),
+        ("pubsub.mode = 'many'", r#"pubsub.mode = "many": must be one of "per-client", "hub""#),
         ("pubsub.on_gap = 'tell'", r#"pubsub.on_gap = "tell": must be one of "event", "push", "disconnect", "none""#),
         ("pubsub.standby = 1", "pubsub.standby = 1: must be true or false"),
         ("pubsub.lag_max = '0s'", r#"pubsub.lag_max = "0s": must be at least 1ms"#),

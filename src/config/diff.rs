@@ -465,7 +465,10 @@ impl Facts {
     }
 
     fn pubsub(&mut self, pubsub: &PubSubSettings) {
-        let PubSubSettings { on_gap, standby, propagates, lag_max, heartbeat, heartbeat_lost, publish } = pubsub;
+        let PubSubSettings { mode, linger, on_gap, standby, propagates, lag_max, heartbeat, heartbeat_lost, publish } =
+            pubsub;
+        self.put("pubsub.mode", name_of(mode));
+        self.put_time("pubsub.linger", *linger);
         self.put("pubsub.on_gap", name_of(on_gap));
         self.put("pubsub.standby", standby);
         self.put("pubsub.propagates", propagates);

@@ -352,6 +352,7 @@ pub struct WorkerCounters {
     inflight_lost: [Count; Category::ALL.len()],
     fates: [Count; Fate::ALL.len()],
     subscriptions: [[Count; SubscriptionState::ALL.len()]; SubscriptionKind::ALL.len()],
+    hub_topics: [Count; SubscriptionKind::ALL.len()],
     memory_bytes: [Count; Memory::ALL.len()],
     protocol_faults: [Count; ProtocolFault::ALL.len()],
     authentications: [Count; Authentication::ALL.len()],
@@ -409,6 +410,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn subscriptions(&self, kind: SubscriptionKind, state: SubscriptionState) -> &Count {
         &self.subscriptions[kind as usize][state as usize]
+    }
+
+    /// What is subscribed to on connections that many clients share, now.
+    #[must_use]
+    pub fn hub_topics(&self, kind: SubscriptionKind) -> &Count {
+        &self.hub_topics[kind as usize]
     }
 
     /// Bytes in use now.

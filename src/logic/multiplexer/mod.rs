@@ -58,6 +58,7 @@ pub use session::{Access, CloseReason, Session};
 
 use self::identity::Guard;
 use self::link::{Run, RunKind};
+use self::pubsub::Circles;
 pub use self::pubsub::Kind as SubscriptionKind;
 use self::requests::Request;
 use self::session::Wait;
@@ -173,6 +174,8 @@ pub struct Multiplexer {
     publish_barrier: Option<Instant>,
     /// Every subscription of this worker was live in this epoch.
     is_restored: bool,
+    /// Clients that share connections for their subscriptions.
+    circles: Circles,
     /// Grows when a lane is lost and when the active changes: what was written before is not known of any more.
     continuity: u64,
     /// CLIENT PAUSE.
@@ -246,6 +249,7 @@ impl Multiplexer {
             drained: None,
             publish_barrier: None,
             is_restored: false,
+            circles: Circles::new(now),
             continuity: 0,
             pause: None,
             clients_pause: None,
@@ -296,7 +300,7 @@ impl Multiplexer {
     /// How many clients there are.
     #[must_use]
     pub fn clients(&self) -> usize {
-        self.sessions.len()
+        self.sessions.len() - self.circles.readers()
     }
 
     /// The route in force.
@@ -468,7 +472,17 @@ impl Multiplexer {
 
     /// Forgets a session and closes its connection. Replies still due to it go nowhere.
     fn remove_session(&mut self, key: SessionKey, reason: CloseReason) {
+        if self.sessions.get(key).is_some_and(Session::is_reader) {
+            self.dissolve_circle(key);
+            if let Some(session) = self.sessions.remove(key) {
+                self.release_own_links(&session);
+            }
+            return;
+        }
         let Some(session) = self.sessions.remove(key) else { return };
+        if let Some(subscriptions) = &session.subscriptions {
+            self.leave_circle(key, session.profile.identity, subscriptions);
+        }
         self.counters.clients_closed[reason.index()] += 1;
         self.upload_bytes -= session.upload_bytes;
         self.release_own_links(&session);

@@ -63,7 +63,8 @@ impl Multiplexer {
         let profile = session.profile;
         let Some(subscriptions) = session.subscriptions.as_mut() else { return };
         subscriptions.standby.ring.trim(now);
-        let is_wanted = subscriptions.registry.needs_server() && subscriptions.next.is_none();
+        let is_wanted =
+            subscriptions.needs_link() && subscriptions.registry.needs_server() && subscriptions.next.is_none();
         let (held, retry_at) = (subscriptions.standby.link, subscriptions.standby.retry_at);
         let standby = self.route.standby.filter(|&standby| Some(standby) != active && is_wanted);
         if let Some(link_key) = held {
