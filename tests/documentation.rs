@@ -296,7 +296,7 @@ fn files_and_functions_that_are_named_exist() {
 }
 
 /// What a path from the root of a file system may begin with: places of an installation, and our HTTP paths.
-const ABSOLUTE: [&str; 12] = [
+const ABSOLUTE: [&str; 13] = [
     "/CN=",
     "/etc/handover/",
     "/events",
@@ -308,6 +308,7 @@ const ABSOLUTE: [&str; 12] = [
     "/outcomes/stream",
     "/readyz",
     "/status",
+    "/run/handover/",
     "/var/lib/handover",
 ];
 

@@ -45,7 +45,7 @@ fn backends_that_are_alike_are_good() {
     let found = probe(&backends(&plain(&east), &plain(&west)));
     let (output, errors) = (text(&found.stdout), text(&found.stderr));
     assert_eq!((found.status.code(), errors.as_str()), (Some(0), ""), "{output}");
-    assert!(output.contains("    health checks, at most: 8.4 commands/s while active"), "{output}");
+    assert!(output.contains("    health checks, at most: 14.7 commands/s while active"), "{output}");
     for part in [
         "\nasked, of group default:\n",
         "\n    health check: good\n    redis ",

@@ -318,7 +318,7 @@ fn crowd(pair: &Pair, count: usize) -> Vec<Listener> {
 /// to the last number, which each hears. Returns how many were published.
 fn publish_during(pair: &mut Pair, crowd: &mut [Listener], action: impl FnOnce(&mut Pair)) -> u64 {
     let (done, address) = (AtomicBool::new(false), pair.handover.address());
-    let published = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let publisher = scope.spawn(|| {
             let mut client = RawClient::connect(address);
             let (start, mut number) = (Instant::now(), 0_u64);
@@ -356,8 +356,7 @@ fn publish_during(pair: &mut Pair, crowd: &mut [Listener], action: impl FnOnce(&
         client.command(&["SPUBLISH", "n", "end"]);
         reader.join().expect("each heard the end");
         published
-    });
-    published
+    })
 }
 
 #[test]

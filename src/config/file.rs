@@ -151,7 +151,7 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
     let admin = root.child("admin", |section| admin(section, sources));
     let log = root.child("log", log);
     let identity = root.child("identity", identity::identity);
-    let mut groups = Groups::new(base, identity.mode);
+    let mut groups = Groups::new(base, identity.mode, workers);
     root.named("group", |name, section| groups.read_own(name, section));
     root.each("listener", |index, section| groups.read_listener(index, section));
     root.each("backend", |index, section| groups.read_backend(index, section));

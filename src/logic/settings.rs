@@ -247,6 +247,17 @@ pub struct LimitSettings {
     pub script_bytes_max: usize,
 }
 
+/// The settings of a group that its data path goes by and that can change while it serves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conduct {
+    /// Holding.
+    pub failover: FailoverSettings,
+    /// Repeating.
+    pub retry: RetrySettings,
+    /// Suspicion.
+    pub detector: DetectorSettings,
+}
+
 /// How a subscriber learns that messages may have been lost (`[pubsub]`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnGap {

@@ -230,10 +230,16 @@ labels! {
 }
 
 /// What is counted of events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EventCounters {
     kinds: [Count; EventKind::ALL.len()],
     dropped: [Count; Way::ALL.len()],
+}
+
+impl Default for EventCounters {
+    fn default() -> Self {
+        Self { kinds: std::array::from_fn(|_| Count::default()), dropped: Default::default() }
+    }
 }
 
 impl EventCounters {
@@ -436,7 +442,7 @@ impl WorkerCounters {
         &self.entries_refused[why as usize]
     }
 
-    /// What is counted for one backend. Takes a lock: ask once and keep the answer.
+    /// What is counted for one backend. Takes a lock.
     #[must_use]
     pub fn backend(&self, id: BackendId) -> Arc<BackendCounters> {
         let mut backends = self.backends();
@@ -446,6 +452,11 @@ impl WorkerCounters {
         let counters = Arc::new(BackendCounters::default());
         backends.push((id, counters.clone()));
         counters
+    }
+
+    /// Forgets every backend but these.
+    pub fn keep_backends(&self, kept: &[BackendId]) {
+        self.backends().retain(|(backend, _)| kept.contains(backend));
     }
 
     fn backends(&self) -> MutexGuard<'_, Vec<(BackendId, Arc<BackendCounters>)>> {

@@ -191,7 +191,7 @@ pub struct Snapshot<'a> {
     /// Labels of the reasons for which clients are closed.
     pub close_reasons: &'a [&'a str],
     /// The certificates in use.
-    pub certificates: &'a [Arc<Facts>],
+    pub certificates: Vec<Arc<Facts>>,
     /// The groups.
     pub groups: Vec<GroupSnapshot<'a>>,
 }
@@ -221,7 +221,7 @@ pub fn render(snapshot: &Snapshot<'_>) -> String {
     let mut page = Page { text: Exposition::default(), groups: &snapshot.groups };
     page.process(snapshot);
     page.events(snapshot.events);
-    page.certificates(snapshot.certificates);
+    page.certificates(&snapshot.certificates);
     page.backends();
     page.backend_connections();
     page.routes();

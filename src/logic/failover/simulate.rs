@@ -190,7 +190,7 @@ impl Rehearsal {
                 Output::Log(event) => self.note(event),
                 // As if it took no time.
                 Output::Promote(order) => self.machine.on_promotion(self.now, order.backend, Ok(())),
-                Output::Persist(_) => {}
+                Output::Persist(_) | Output::Dismiss(_) => {}
             }
         }
     }

@@ -18,6 +18,7 @@ mod events;
 mod identity;
 mod judgement;
 mod link;
+mod membership;
 mod muted;
 mod observe;
 mod pause;
@@ -164,7 +165,7 @@ pub struct Multiplexer {
     outputs: VecDeque<Output>,
     links_to_write: Vec<LinkKey>,
     sessions_to_write: Vec<SessionKey>,
-    backends: Vec<BackendRecord>,
+    backends: Vec<(BackendId, BackendRecord)>,
     /// Requests of clients without a reply.
     in_flight: usize,
     judged: Judged,
@@ -274,6 +275,7 @@ impl Multiplexer {
         successor.links = self.links.successor();
         successor.clients_pause = self.clients_pause;
         successor.join_pauses();
+        successor.set_connections_max(self.backends.iter().map(|(id, record)| (*id, record.connections_max)));
         successor
     }
 
@@ -322,15 +324,15 @@ impl Multiplexer {
     /// What is known of a backend.
     #[must_use]
     pub fn backend(&self, backend: BackendId) -> Option<&BackendRecord> {
-        self.backends.get(usize::from(backend.0))
+        self.backends.iter().find(|(id, _)| *id == backend).map(|(_, record)| record)
     }
 
     fn record(&mut self, backend: BackendId) -> &mut BackendRecord {
-        let index = usize::from(backend.0);
-        if self.backends.len() <= index {
-            self.backends.resize_with(index + 1, BackendRecord::default);
-        }
-        &mut self.backends[index]
+        let index = self.backends.iter().position(|(id, _)| *id == backend).unwrap_or_else(|| {
+            self.backends.push((backend, BackendRecord::default()));
+            self.backends.len() - 1
+        });
+        &mut self.backends[index].1
     }
 
     /// Whether bytes of this client are wanted.

@@ -13,7 +13,7 @@ impl Multiplexer {
 
     /// This thread was held up: what replies seem to have waited says nothing of the backends.
     pub fn on_held_up(&mut self) {
-        for record in &mut self.backends {
+        for (_, record) in &mut self.backends {
             record.disturbances += 1;
         }
     }

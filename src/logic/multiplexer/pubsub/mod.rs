@@ -139,6 +139,11 @@ impl Session {
         self.subscriptions.as_ref().and_then(|subscriptions| subscriptions.link)
     }
 
+    /// It wants to subscribe, and there is no connection for that, nor one on its way.
+    pub(in crate::logic::multiplexer) fn lacks_subscription_link(&self) -> bool {
+        self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.link.or(subscriptions.next).is_none())
+    }
+
     /// It has, or is about to have, a connection for its subscriptions.
     pub(in crate::logic::multiplexer) fn needs_subscription_link(&self) -> bool {
         self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.needs_link())

@@ -83,7 +83,8 @@ impl Multiplexer {
             return Some(link);
         }
         self.open_subscription(key, now);
-        self.wait(key, Wait::Lane, now);
+        let is_opening = self.sessions.get(key).is_some_and(|session| !session.lacks_subscription_link());
+        self.wait(key, if is_opening { Wait::Lane } else { Wait::Pin }, now);
         None
     }
 
@@ -96,7 +97,7 @@ impl Multiplexer {
         if subscriptions.next.is_some() || subscriptions.attempt.retry_at.is_some_and(|at| at > now) {
             return;
         }
-        if self.is_profile_refused(active, profile) {
+        if self.is_profile_refused(active, profile) || !self.has_room_for_own(active) {
             return;
         }
         let can_connect = self.connects.spend(now);

@@ -77,7 +77,8 @@ impl Multiplexer {
             return;
         }
         let Some(backend) = standby.filter(|_| retry_at.is_none_or(|at| at <= now)) else { return };
-        if self.is_profile_refused(backend, profile) || !self.connects.spend(now) {
+        if self.is_profile_refused(backend, profile) || !self.has_room_for_standby(backend) || !self.connects.spend(now)
+        {
             return;
         }
         let link = self.dial(backend, profile, Role::Subscription(key), now);
