@@ -521,7 +521,9 @@ mod tests {
                     *sent.entry(keys[client]).or_default() -= names.len() - 1;
                 }
                 world.take(keys[client], subscribe, &names);
-                (0..served).for_each(|_| drop(world.serve("forbidden")));
+                for _ in 0..served {
+                    world.serve("forbidden");
+                }
                 world.pass(Duration::from_millis(ms));
             }
             while world.serve("forbidden") {}
