@@ -6,7 +6,7 @@ mod support;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use support::{PATIENCE, Pair, RawClient, RedisServer, Value, encode, wait_until};
+use support::{PATIENCE, Pair, RawClient, RedisServer, RedisServerBuilder, Value, encode, wait_until};
 
 /// Long enough that a message which is not held back would have come.
 const SILENCE: Duration = Duration::from_millis(50);
@@ -264,4 +264,54 @@ fn a_reader_that_stops_is_closed_at_its_limit_and_others_go_on() {
     wait_for_confirmed(&pair, 1);
     assert_eq!(publish(&pair.east, "news", "after"), 1);
     assert_eq!(words(&reading.read_reply())[2], "after");
+}
+
+#[test]
+fn clients_share_with_those_of_their_own_user_and_move_with_their_identity() {
+    let users = |server: RedisServerBuilder| {
+        server.user("alice on >a-secret ~* &* +@all").user("bob on >b-secret ~* resetchannels &open +@all")
+    };
+    let configuration = format!("{HUB}\n[identity]\nmode = \"passthrough\"");
+    let pair = Pair::builder().servers(users).configuration(&configuration).start();
+    let log_in = |user: &str, password: &str| {
+        let mut client = pair.client();
+        client.command(&["HELLO", "3", "AUTH", user, password]);
+        subscribe(&mut client, "SUBSCRIBE", "open");
+        client
+    };
+    let (mut alice, mut bob, mut other) =
+        (log_in("alice", "a-secret"), log_in("bob", "b-secret"), log_in("bob", "b-secret"));
+    assert!(bob.command(&["SUBSCRIBE", "secret"]).is_error("NOPERM"));
+    assert_eq!(publish(&pair.east, "open", "one"), 2);
+    for client in [&mut alice, &mut bob, &mut other] {
+        assert_eq!(words(&client.read_reply()), ["message", "open", "one"]);
+    }
+    assert_eq!(bob.command(&["AUTH", "alice", "a-secret"]), Value::ok());
+    let is_alice = |line: &&str| line.contains("user=alice") && line.contains(" sub=1 ");
+    wait_until(PATIENCE, || {
+        pair.east.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).text().lines().filter(is_alice).count() == 2
+    });
+    assert_eq!(publish(&pair.east, "open", "two"), 3);
+    for client in [&mut alice, &mut bob, &mut other] {
+        assert_eq!(words(&client.read_reply()), ["message", "open", "two"]);
+        client.expect_silence(SILENCE);
+    }
+    subscribe(&mut bob, "SUBSCRIBE", "secret");
+}
+
+#[test]
+fn who_listens_to_invalidations_has_a_connection_of_its_own() {
+    let pair = start();
+    let (mut one, mut other) = (pair.client(), pair.client());
+    for client in [&mut one, &mut other] {
+        subscribe(client, "SUBSCRIBE", "news");
+    }
+    assert_eq!(subscribers(&pair.east, "news"), 1);
+    subscribe(&mut one, "SUBSCRIBE", "__redis__:invalidate");
+    wait_until(PATIENCE, || subscribers(&pair.east, "news") == 2);
+    publish(&pair.east, "news", "x");
+    for client in [&mut one, &mut other] {
+        assert_eq!(words(&client.read_reply()), ["message", "news", "x"]);
+        client.expect_silence(SILENCE);
+    }
 }

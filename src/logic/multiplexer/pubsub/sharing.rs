@@ -156,10 +156,12 @@ impl Multiplexer {
             }
         }
         let Some(reader) = self.circles.reader(identity).filter(|_| !asked.is_empty()) else { return };
-        if let Some(session) = self.sessions.get_mut(reader) {
-            session.input.extend_from_slice(&asked);
+        let Some(session) = self.sessions.get_mut(reader) else { return };
+        session.input.extend_from_slice(&asked);
+        // What waits is looked at again when that has come, and not for every command behind it.
+        if session.wait.is_none() {
+            self.advance_session(reader, now);
         }
-        self.advance_session(reader, now);
     }
 
     fn confirm_shared(&mut self, key: SessionKey, kind: Kind, subscribe: bool, name: &Bytes, now: Instant) {
