@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{
@@ -77,6 +78,8 @@ pub struct Supervisor {
     promote_by: Promote,
     /// The order on a replica that is being carried out.
     promoting: Option<Promoting>,
+    /// The question that is being answered, on a thread of its own; the others wait in their channel.
+    rehearsing: Option<JoinHandle<()>>,
 }
 
 /// Why the supervisor woke.
@@ -87,6 +90,7 @@ enum Wake {
     Observation(Observation),
     Operator(Order),
     Rehearsal(Rehearsal),
+    Rehearsed,
     Promotion(BackendId, Result<(), String>),
     Time,
 }
@@ -145,6 +149,7 @@ impl Supervisor {
             servers,
             promote_by: group.promotion.by.clone(),
             promoting: None,
+            rehearsing: None,
         };
         (supervisor, receiver)
     }
@@ -170,7 +175,8 @@ impl Supervisor {
             Some(report) = self.ends.reports.recv() => Wake::Report(report),
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
-            Some(rehearsal) = self.ends.rehearsals.recv() => Wake::Rehearsal(rehearsal),
+            () = ended(&mut self.rehearsing) => Wake::Rehearsed,
+            Some(rehearsal) = self.ends.rehearsals.recv(), if self.rehearsing.is_none() => Wake::Rehearsal(rehearsal),
             (backend, outcome) = outcome(&mut self.promoting) => Wake::Promotion(backend, outcome),
             Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
@@ -210,11 +216,11 @@ impl Supervisor {
                 self.obey(now, order);
                 true
             }
-            Wake::Rehearsal(Rehearsal { backend, fault, outcome }) => {
-                // Who asked may have gone.
-                drop(outcome.send(self.machine.simulate(now, backend, fault)));
+            Wake::Rehearsal(rehearsal) => {
+                self.rehearse(now, rehearsal);
                 false
             }
+            Wake::Rehearsed => false,
             Wake::Promotion(backend, outcome) => {
                 self.machine.on_promotion(now, backend, outcome);
                 true
@@ -260,6 +266,16 @@ impl Supervisor {
                 drop(outcome.send(Ok(what + self.remark(&command))));
             }
             (Err(why), _) => drop(outcome.send(Err(why.to_string()))),
+        }
+    }
+
+    /// A minute of a copy's life takes far longer than a decision may wait.
+    fn rehearse(&mut self, now: Instant, Rehearsal { backend, fault, outcome }: Rehearsal) {
+        // Who asked may have gone.
+        if !outcome.is_closed() {
+            let machine = self.machine.clone();
+            let answer = move || drop(outcome.send(machine.simulate(now, backend, fault)));
+            self.rehearsing = Some(tokio::task::spawn_blocking(answer));
         }
     }
 
@@ -418,6 +434,18 @@ impl Supervisor {
 
     fn index(&self, backend: BackendId) -> Option<usize> {
         self.shared.ids.iter().position(|id| *id == backend)
+    }
+}
+
+/// Waits for the rehearsal under way; for ever, if there is none.
+async fn ended(rehearsing: &mut Option<JoinHandle<()>>) {
+    match rehearsing {
+        Some(rehearsal) => {
+            // However it ended, there is room for the next.
+            drop(rehearsal.await);
+            *rehearsing = None;
+        }
+        None => std::future::pending().await,
     }
 }
 
