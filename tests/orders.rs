@@ -56,6 +56,8 @@ impl Stand {
             "can serve again",
             "banned",
             "ban ended",
+            "backend added",
+            "backend removed",
             "no backend is healthy",
         ];
         let builder = allowed.into_iter().fold(Handover::builder(&configuration), HandoverBuilder::allow_warning);
@@ -327,6 +329,50 @@ fn a_save_writes_what_was_changed_at_run_time_and_nothing_over_an_edit() {
     assert!(saved.starts_with("# by hand\n") && saved.contains("weight = 5.5"), "{saved}");
     assert!(stand.order("SAVE").contains("nothing to write"));
     assert!(stand.order("RELOAD").contains("0 settings differ"));
+}
+
+#[test]
+fn a_save_writes_who_was_added_and_who_was_removed() {
+    let stand = Stand::start();
+    let north = RedisServer::start();
+    assert!(stand.order(&format!("ADD north redis://{} WEIGHT 0.5", north.address())).contains("add north"));
+    assert_eq!(stand.order("REMOVE west"), "west was removed");
+    let answer = stand.order("SAVE");
+    let added = format!("backend.north: none → redis://{}", north.address());
+    let removed = format!("backend.west: redis://{} → none", stand.west.address());
+    assert!(answer.contains(&added) && answer.contains(&removed), "{answer}");
+    let saved = std::fs::read_to_string(stand.handover.configuration_file()).expect("its file");
+    assert!(saved.contains("\"north\"") && !saved.contains("west"), "{saved}");
+    // From now on it is the file's own: nothing differs, and its weight counts.
+    assert!(stand.order("SAVE").contains("nothing to write"));
+    assert!(stand.order("RELOAD").contains("0 settings differ"));
+    assert!(stand.order("SHOW north").contains("weight 0.5,"));
+    std::fs::write(stand.handover.configuration_file(), saved.replace("0.5", "0.75")).expect("ours");
+    assert!(stand.order("RELOAD").contains("backend.north.weight: 0.5 → 0.75"));
+    wait_until(PATIENCE, || stand.order("SHOW north").contains("weight 0.75,"));
+    assert_eq!(stand.handover.client().command(&["SET", "a", "1"]), Value::Simple("OK".into()));
+}
+
+#[test]
+fn what_was_wanted_of_a_backend_goes_with_it_and_its_drill_ends() {
+    let stand = Stand::start();
+    assert!(stand.order("DRAIN west").contains("drain west"));
+    assert!(stand.order("REPORT west DOWN FOR 1h AS me REASON disk").contains("report west"));
+    let mut console = stand.console();
+    console.send(support::encode(&["DRILL", "slow", "west", "BY", "20ms", "FOR", "10m"]));
+    wait_until(PATIENCE, || stand.order("STATUS").contains("! a drill plays slow by 20ms on west"));
+    assert_eq!(stand.order("REMOVE west"), "west was removed");
+    let ledger = text(&console.read_reply());
+    assert!(ledger.starts_with("the drill slow by 20ms on west") && ledger.contains("cut short"), "{ledger}");
+    assert!(!stand.order("STATUS").contains("drill"));
+    assert!(stand.order(&format!("ADD west redis://{}", stand.west.address())).contains("add west"));
+    let shown = stand.order("SHOW west");
+    assert!(!shown.contains("drained") && !shown.contains("reported"), "{shown}");
+    stand.handover.expect_metric("handover_backend_up", &[("backend", "west")], 1.0);
+    assert!(stand.order("SWITCH west").contains("switched from east to west"));
+    let line =
+        |order: &str| stand.handover.log().iter().any(|line| line.text.contains("audit") && line.text.contains(order));
+    assert!(line("remove west") && line("add west"), "changes of the group are in the audit log");
 }
 
 /// Increments until the ledger comes; every acknowledged increment must be there, on one or the other.

@@ -203,7 +203,7 @@ impl Rehearsal {
                     self.promoted = order.promote.map(|_| order.backend).or(self.promoted);
                     self.machine.on_promotion(self.now, order.backend, Ok(()));
                 }
-                Output::Persist(_) => {}
+                Output::Persist(_) | Output::Dismiss(_) => {}
             }
         }
     }

@@ -88,7 +88,7 @@ impl Trio {
     fn drain(&mut self) {
         while let Some(output) = self.machine.poll() {
             match output {
-                Output::Publish(_) => {}
+                Output::Publish(_) | Output::Dismiss(_) => {}
                 Output::ProbeNow(backend) => self.asked.push(backend),
                 Output::Log(event) => self.events.push(event),
                 Output::Persist(saved) => self.saved = Some(saved),
