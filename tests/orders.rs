@@ -410,6 +410,38 @@ fn a_drill_switches_and_ends_with_its_ledger() {
     }
 }
 
+/// What is kept back when the drill ends was said before all that can be read by then.
+#[test]
+fn replies_keep_their_order_when_a_slow_drill_ends() {
+    let stand = Stand::with(
+        "failover.failback = 'manual'\nhealth.timeout = '5s'\nfailover.hold = '10s'\n\
+         detector.hang_timeout = '20s'\ndetector.slow_timeout = '20s'\ndetector.suspect_after = '15s'\ndetector.timeout_rate = 0\n",
+        |builder| builder,
+    );
+    let mut client = stand.handover.client();
+    for key in ["first", "second"] {
+        assert_eq!(client.command(&["SET", key, key]), Value::Simple("OK".into()));
+    }
+    let mut console = stand.console();
+    console.send(support::encode(&["DRILL", "slow", "east", "BY", "3s", "FOR", "5m"]));
+    stand.handover.expect_metric("handover_drill", &[("backend", "east"), ("fault", "slow")], 1.0);
+    let asked = |count: u32| {
+        let counted = || text(&stand.east.client().command(&["INFO", "commandstats"]));
+        wait_until(PATIENCE, || counted().contains(&format!("cmdstat_get:calls={count}")));
+    };
+    client.send_command(&["GET", "first"]);
+    asked(1);
+    std::thread::sleep(Duration::from_millis(200));
+    client.send_command(&["GET", "second"]);
+    asked(2);
+    assert_eq!(stand.order("DRILL END"), "end the drill");
+    // Each change of the route has every socket read that is there.
+    stand.order("PAUSE FOR 100ms");
+    for key in ["first", "second"] {
+        assert_eq!(client.read_reply(), Value::Bulk(key.into()), "a reply for another request");
+    }
+}
+
 #[test]
 fn a_drill_is_seen_while_it_runs_and_ends_when_told() {
     let stand = Stand::start();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::channels::{
@@ -82,6 +83,8 @@ pub struct Supervisor {
     promote_by: Promote,
     /// The order on a replica that is being carried out.
     promoting: Option<Promoting>,
+    /// The question that is being answered, on a thread of its own; the others wait in their channel.
+    rehearsing: Option<JoinHandle<()>>,
 }
 
 /// Why the supervisor woke.
@@ -93,6 +96,7 @@ enum Wake {
     Operator(Order),
     Amended(Amendment),
     Rehearsal(Rehearsal),
+    Rehearsed,
     Promotion(BackendId, Result<(), String>),
     Time,
 }
@@ -135,6 +139,7 @@ impl Supervisor {
             status_at: start,
             promote_by: group.promotion.by.clone(),
             promoting: None,
+            rehearsing: None,
         };
         (supervisor, receiver)
     }
@@ -161,7 +166,8 @@ impl Supervisor {
             Some(report) = self.ends.probes.recv() => Wake::Probe(report),
             Some(order) = self.ends.operator.recv() => Wake::Operator(order),
             Some(amendment) = self.ends.amended.recv() => Wake::Amended(amendment),
-            Some(rehearsal) = self.ends.rehearsals.recv() => Wake::Rehearsal(rehearsal),
+            () = ended(&mut self.rehearsing) => Wake::Rehearsed,
+            Some(rehearsal) = self.ends.rehearsals.recv(), if self.rehearsing.is_none() => Wake::Rehearsal(rehearsal),
             (backend, outcome) = outcome(&mut self.promoting) => Wake::Promotion(backend, outcome),
             Some(observation) = self.ends.observations.recv() => Wake::Observation(observation),
             () = tokio::time::sleep_until(at.into()) => Wake::Time,
@@ -205,11 +211,11 @@ impl Supervisor {
                 self.amend(now, amendment);
                 true
             }
-            Wake::Rehearsal(Rehearsal { backend, fault, outcome }) => {
-                // Who asked may have gone.
-                drop(outcome.send(self.machine.simulate(now, backend, fault)));
+            Wake::Rehearsal(rehearsal) => {
+                self.rehearse(now, rehearsal);
                 false
             }
+            Wake::Rehearsed => false,
             Wake::Promotion(backend, outcome) => {
                 self.machine.on_promotion(now, backend, outcome);
                 true
@@ -257,6 +263,16 @@ impl Supervisor {
             // Who asked may have gone: the order stands.
             (Ok(()), None) => self.told.push((outcome, Ok(what + self.remark(&command)))),
             (Err(why), _) => self.told.push((outcome, Err(why.to_string()))),
+        }
+    }
+
+    /// A minute of a copy's life takes far longer than a decision may wait.
+    fn rehearse(&mut self, now: Instant, Rehearsal { backend, fault, outcome }: Rehearsal) {
+        // Who asked may have gone.
+        if !outcome.is_closed() {
+            let machine = self.machine.clone();
+            let answer = move || drop(outcome.send(machine.simulate(now, backend, fault)));
+            self.rehearsing = Some(tokio::task::spawn_blocking(answer));
         }
     }
 
@@ -485,6 +501,18 @@ fn words(why: Refused) -> String {
 
 fn tick_of(group: &Group) -> Duration {
     (group.detector.hang_timeout / LOOKS_PER_HANG).clamp(TICK_MIN, TICK_MAX)
+}
+
+/// Waits for the rehearsal under way; for ever, if there is none.
+async fn ended(rehearsing: &mut Option<JoinHandle<()>>) {
+    match rehearsing {
+        Some(rehearsal) => {
+            // However it ended, there is room for the next.
+            drop(rehearsal.await);
+            *rehearsing = None;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 fn status_of(

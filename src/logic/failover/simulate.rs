@@ -42,6 +42,8 @@ struct Rehearsal {
     has_traffic: bool,
     /// Probes under way: of whom, asked for by the machine, since when, due when.
     probes: Vec<(BackendId, bool, Instant, Instant)>,
+    /// A replica no more.
+    promoted: Option<BackendId>,
     events: Vec<(Duration, Event)>,
     detected_after: Option<Duration>,
     served_after: Option<Duration>,
@@ -71,6 +73,7 @@ impl Rehearsal {
             fault,
             has_traffic,
             probes: Vec::new(),
+            promoted: None,
             events: Vec::new(),
             detected_after: None,
             served_after: None,
@@ -163,15 +166,22 @@ impl Rehearsal {
     /// The fault for the one that has it; for the others, what their latest probe found.
     fn verdict(&self, id: BackendId) -> ProbeVerdict {
         let failed = |cause: &str, refused| ProbeVerdict::Failed { cause: cause.to_owned(), refused };
-        let is_good = self.machine.index(id).is_some_and(|index| self.machine.members[index].health.is_latest_good());
+        let index = self.machine.index(id);
+        let is_good = index.is_some_and(|index| self.machine.members[index].health.is_latest_good());
+        let is_waiting = index.is_some_and(|index| self.machine.is_promotable(index));
         let good = ProbeVerdict::Good { server: None, role: None, warning: None };
+        let readonly = ProbeVerdict::CannotServe { reply: "READONLY".to_owned() };
         if id != self.backend {
-            return if is_good { good } else { failed("as before", true) };
+            return match () {
+                () if is_good || self.promoted == Some(id) => good,
+                () if is_waiting => readonly,
+                () => failed("as before", true),
+            };
         }
         match self.fault {
             DrillFault::Kill => failed("connection refused", true),
             DrillFault::Hang => failed("no reply within the timeout", false),
-            DrillFault::Readonly => ProbeVerdict::CannotServe { reply: "READONLY".to_owned() },
+            DrillFault::Readonly => readonly,
             DrillFault::Slow { by } => match self.machine.index(id) {
                 Some(index) if by >= self.machine.members[index].health_settings.timeout => {
                     failed("no reply within the timeout", false)
@@ -189,7 +199,10 @@ impl Rehearsal {
                 Output::ProbeNow(id) => self.begin_probe(id, true, Duration::ZERO),
                 Output::Log(event) => self.note(event),
                 // As if it took no time.
-                Output::Promote(order) => self.machine.on_promotion(self.now, order.backend, Ok(())),
+                Output::Promote(order) => {
+                    self.promoted = order.promote.map(|_| order.backend).or(self.promoted);
+                    self.machine.on_promotion(self.now, order.backend, Ok(()));
+                }
                 Output::Persist(_) | Output::Dismiss(_) => {}
             }
         }

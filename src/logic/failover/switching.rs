@@ -38,9 +38,20 @@ pub(super) enum Stage {
     /// Workers hold new commands and drain.
     Holding { switch: Switch, attempt: u64, until: Instant, missing: Missing },
     /// A replica is asked for, catches up, or is promoted; in a planned switch commands wait, as in `hold`.
-    Promoting { switch: Switch, step: Step, until: Instant, hold: Option<(u64, Instant)>, is_promoting: bool },
+    Promoting { switch: Switch, step: Step, until: Instant, meanwhile: Meanwhile, is_promoting: bool },
     /// Workers stop writing and judge.
     Cutting { switch: Switch, attempt: u64, until: Instant, missing: Missing },
+}
+
+/// What becomes of commands while a replica is promoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meanwhile {
+    /// The active takes them, should it live: nothing has been ordered yet.
+    Served,
+    /// Planned: they wait, in this attempt, whose drain ends then.
+    Held(u64, Instant),
+    /// Forced: they wait, in this attempt. What the active took from now on would be lost.
+    Cut(u64),
 }
 
 /// A switch that was decided.
@@ -83,12 +94,12 @@ impl Stage {
     /// What the workers see of it.
     pub(super) const fn phase(&self) -> Phase {
         match self {
-            Self::Starting { .. } | Self::Serving | Self::Proving { .. } | Self::Promoting { hold: None, .. } => {
-                Phase::Serve
-            }
-            Self::Promoting { switch, hold: Some((attempt, until)), .. } => {
-                Phase::Hold { to: switch.to, attempt: *attempt, until: *until }
-            }
+            Self::Starting { .. } | Self::Serving | Self::Proving { .. } => Phase::Serve,
+            Self::Promoting { switch, meanwhile, .. } => match *meanwhile {
+                Meanwhile::Served => Phase::Serve,
+                Meanwhile::Held(attempt, until) => Phase::Hold { to: switch.to, attempt, until },
+                Meanwhile::Cut(attempt) => Phase::Cut { to: switch.to, attempt },
+            },
             Self::Holding { switch, attempt, until, .. } => {
                 Phase::Hold { to: switch.to, attempt: *attempt, until: *until }
             }
