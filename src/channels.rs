@@ -5,7 +5,8 @@
 //!
 //! | From → to | Kind | Capacity | When full |
 //! |---|---|---|---|
-//! | supervisor → workers: [`Route`] | `watch`, one a group | 1, the latest | a newer route replaces an unseen one: routes are absolute |
+//! | supervisor → workers: [`Directions`] | `watch`, one a group | 1, the latest | newer directions replace unseen ones: they are absolute |
+//! | supervisor → probers: [`Route`] | `watch`, one a group | 1, the latest | replaced |
 //! | workers → supervisor: [`WorkerReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the worker's reporter waits; the path of a command never does, since reports are merged before they queue |
 //! | workers → supervisor: [`Vitals`] | atomics, one a worker and backend | - | the latest values |
 //! | prober → supervisor: [`ProbeReport`] | `mpsc`, one a group | [`REPORTS_MAX`] | the prober waits |
@@ -14,6 +15,8 @@
 //! | supervisor → prober: immediate re-probe | `Notify`, one a backend | 1 | already asked for |
 //! | supervisor → admin: [`GroupStatus`] | `watch`, one a group | 1, the latest | replaced |
 //! | console, application → supervisor: [`Order`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
+//! | console, application → supervisor: [`Amendment`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
+//! | application → console: the configuration in force | `watch` | 1, the latest | replaced |
 //! | console → supervisor: [`Rehearsal`] | `mpsc`, one a group | [`ORDERS_MAX`] | the one who asks waits |
 //! | console → application: [`ProcessOrder`] | `mpsc` | [`ORDERS_MAX`] | the one who asks waits |
 //! | supervisor → state file: `GroupState` of every group (`control/state.rs`) | `watch` | 1, the latest | replaced: only the latest state is worth keeping |
@@ -30,7 +33,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
+use crate::config::{Addition, Group};
 use crate::logic::latency::{BUCKETS, Histogram};
+use crate::logic::settings::Conduct;
+use crate::net::dial::Endpoint;
+pub use crate::net::recruit::Recruit;
+
 pub use crate::logic::route::{Availability, BackendId, Phase, Route};
 
 /// Capacity of the report channels.
@@ -55,8 +63,65 @@ pub struct Order {
     pub outcome: Option<oneshot::Sender<Result<String, String>>>,
 }
 
+/// A change of the group itself, and where its outcome goes.
+#[derive(Debug)]
+pub struct Amendment {
+    /// What is to change.
+    pub what: Amend,
+    /// Who wants it, for the log.
+    pub by: String,
+    /// Told once it is done, in words, or why it is not.
+    pub outcome: Option<oneshot::Sender<Result<String, String>>>,
+}
+
+/// What changes a group at run time, besides a [`Command`].
+#[derive(Debug)]
+pub enum Amend {
+    /// Another backend.
+    Add(Recruit),
+    /// Another server under a backend's name; done when nobody needs the old one any more.
+    Replace {
+        /// Who has the name.
+        old: BackendId,
+        /// Who is to have it.
+        by: Recruit,
+    },
+    /// Other settings of the group, and of those of its backends that are named; they stay where they are.
+    Settings {
+        /// The group's.
+        group: Box<Group>,
+        /// By the numbers that they have.
+        backends: Vec<Recruit>,
+    },
+}
+
+/// What workers follow: the route, and every backend that it may name. One message, so that neither is ever seen
+/// without the other.
+#[derive(Clone, Debug)]
+pub struct Directions {
+    /// The route.
+    pub route: Route,
+    /// The group's backends. Connections to any other are closed, once the route is followed.
+    pub backends: Arc<[Known]>,
+    /// The settings in force.
+    pub conduct: Arc<Conduct>,
+}
+
+/// A backend of the group, as workers need it.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its number.
+    pub id: BackendId,
+    /// Where it is, and how it is spoken to.
+    pub endpoint: Arc<Endpoint>,
+    /// What each worker keeps up to date of it.
+    pub vitals: Vec<Arc<Vitals>>,
+    /// It was added at run time, with these words.
+    pub addition: Option<Arc<Addition>>,
+}
+
 pub use crate::logic::drill::{Drill, DrillFault};
-pub use crate::logic::failover::{Command, Manner, Report, Simulation, Verdict};
+pub use crate::logic::failover::{Command, Manner, Removal, Report, Simulation, Verdict};
 
 /// A question to the supervisor: what would this fault lead to?
 #[derive(Debug)]
@@ -172,7 +237,7 @@ pub struct GroupStatus {
     pub route: Route,
     /// Why the active is active, in a sentence.
     pub reason: String,
-    /// Every backend, in the file's order.
+    /// Every backend, in the file's order; what was added at run time comes last.
     pub backends: Vec<BackendStatus>,
     /// Switches so far: (from, to, reason, count).
     pub switches: Vec<(String, String, String, u64)>,
@@ -275,6 +340,8 @@ pub struct BackendStatus {
     pub clean_since: Option<SystemTime>,
     /// An operator banned it until then.
     pub banned_until: Option<SystemTime>,
+    /// It is removed or replaced as soon as another can take over.
+    pub is_leaving: bool,
     /// What operators and checkers want of it for a time.
     pub wishes: BackendWishes,
     /// It answers, but far too slowly: what was seen.

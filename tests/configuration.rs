@@ -158,10 +158,7 @@ fn wrong_lines_and_what_is_said_of_them() {
             "failover.promote = 'promote.sh'",
             r#"failover.promote = "promote.sh": must be "never", "command" or the absolute path of a program"#,
         ),
-        (
-            "pubsub.mode = 'hub'",
-            r#"pubsub.mode = "hub": another mode of subscriptions is not supported yet; only "per-client" is"#,
-        ),
+        ("pubsub.mode = 'many'", r#"pubsub.mode = "many": must be one of "per-client", "hub""#),
         ("pubsub.on_gap = 'tell'", r#"pubsub.on_gap = "tell": must be one of "event", "push", "disconnect", "none""#),
         ("pubsub.standby = 1", "pubsub.standby = 1: must be true or false"),
         ("pubsub.lag_max = '0s'", r#"pubsub.lag_max = "0s": must be at least 1ms"#),
@@ -339,8 +336,8 @@ fn wrong_backends_and_what_is_said_of_them() {
             "backend[1].tls.ca: has a meaning only with a url that begins with rediss://",
         ),
         (
-            format!("{url}connections_max = 5"),
-            "backend[1].connections_max = 5: a bound on one backend's connections is not supported yet",
+            format!("{url}connections_max = 1"),
+            "backend[1].connections_max = 1: must be at least 2, two for each worker, or 0 for no bound",
         ),
         (format!("{url}username = 'u'"), "backend[1].password_file: is needed, since there is a user but no password"),
         (
@@ -767,19 +764,45 @@ fn a_reload_says_what_is_live_and_what_needs_a_restart() {
         [
             "limits.output_bytes: 1MiB → 2MiB (needs a restart)",
             "log.level: info → debug",
-            "backend.east.password: none → (hidden) (needs a restart)",
+            "backend.east.password: none → (hidden)",
             "backend.east.weight: 1 → 0.25",
-            "backend.east.two: none → 127.0.0.1:7003/0 in group default (needs a restart)",
-            "backend.west: 127.0.0.1:7002/0 in group default → none (needs a restart)",
-            "group.default: east, west → east, east.two (needs a restart)",
-            "group.default.health.interval: 500ms → 250ms (needs a restart)",
+            "backend.east.two: none → 127.0.0.1:7003 in group default",
+            "backend.west: 127.0.0.1:7002 in group default → none",
+            "group.default: east, west → east, east.two",
+            "group.default.health.interval: 500ms → 250ms",
             "listener.127.0.0.1:6379: in group default, multiplexed, mode 0o660 → none (needs a restart)",
             "listener.127.0.0.1:6380: none → in group default, multiplexed, mode 0o660 (needs a restart)",
         ]
     );
     let live: Vec<_> =
         changes.iter().filter(|change| change.effect == Effect::Live).map(|change| &change.path).collect();
-    assert_eq!(live, ["log.level", "backend.east.weight"]);
+    let at_once = [
+        "log.level",
+        "backend.east.password",
+        "backend.east.weight",
+        "backend.east.two",
+        "backend.west",
+        "group.default",
+        "group.default.health.interval",
+    ];
+    assert_eq!(live, at_once);
+}
+
+#[test]
+fn what_sessions_count_on_needs_a_restart() {
+    let two = |first: &str, second: &str| config(&format!("{LISTENER}{first}{second}"));
+    let (a, b) = ("[[backend]]\nname = 'a'\nurl = 'redis://h:1'\n", "[[backend]]\nname = 'b'\nurl = 'redis://h:2'\n");
+    let lines = |old: &Config, new: &Config| diff(old, new).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(lines(&two(a, b), &two(b, a)), ["group.default: a, b → b, a (needs a restart)"]);
+    let other_database = "[[backend]]\nname = 'a'\nurl = 'redis://h:1/5'\n";
+    assert_eq!(lines(&two(a, b), &two(other_database, b)), ["backend.a.database: 0 → 5 (needs a restart)"]);
+    let cursors = config(&format!("failover.scan_cursors = 'passed'\nfailover.hold = '2s'\n{LISTENER}{a}{b}"));
+    let expected = [
+        "group.default.failover.hold: 1500ms → 2s",
+        "group.default.failover.scan_cursors: checked → passed (needs a restart)",
+    ];
+    let changes = lines(&two(a, b), &cursors);
+    assert!(expected.iter().all(|line| changes.contains(&(*line).to_owned())), "{changes:?}");
 }
 
 #[test]
@@ -788,7 +811,7 @@ fn a_changed_password_shows_as_a_change_and_stays_hidden() {
     let changes = diff(&with("first"), &with("second"));
     assert_eq!(
         changes.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["backend.a.password: (hidden) → (hidden) (needs a restart)"]
+        ["backend.a.password: (hidden) → (hidden)"]
     );
 }
 

@@ -74,8 +74,9 @@ impl World {
         let line =
             self.handover.wait_for_log(|line| line.message() == "switched" && line.field("from") == "east", PATIENCE);
         assert_eq!(line.field("reason"), "slow");
-        let status: serde_json::Value = serde_json::from_str(&self.handover.http_get("/status").body).unwrap();
-        let reason = status["groups"][0]["reason"].as_str().unwrap().to_owned();
+        let status: serde_json::Value =
+            serde_json::from_str(&self.handover.http_get("/status").body).expect("/status is JSON");
+        let reason = status["groups"][0]["reason"].as_str().expect("a reason").to_owned();
         assert_eq!(reason, format!("slow ({})", line.field("cause")));
         reason
     }

@@ -56,6 +56,8 @@ impl Stand {
             "can serve again",
             "banned",
             "ban ended",
+            "backend added",
+            "backend removed",
             "no backend is healthy",
         ];
         let builder = allowed.into_iter().fold(Handover::builder(&configuration), HandoverBuilder::allow_warning);
@@ -329,6 +331,50 @@ fn a_save_writes_what_was_changed_at_run_time_and_nothing_over_an_edit() {
     assert!(stand.order("RELOAD").contains("0 settings differ"));
 }
 
+#[test]
+fn a_save_writes_who_was_added_and_who_was_removed() {
+    let stand = Stand::start();
+    let north = RedisServer::start();
+    assert!(stand.order(&format!("ADD north redis://{} WEIGHT 0.5", north.address())).contains("add north"));
+    assert_eq!(stand.order("REMOVE west"), "west was removed");
+    let answer = stand.order("SAVE");
+    let added = format!("backend.north: none → redis://{}", north.address());
+    let removed = format!("backend.west: redis://{} → none", stand.west.address());
+    assert!(answer.contains(&added) && answer.contains(&removed), "{answer}");
+    let saved = std::fs::read_to_string(stand.handover.configuration_file()).expect("its file");
+    assert!(saved.contains("\"north\"") && !saved.contains("west"), "{saved}");
+    // From now on it is the file's own: nothing differs, and its weight counts.
+    assert!(stand.order("SAVE").contains("nothing to write"));
+    assert!(stand.order("RELOAD").contains("0 settings differ"));
+    assert!(stand.order("SHOW north").contains("weight 0.5,"));
+    std::fs::write(stand.handover.configuration_file(), saved.replace("0.5", "0.75")).expect("ours");
+    assert!(stand.order("RELOAD").contains("backend.north.weight: 0.5 → 0.75"));
+    wait_until(PATIENCE, || stand.order("SHOW north").contains("weight 0.75,"));
+    assert_eq!(stand.handover.client().command(&["SET", "a", "1"]), Value::Simple("OK".into()));
+}
+
+#[test]
+fn what_was_wanted_of_a_backend_goes_with_it_and_its_drill_ends() {
+    let stand = Stand::start();
+    assert!(stand.order("DRAIN west").contains("drain west"));
+    assert!(stand.order("REPORT west DOWN FOR 1h AS me REASON disk").contains("report west"));
+    let mut console = stand.console();
+    console.send(support::encode(&["DRILL", "slow", "west", "BY", "20ms", "FOR", "10m"]));
+    wait_until(PATIENCE, || stand.order("STATUS").contains("! a drill plays slow by 20ms on west"));
+    assert_eq!(stand.order("REMOVE west"), "west was removed");
+    let ledger = text(&console.read_reply());
+    assert!(ledger.starts_with("the drill slow by 20ms on west") && ledger.contains("cut short"), "{ledger}");
+    assert!(!stand.order("STATUS").contains("drill"));
+    assert!(stand.order(&format!("ADD west redis://{}", stand.west.address())).contains("add west"));
+    let shown = stand.order("SHOW west");
+    assert!(!shown.contains("drained") && !shown.contains("reported"), "{shown}");
+    stand.handover.expect_metric("handover_backend_up", &[("backend", "west")], 1.0);
+    assert!(stand.order("SWITCH west").contains("switched from east to west"));
+    let line =
+        |order: &str| stand.handover.log().iter().any(|line| line.text.contains("audit") && line.text.contains(order));
+    assert!(line("remove west") && line("add west"), "changes of the group are in the audit log");
+}
+
 /// Increments until the ledger comes; every acknowledged increment must be there, on one or the other.
 #[track_caller]
 fn drill(stand: &Stand, line: &str) -> String {
@@ -361,6 +407,38 @@ fn a_drill_switches_and_ends_with_its_ledger() {
         assert!(stand.order("SWITCH east").contains("switched from west to east"));
         assert_eq!(stand.handover.client().command(&["SET", "b", "1"]), Value::Simple("OK".into()));
         assert!(stand.order("EVENTS 20").contains(&format!("a drill plays {fault} on east for 2.5s")));
+    }
+}
+
+/// What is kept back when the drill ends was said before all that can be read by then.
+#[test]
+fn replies_keep_their_order_when_a_slow_drill_ends() {
+    let stand = Stand::with(
+        "failover.failback = 'manual'\nhealth.timeout = '5s'\nfailover.hold = '10s'\n\
+         detector.hang_timeout = '20s'\ndetector.slow_timeout = '20s'\ndetector.suspect_after = '15s'\ndetector.timeout_rate = 0\n",
+        |builder| builder,
+    );
+    let mut client = stand.handover.client();
+    for key in ["first", "second"] {
+        assert_eq!(client.command(&["SET", key, key]), Value::Simple("OK".into()));
+    }
+    let mut console = stand.console();
+    console.send(support::encode(&["DRILL", "slow", "east", "BY", "3s", "FOR", "5m"]));
+    stand.handover.expect_metric("handover_drill", &[("backend", "east"), ("fault", "slow")], 1.0);
+    let asked = |count: u32| {
+        let counted = || text(&stand.east.client().command(&["INFO", "commandstats"]));
+        wait_until(PATIENCE, || counted().contains(&format!("cmdstat_get:calls={count}")));
+    };
+    client.send_command(&["GET", "first"]);
+    asked(1);
+    std::thread::sleep(Duration::from_millis(200));
+    client.send_command(&["GET", "second"]);
+    asked(2);
+    assert_eq!(stand.order("DRILL END"), "end the drill");
+    // Each change of the route has every socket read that is there.
+    stand.order("PAUSE FOR 100ms");
+    for key in ["first", "second"] {
+        assert_eq!(client.read_reply(), Value::Bulk(key.into()), "a reply for another request");
     }
 }
 

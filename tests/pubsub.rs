@@ -40,6 +40,13 @@ fn assert_as_redis(pair: &Pair, protocol: &str, course: &[(&str, usize)]) {
     proxied.expect(&expected);
 }
 
+/// With a connection for each subscriber, and with one for all.
+fn both_modes() -> impl Iterator<Item = Pair> {
+    ["per-client", "hub"]
+        .into_iter()
+        .map(|mode| Pair::builder().configuration(&format!("[pubsub]\nmode = \"{mode}\"\nlinger = \"1ms\"")).start())
+}
+
 fn push(words: &[&str]) -> Value {
     Value::Array(words.iter().map(Value::bulk).collect())
 }
@@ -64,7 +71,10 @@ fn publish(server: &RedisServer, command: &str, channel: &str, payload: &str) ->
 
 #[test]
 fn every_form_is_confirmed_as_redis_does() {
-    let pair = Pair::start();
+    both_modes().for_each(|pair| assert_every_form_is_confirmed_as_redis_does(&pair));
+}
+
+fn assert_every_form_is_confirmed_as_redis_does(pair: &Pair) {
     for protocol in ["2", "3"] {
         for (one, un) in [("SUBSCRIBE", "UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE"), ("SSUBSCRIBE", "SUNSUBSCRIBE")]
         {
@@ -80,7 +90,7 @@ fn every_form_is_confirmed_as_redis_does() {
             for course in courses {
                 let course: Vec<(String, usize)> = course.iter().map(|(line, frames)| (form(line), *frames)).collect();
                 let course: Vec<(&str, usize)> = course.iter().map(|(line, frames)| (line.as_str(), *frames)).collect();
-                assert_as_redis(&pair, protocol, &course);
+                assert_as_redis(pair, protocol, &course);
             }
         }
     }
@@ -88,7 +98,6 @@ fn every_form_is_confirmed_as_redis_does() {
 
 #[test]
 fn counts_of_mixed_forms_are_those_of_redis() {
-    let pair = Pair::start();
     let course = [
         ("SUBSCRIBE a b", 2),
         ("PSUBSCRIBE a* b*", 2),
@@ -103,8 +112,10 @@ fn counts_of_mixed_forms_are_those_of_redis() {
         ("PING", 1),
         ("GET k", 1),
     ];
-    assert_as_redis(&pair, "2", &course);
-    assert_as_redis(&pair, "3", &course);
+    for pair in both_modes() {
+        assert_as_redis(&pair, "2", &course);
+        assert_as_redis(&pair, "3", &course);
+    }
 }
 
 #[test]
@@ -431,11 +442,18 @@ fn a_lost_connection_without_a_switch_restores_the_subscriptions() {
 
 #[test]
 fn a_hundred_thousand_channels_of_one_client_are_counted_exactly() {
-    const CHANNELS: usize = 100_000;
-    let pair = Pair::start();
+    assert_channels_are_counted_exactly(&Pair::start(), 100_000);
+}
+
+#[test]
+fn ten_thousand_channels_of_one_client_that_shares_are_counted_exactly() {
+    both_modes().skip(1).for_each(|pair| assert_channels_are_counted_exactly(&pair, 10_000));
+}
+
+fn assert_channels_are_counted_exactly(pair: &Pair, channels: usize) {
     let mut client = pair.client();
-    let names: Vec<String> = (0..CHANNELS).map(|number| format!("c{number}")).collect();
-    let (together, apart) = names.split_at(CHANNELS * 4 / 5);
+    let names: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
+    let (together, apart) = names.split_at(channels * 4 / 5);
     let mut command = vec!["SUBSCRIBE"];
     command.extend(together.iter().map(String::as_str));
     // Twice the first, and the rest one by one, in one burst.
@@ -450,12 +468,13 @@ fn a_hundred_thousand_channels_of_one_client_are_counted_exactly() {
         let confirmed = client.read_reply();
         assert_eq!(confirmed.elements()[1..], [Value::bulk(name), Value::Integer(expected)]);
     }
-    assert_eq!(publish(&pair.east, "PUBLISH", "c99999", "x"), 1);
-    assert_eq!(client.read_reply(), push(&["message", "c99999", "x"]));
+    let last = &names[channels - 1];
+    assert_eq!(publish(&pair.east, "PUBLISH", last, "x"), 1);
+    assert_eq!(client.read_reply(), push(&["message", last, "x"]));
     client.send(frame("UNSUBSCRIBE none"));
-    assert_eq!(client.read_reply().elements()[2], Value::Integer(CHANNELS as i64));
+    assert_eq!(client.read_reply().elements()[2], Value::Integer(channels as i64));
     client.send_command(&["UNSUBSCRIBE"]);
-    for left in (0..CHANNELS).rev() {
+    for left in (0..channels).rev() {
         assert_eq!(client.read_reply().elements()[2], Value::Integer(left as i64));
     }
     assert_eq!(client.command(&["GET", "k"]), Value::Null);
@@ -481,7 +500,13 @@ impl Random {
 /// What two subscribers hear is, step for step, what they would hear of the server itself.
 #[test]
 fn random_courses_of_two_subscribers_go_as_with_the_server_itself() {
-    let pair = Pair::start();
+    both_modes().for_each(|pair| assert_random_courses_go_as_with_the_server_itself(&pair));
+}
+
+fn assert_random_courses_go_as_with_the_server_itself(pair: &Pair) {
+    // Whoever joins others may hear what was published just before: what was published is passed on before they do.
+    let mut witness = pair.client();
+    subscribe(&mut witness, "SUBSCRIBE", "witness");
     for seed in 1..=20 {
         let mut random = Random(seed);
         let protocol = if seed % 2 == 0 { "3" } else { "2" };
@@ -508,6 +533,8 @@ fn random_courses_of_two_subscribers_go_as_with_the_server_itself() {
             for [command, channel] in publishes {
                 publish(&pair.east, command, channel, &step.to_string());
             }
+            publish(&pair.east, "PUBLISH", "witness", &step.to_string());
+            assert_eq!(witness.read_reply(), push(&["message", "witness", &step.to_string()]));
             for [direct, proxied] in &mut twins {
                 let messages = read_up_to_ping(direct);
                 let got: Vec<Value> = messages.iter().map(|_| proxied.read_reply()).collect();

@@ -29,6 +29,12 @@ use tokio_util::sync::CancellationToken;
 
 const HANG: Duration = Duration::from_secs(30);
 
+fn in_force() -> handover::config::Config {
+    let text = "listener = [{ bind = '127.0.0.1:0' }]\nbackend = [{ name = 'a', url = 'redis://h' }]\n";
+    let sources = handover::config::Sources { text: Some(text.to_owned()), cores: 1, ..Default::default() };
+    handover::config::Config::load(&sources).unwrap().config
+}
+
 fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
     BackendStatus {
         id: BackendId(id),
@@ -45,6 +51,7 @@ fn backend(id: u16, name: &str, healthy: bool) -> BackendStatus {
         circuit_until: None,
         clean_since: None,
         banned_until: None,
+        is_leaving: false,
         wishes: BackendWishes::default(),
         degraded: None,
         fence: None,
@@ -108,13 +115,15 @@ impl Fixture {
             counters: counters.clone(),
             close_reasons: &["client_closed", "idle"],
             reloads: reloads.clone(),
-            certificates: Vec::new(),
+            certificates: handover::tls::Keeper::default(),
             log_lines_dropped: LinesDropped::default(),
             streams: Streams::new(hub(), hub()),
             started: Instant::now(),
             draining: draining.clone(),
             desk: Arc::new(Desk {
                 groups: Vec::new(),
+                in_force: watch::channel(Arc::new(in_force())).1,
+                recruiter: handover::net::recruit::Recruiter::default(),
                 process: tokio::sync::mpsc::channel(1).0,
                 events: hub(),
                 outcomes: hub(),

@@ -19,19 +19,22 @@ pub(super) use self::request::{Change, Channel, Courtesy, Request, parse};
 pub(super) use self::why::rounded;
 use super::status::{self, Status};
 use crate::channels::{
-    BackendId, BackendStatus, Command, Drill, DrillFault, GroupStatus, Manner, Order, ProcessCommand, ProcessOrder,
-    Rehearsal, Report,
+    Amend, Amendment, BackendId, BackendStatus, Command, Drill, DrillFault, GroupStatus, Manner, Order, ProcessCommand,
+    ProcessOrder, Recruit, Rehearsal, Removal, Report,
 };
 use crate::command::policy::Policy;
-use crate::config::closest;
+use crate::config::{Addition, Config, Group, closest};
 use crate::events::EventHub;
 use crate::logic::explain::explain;
 use crate::logic::settings::RetryCeiling;
+use crate::net::recruit::Recruiter;
 use crate::resp::encode;
 use crate::telemetry::counters::WorkerCounters;
 
 /// How much longer than its drill somebody waits for the ledger.
 const LEDGER_MAX: Duration = Duration::from_secs(10);
+
+const DRILL_PENDING: &str = "the drill is under way: EVENTS has its ledger once it is over";
 
 /// One group as operators see it.
 #[derive(Debug)]
@@ -40,14 +43,14 @@ pub struct DeskGroup {
     pub status: watch::Receiver<GroupStatus>,
     /// To its supervisor.
     pub orders: mpsc::Sender<Order>,
+    /// The same, for what changes the group itself.
+    pub amendments: mpsc::Sender<Amendment>,
     /// Questions to its supervisor.
     pub rehearsals: mpsc::Sender<Rehearsal>,
     /// Its counters, one for each worker.
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Which of its commands travel where.
     pub policy: Policy,
-    /// What it repeats.
-    pub ceiling: RetryCeiling,
 }
 
 /// Where operators are answered.
@@ -55,6 +58,10 @@ pub struct DeskGroup {
 pub struct Desk {
     /// In the file's order.
     pub groups: Vec<DeskGroup>,
+    /// The configuration in force.
+    pub in_force: watch::Receiver<Arc<Config>>,
+    /// Prepares backends that are added.
+    pub recruiter: Recruiter,
     /// To the application.
     pub process: mpsc::Sender<ProcessOrder>,
     /// What happens.
@@ -192,7 +199,17 @@ impl Desk {
         let mut frame = BytesMut::new();
         encode::request(&mut frame, command);
         let classified = group.policy.apply(&frame, &command[0]);
-        Ok(explain(&frame, classified, group.ceiling))
+        Ok(explain(&frame, classified, self.ceiling(group)))
+    }
+
+    fn settings_of(&self, group: &DeskGroup) -> Option<Group> {
+        let status = group.status.borrow();
+        self.in_force.borrow().groups.iter().find(|settings| settings.name == status.name).cloned()
+    }
+
+    /// What the group repeats.
+    fn ceiling(&self, group: &DeskGroup) -> RetryCeiling {
+        self.settings_of(group).map_or(RetryCeiling::Never, |settings| settings.retry.ceiling)
     }
 
     async fn simulate(&self, group: Option<&str>, fault: DrillFault, name: &str) -> Result<Vec<String>, Trouble> {
@@ -202,12 +219,13 @@ impl Desk {
         group.rehearsals.send(Rehearsal { backend, fault, outcome }).await.map_err(|_| gone())?;
         let simulation = told.await.map_err(|_| gone())?;
         let status = group.status.borrow().clone();
-        Ok(simulated::in_words(&status, &group.counters, group.ceiling, (backend, fault), &simulation))
+        Ok(simulated::in_words(&status, &group.counters, self.ceiling(group), (backend, fault), &simulation))
     }
 
     async fn change(&self, group: Option<&str>, change: Change, asker: &Asker) -> Result<String, Trouble> {
         let group = self.group(group).map_err(Trouble::Wrong)?;
         let drill = match &change {
+            Change::Add(addition) => return self.add(group, addition.clone(), asker).await,
             Change::Drill { length, .. } => Some(*length),
             _ => None,
         };
@@ -215,19 +233,43 @@ impl Desk {
         let (outcome, told) = oneshot::channel();
         let order = Order { command, by: asker.name.clone(), outcome: Some(outcome) };
         group.orders.send(order).await.map_err(|_| gone())?;
-        let patience = match drill {
-            Some(length) if asker.waits_for_drills => length + LEDGER_MAX,
-            _ => asker.patience,
-        };
-        match tokio::time::timeout(patience, told).await {
-            Ok(Ok(outcome)) => outcome.map_err(Trouble::Refused),
-            Ok(Err(_)) => Err(Trouble::Refused("overtaken by another order or switch: see EVENTS".to_owned())),
-            Err(_) if drill.is_some() => {
-                Err(Trouble::Pending("the drill is under way: EVENTS has its ledger once it is over".to_owned()))
-            }
-            Err(_) => Err(Trouble::Pending("no outcome yet: see EVENTS".to_owned())),
+        match drill {
+            Some(length) if asker.waits_for_drills => outcome_of(told, length + LEDGER_MAX, DRILL_PENDING).await,
+            Some(_) => outcome_of(told, asker.patience, DRILL_PENDING).await,
+            None => outcome_of(told, asker.patience, "no outcome yet: see EVENTS").await,
         }
-        .map(|text| status::one_line(&text))
+    }
+
+    /// Everything that the file is checked for is checked here, in the same words.
+    async fn add(&self, group: &DeskGroup, addition: Addition, asker: &Asker) -> Result<String, Trouble> {
+        let (recruit, warnings) = self.recruit(group, addition).inspect_err(|trouble| {
+            let (by, why) = (asker.name.as_str(), trouble.message());
+            tracing::warn!(target: "audit", audit = true, by, order = "add a backend", why, "operator's order refused");
+        })?;
+        let (outcome, told) = oneshot::channel();
+        let amendment = Amendment { what: Amend::Add(recruit), by: asker.name.clone(), outcome: Some(outcome) };
+        group.amendments.send(amendment).await.map_err(|_| gone())?;
+        let done = outcome_of(told, asker.patience, "no outcome yet: see EVENTS").await?;
+        Ok(std::iter::once(done).chain(warnings).collect::<Vec<_>>().join("; "))
+    }
+
+    /// What is to be added, ready to serve, and what may surprise about it.
+    fn recruit(&self, group: &DeskGroup, addition: Addition) -> Result<(Recruit, Vec<String>), Trouble> {
+        let settings = self.settings_of(group).ok_or_else(gone)?;
+        let workers = self.in_force.borrow().workers;
+        let wrong = |text: String| Trouble::Wrong(status::one_line(&text.replace('\n', "; ")));
+        let (backend, mut warnings) =
+            addition.backend(&settings, workers).map_err(|problems| wrong(problems.to_string()))?;
+        let mut statuses = self.groups.iter().map(|group| group.status.borrow());
+        if let Some(owner) = statuses.find(|status| status.backends.iter().any(|known| known.name == backend.name)) {
+            let (name, owner) = (&backend.name, &owner.name);
+            return Err(wrong(format!("name = \"{name}\": is the name of a backend of group {owner} already")));
+        }
+        if addition.has_password() {
+            warnings.push("its URL has a password, which is not written down: it is gone after a restart".to_owned());
+        }
+        let recruit = self.recruiter.recruit(backend, Some(addition)).map_err(|error| wrong(error.to_string()))?;
+        Ok((recruit, warnings))
     }
 
     async fn process(&self, command: ProcessCommand, asker: &Asker) -> Result<Vec<String>, Trouble> {
@@ -251,6 +293,19 @@ fn gone() -> Trouble {
     Trouble::Refused("the control plane has ended: see the log".to_owned())
 }
 
+async fn outcome_of(
+    told: oneshot::Receiver<Result<String, String>>,
+    patience: Duration,
+    pending: &str,
+) -> Result<String, Trouble> {
+    match tokio::time::timeout(patience, told).await {
+        Ok(Ok(outcome)) => outcome.map_err(Trouble::Refused),
+        Ok(Err(_)) => Err(Trouble::Refused("overtaken by another order or switch: see EVENTS".to_owned())),
+        Err(_) => Err(Trouble::Pending(pending.to_owned())),
+    }
+    .map(|text| status::one_line(&text))
+}
+
 fn command_of(status: &GroupStatus, change: Change, asker: &Asker) -> Result<Command, String> {
     let id = |name: &str| find(status, name).map(|backend| backend.id);
     Ok(match change {
@@ -271,6 +326,11 @@ fn command_of(status: &GroupStatus, change: Change, asker: &Asker) -> Result<Com
             Command::Drill { drill: Drill { backend: id(&backend)?, fault }, length, is_forced }
         }
         Change::EndDrill => Command::EndDrill,
+        Change::Remove { backend, is_forced } => {
+            let removal = if is_forced { Removal::Forced } else { Removal::Planned };
+            Command::Remove { backend: id(&backend)?, removal }
+        }
+        Change::Add(addition) => return Err(format!("{addition:?} is no member yet")),
     })
 }
 

@@ -22,7 +22,7 @@ use crate::channels::GroupStatus;
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::logging::LinesDropped;
 use crate::telemetry::metrics::{self, GroupSnapshot, Reloads, Snapshot};
-use crate::tls::Facts;
+use crate::tls::Keeper;
 
 /// Connections to the admin port at a time; one more ends the oldest.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -42,7 +42,7 @@ pub struct Admin {
     /// How the configuration was last read.
     pub reloads: Arc<Reloads>,
     /// The certificates in use.
-    pub certificates: Vec<Arc<Facts>>,
+    pub certificates: Keeper,
     /// Log lines that were dropped.
     pub log_lines_dropped: LinesDropped,
     /// What happens, and what each second brings.
@@ -137,7 +137,7 @@ impl Admin {
             log_lines_dropped: self.log_lines_dropped.total(),
             events: self.streams.events.counters(),
             close_reasons: self.close_reasons,
-            certificates: &self.certificates,
+            certificates: self.certificates.facts(),
             groups: groups
                 .into_iter()
                 .zip(&self.counters)
@@ -172,7 +172,7 @@ mod tests {
             statuses: Vec::new(),
             counters: Vec::new(),
             close_reasons: &[],
-            certificates: Vec::new(),
+            certificates: Keeper::default(),
             reloads: Arc::new(Reloads::loaded(SystemTime::now())),
             log_lines_dropped: LinesDropped::default(),
             streams: Streams::new(hub(), hub()),
@@ -180,6 +180,8 @@ mod tests {
             draining: CancellationToken::new(),
             desk: Arc::new(Desk {
                 groups: Vec::new(),
+                in_force: watch::channel(Arc::new(in_force())).1,
+                recruiter: crate::net::recruit::Recruiter::default(),
                 process: tokio::sync::mpsc::channel(1).0,
                 events: hub(),
                 outcomes: hub(),
@@ -188,6 +190,12 @@ mod tests {
             }),
             guard: Guard::default(),
         }
+    }
+
+    fn in_force() -> crate::config::Config {
+        let text = "listener = [{ bind = '127.0.0.1:0' }]\nbackend = [{ name = 'a', url = 'redis://h' }]\n";
+        let sources = crate::config::Sources { text: Some(text.to_owned()), cores: 1, ..Default::default() };
+        crate::config::Config::load(&sources).unwrap().config
     }
 
     fn hub() -> EventHub {

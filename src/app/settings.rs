@@ -58,8 +58,6 @@ pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize
         held_bytes_max: config.limits.held_bytes_max / workers,
         ..config.limits.clone()
     };
-    let first_database = group.backends.first().map(|backend| backend.database);
-    let is_same = group.backends.iter().all(|backend| Some(backend.database) == first_database);
     Settings {
         failover: group.failover.clone(),
         retry: group.retry.clone(),
@@ -72,7 +70,7 @@ pub(crate) fn multiplexer_settings(config: &Config, group: &Group, worker: usize
         client_id_step: workers as u64,
         connects_per_second: CONNECTS_PER_SECOND / workers as f64,
         commons,
-        database: first_database.filter(|_| is_same),
+        database: group.common_database(),
         identity: config.identity.clone(),
         users: users_of(config, group),
         seed: fastrand::u64(..),

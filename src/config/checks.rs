@@ -89,6 +89,21 @@ impl CheckSettings {
         }
     }
 
+    /// As a backend of the group is checked; which database it is, is found out.
+    pub(super) fn like(checks: Option<&Checks>) -> Self {
+        let mut settings = Self::new();
+        let Some(Checks { lag, exec }) = checks else { return settings };
+        if let Some(LagCheck { url, credential, tls, tolerance, .. }) = lag {
+            (settings.port, settings.tolerance) = (url.port, *tolerance);
+            settings.credential = Some(credential.clone());
+            settings.tls.clone_from(tls);
+        }
+        if let Some(exec) = exec {
+            settings.exec.clone_from(exec);
+        }
+        settings
+    }
+
     /// Reads the two tables within `health`.
     pub(super) fn read(&mut self, section: &mut Section<'_>) {
         section.child("lag", |section| {

@@ -51,6 +51,7 @@ impl fmt::Display for Change {
 /// Everything that differs between two configurations: of the process first, then by backend, group and listener.
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
+    let groups = common_groups(old, new);
     let (old, new) = (Facts::of(old).facts, Facts::of(new).facts);
     let keys: BTreeSet<&Key> = old.keys().chain(new.keys()).collect();
     let exists_in_both = |key: &Key| {
@@ -61,17 +62,58 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     for key in keys.into_iter().filter(|key| old.get(*key) != new.get(*key)) {
         // An owner that comes or goes is one change, not one for each of its settings.
         if key.name.is_empty() || exists_in_both(key) {
-            changes.push(change(key, old.get(key), new.get(key)));
+            changes.push(change(key, old.get(key), new.get(key), &groups));
         }
     }
     changes
 }
 
-fn change(key: &Key, old: Option<&Fact>, new: Option<&Fact>) -> Change {
-    let is_weight = key.owner.starts_with("backend.") && key.name == "weight";
-    let is_level = key.owner.is_empty() && key.name == "log.level";
-    let is_user = key.owner.starts_with("user.");
-    let effect = if is_weight || is_level || is_user { Effect::Live } else { Effect::Restart };
+/// The groups of both, each with its backends in their order, as far as both have them.
+fn common_groups<'c>(old: &'c Config, new: &'c Config) -> Vec<CommonGroup<'c>> {
+    let names = |group: &'c Group| group.backends.iter().map(|backend| backend.name.as_str());
+    let common = old.groups.iter().filter_map(|group| {
+        let other = new.groups.iter().find(|other| other.name == group.name)?;
+        let kept = |name: &&str| names(group).any(|one| one == *name) && names(other).any(|one| one == *name);
+        let keeps_order = names(group).filter(kept).eq(names(other).filter(kept));
+        let backends = names(group).chain(names(other)).collect();
+        Some(CommonGroup { name: &group.name, backends, keeps_order })
+    });
+    common.collect()
+}
+
+/// A group that both configurations have.
+struct CommonGroup<'c> {
+    name: &'c str,
+    /// The backends of either.
+    backends: Vec<&'c str>,
+    /// Those of both stand in the same order.
+    keeps_order: bool,
+}
+
+/// Tables of a group whose keys take effect at once.
+const LIVE_TABLES: [&str; 5] = ["health", "detector", "breaker", "failover", "retry"];
+
+/// Keys of these tables that do not.
+const RESTART_KEYS: [&str; 4] =
+    ["failover.scan_cursors", "failover.promote", "failover.promote_timeout", "failover.wait_for_replication"];
+
+fn effect(key: &Key, groups: &[CommonGroup<'_>]) -> Effect {
+    let table = key.name.split('.').next().unwrap_or_default();
+    let is_live = match key.owner.split_once('.') {
+        None => key.name == "log.level",
+        Some(("user", _)) => true,
+        Some(("backend", name)) => key.name != "database" && groups.iter().any(|group| group.backends.contains(&name)),
+        Some(("group", name)) => groups.iter().any(|group| {
+            let is_table_live = LIVE_TABLES.contains(&table) && !RESTART_KEYS.contains(&key.name.as_str());
+            group.name == name && (is_table_live || (key.name.is_empty() && group.keeps_order))
+        }),
+        Some(_) => false,
+    };
+    if is_live { Effect::Live } else { Effect::Restart }
+}
+
+fn change(key: &Key, old: Option<&Fact>, new: Option<&Fact>, groups: &[CommonGroup<'_>]) -> Change {
+    let effect = effect(key, groups);
     let shown = |fact: Option<&Fact>| fact.map_or_else(|| NONE.to_owned(), |fact| fact.shown.clone());
     Change { path: key.to_string(), old: shown(old), new: shown(new), effect }
 }
@@ -272,13 +314,15 @@ impl Facts {
             weight,
             connect_timeout,
             checks: Checks { lag, exec },
-            overrides: BackendOverrides { grace, health },
+            overrides: BackendOverrides { connections_max, grace, health },
         } = backend;
-        self.begin(format!("backend.{name}"), format!("{address}/{database} in group {group}"));
+        self.begin(format!("backend.{name}"), format!("{address} in group {group}"));
+        self.put("database", database);
         self.put("weight", weight);
         self.backend_tls(tls.as_ref());
         self.put("health_check_url", optional(health_check_address.as_ref()));
         self.put_time("connect_timeout", *connect_timeout);
+        self.put("connections_max", optional(*connections_max));
         self.put("grace", optional(grace.map(format_duration)));
         self.credential(credential.as_ref());
         if let Some(health) = health {
@@ -421,7 +465,10 @@ impl Facts {
     }
 
     fn pubsub(&mut self, pubsub: &PubSubSettings) {
-        let PubSubSettings { on_gap, standby, propagates, lag_max, heartbeat, heartbeat_lost, publish } = pubsub;
+        let PubSubSettings { mode, linger, on_gap, standby, propagates, lag_max, heartbeat, heartbeat_lost, publish } =
+            pubsub;
+        self.put("pubsub.mode", name_of(mode));
+        self.put_time("pubsub.linger", *linger);
         self.put("pubsub.on_gap", name_of(on_gap));
         self.put("pubsub.standby", standby);
         self.put("pubsub.propagates", propagates);

@@ -20,7 +20,7 @@ use crate::files;
 use crate::logic::identity::PasswordHash;
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LimitSettings,
-    NoneHealthy, OnGap, ProbeMode, ProbePolicy, Publish, RetryCeiling,
+    NoneHealthy, OnGap, ProbeMode, ProbePolicy, PubSubMode, Publish, RetryCeiling,
 };
 use crate::resp::request::REDIS_VALUE_BYTES_MAX;
 
@@ -35,6 +35,9 @@ const JITTER_MAX: f64 = 0.5;
 const WORKERS_MAX: usize = 1024;
 const STATE_FILE_NAME: &str = "state.json";
 const WORLD_READABLE: u32 = 0o004;
+
+const PUBSUB_MODE: &Choices<PubSubMode> =
+    &[("per-client", Some(PubSubMode::PerClient)), ("hub", Some(PubSubMode::Hub))];
 
 const ON_GAP: &Choices<OnGap> = &[
     ("event", Some(OnGap::Event)),
@@ -148,7 +151,7 @@ pub(super) fn read(table: Table, notes: &mut Notes, sources: &Sources) -> Config
     let admin = root.child("admin", |section| admin(section, sources));
     let log = root.child("log", log);
     let identity = root.child("identity", identity::identity);
-    let mut groups = Groups::new(base, identity.mode);
+    let mut groups = Groups::new(base, identity.mode, workers);
     root.named("group", |name, section| groups.read_own(name, section));
     root.each("listener", |index, section| groups.read_listener(index, section));
     root.each("backend", |index, section| groups.read_backend(index, section));
@@ -346,8 +349,9 @@ pub(super) fn command_or_category(text: &str) -> Result<String, String> {
 }
 
 fn pubsub(section: &mut Section<'_>, into: &mut GroupSettings) {
-    section.only("mode", "per-client", "another mode of subscriptions");
     let settings = &mut into.pubsub;
+    section.choice("mode", PUBSUB_MODE, &mut settings.mode);
+    section.duration("linger", Duration::ZERO, &mut settings.linger);
     section.choice("on_gap", ON_GAP, &mut settings.on_gap);
     settings.standby = section.flag("standby").unwrap_or(settings.standby);
     if let Some(propagates) = section.flag("propagates") {

@@ -1,12 +1,14 @@
 //! Listeners, backends and the groups that they make, and the checks that span several of their tables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
-use toml::Value;
+use toml::{Table, Value};
 
 use super::address::{
     BackendUrl, HealthCheckUrl, clash, is_local, parse_backend_url, parse_bind, parse_health_check_url,
+    without_password,
 };
 use super::checks::CheckSettings;
 use super::file::{SHORTEST, credential, failover, group_tables, health, promotion};
@@ -14,7 +16,10 @@ use super::preset::GroupSettings;
 use super::section::{Choices, Notes, Section};
 use super::secure;
 use super::values::format_duration;
-use super::{Address, Admin, Backend, BackendOverrides, Group, Listener, Network, Promote, Replication, SessionMode};
+use super::{
+    Addition, Address, Admin, Backend, BackendOverrides, Group, Listener, Network, Problems, Promote, Replication,
+    SessionMode,
+};
 use crate::logic::identity::IdentityMode;
 use crate::logic::settings::{Failback, HealthSettings, RetryCeiling, RetrySettings};
 use crate::tls::ClientAuth;
@@ -23,7 +28,7 @@ use crate::tls::ClientAuth;
 const HOLD_MARGIN: Duration = Duration::from_millis(250);
 /// Left for repeating after a hold, where the file does not set `retry.deadline`.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(500);
-const GROUP_DEFAULT: &str = "default";
+pub(super) const GROUP_DEFAULT: &str = "default";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SOCKET_MODE: u32 = 0o660;
 const SOCKET_MODE_MAX: u32 = 0o777;
@@ -44,6 +49,8 @@ pub(super) struct Groups {
     own: BTreeMap<String, (GroupSettings, Replication)>,
     /// How clients prove who they are.
     identity: IdentityMode,
+    /// Threads that share what a backend allows.
+    workers: usize,
     /// All names, in the order in which the file first uses them.
     names: Vec<String>,
     listeners: Vec<ReadListener>,
@@ -66,9 +73,9 @@ struct ReadBackend {
 }
 
 impl Groups {
-    pub(super) fn new(base: GroupSettings, identity: IdentityMode) -> Self {
+    pub(super) fn new(base: GroupSettings, identity: IdentityMode, workers: usize) -> Self {
         let (own, names) = (BTreeMap::new(), Vec::new());
-        Self { base, own, identity, names, listeners: Vec::new(), backends: Vec::new() }
+        Self { base, own, identity, workers, names, listeners: Vec::new(), backends: Vec::new() }
     }
 
     pub(super) fn read_own(&mut self, name: &str, section: &mut Section<'_>) {
@@ -136,8 +143,7 @@ impl Groups {
             "" => Ok(None),
             text => parse_health_check_url(text).map(Some),
         });
-        let (overrides, own_checks) = backend_overrides(section, self.settings(&group).0);
-        section.refused("connections_max", "a bound on one backend's connections is not supported yet");
+        let (overrides, own_checks) = backend_overrides(section, self.settings(&group).0, self.workers);
         let tls = secure::of_backend(section, url.as_ref().is_some_and(|url| url.is_secure));
         let (health_check_address, rest) = match health_check_address.flatten() {
             Some(HealthCheckUrl::Commands(check)) => {
@@ -326,7 +332,11 @@ impl Groups {
     }
 }
 
-fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings) -> (BackendOverrides, CheckSettings) {
+fn backend_overrides(
+    section: &mut Section<'_>,
+    group: &GroupSettings,
+    workers: usize,
+) -> (BackendOverrides, CheckSettings) {
     let mut grace = group.breaker.grace;
     section.duration("grace", SHORTEST, &mut grace);
     let (mut own, mut checks) = (group.health.clone(), group.checks.clone());
@@ -335,10 +345,81 @@ fn backend_overrides(section: &mut Section<'_>, group: &GroupSettings) -> (Backe
         checks.read(section);
     });
     let overrides = BackendOverrides {
+        connections_max: connections_max(section, workers),
         grace: Some(grace).filter(|grace| *grace != group.breaker.grace),
         health: Some(own).filter(|own| *own != group.health),
     };
     (overrides, checks)
+}
+
+/// Each worker needs a lane, and one connection for whatever cannot share it.
+fn connections_max(section: &mut Section<'_>, workers: usize) -> Option<usize> {
+    let mut connections_max = 0;
+    section.count("connections_max", 0, &mut connections_max);
+    let least = 2 * workers;
+    if (1..least).contains(&connections_max) {
+        let message = format!("must be at least {least}, two for each worker, or 0 for no bound");
+        section.problem("connections_max", Some(connections_max.to_string()), message);
+    }
+    Some(connections_max).filter(|&most| most > 0)
+}
+
+impl Addition {
+    /// The backend that it describes, for `group`, and what may surprise about it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, as in the file.
+    pub fn backend(&self, group: &Group, workers: usize) -> Result<(Backend, Vec<String>), Problems> {
+        let base = GroupSettings {
+            health: group.health.clone(),
+            checks: CheckSettings::like(group.backends.first().map(|backend| &backend.checks)),
+            detector: group.detector.clone(),
+            breaker: group.breaker,
+            failover: group.failover.clone(),
+            retry: group.retry.clone(),
+            ceiling_is_written: true,
+            deadline_is_written: true,
+            commands: group.commands.clone(),
+            pubsub: group.pubsub.clone(),
+            propagates_is_written: true,
+            parity: group.parity,
+            promotion: group.promotion.clone(),
+        };
+        let mut notes = Notes::default();
+        let mut groups = Groups::new(base, IdentityMode::Open, workers);
+        let mut section = Section::new(String::new(), self.table(), &mut notes);
+        groups.read_backend(0, &mut section);
+        section.finish();
+        match groups.backends.pop().and_then(|read| read.backend) {
+            Some(backend) if notes.problems.is_empty() => Ok((backend, notes.warnings)),
+            _ => Err(Problems { list: notes.problems }),
+        }
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.insert("name".to_owned(), self.name.clone().into());
+        table.insert("url".to_owned(), self.url.clone().into());
+        if let Some(weight) = self.weight {
+            table.insert("weight".to_owned(), weight.into());
+        }
+        if let Some(path) = &self.password_file {
+            table.insert("password_file".to_owned(), path.clone().into());
+        }
+        table
+    }
+
+    /// Whether it can be written down: a password in its URL must not be.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        parse_backend_url(&self.url).is_ok_and(|url| url.password.is_some())
+    }
+}
+
+impl fmt::Debug for Addition {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} at {}", self.name, without_password(&self.url))
+    }
 }
 
 fn name(text: &str) -> Result<String, String> {

@@ -24,12 +24,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use checks::{Checks, ExecCheck, ExecMode, LagCheck};
 pub use events::{CommandSettings, EventSettings, WebhookSettings};
 pub use http_url::HttpUrl;
 pub use network::Network;
 pub use problem::{Problem, Problems};
-pub use save::{Edit, SaveError, Weights, save};
+pub use save::{Edit, SaveError, Unsaved, save};
 pub use section::closest;
 pub use sources::Sources;
 pub use values::{format_duration, format_size, parse_duration};
@@ -136,6 +138,13 @@ pub struct Parity {
 }
 
 impl Group {
+    /// The database that the URLs of all its backends name, if it is the same.
+    #[must_use]
+    pub fn common_database(&self) -> Option<u32> {
+        let first = self.backends.first().map(|backend| backend.database);
+        first.filter(|_| self.backends.iter().all(|backend| Some(backend.database) == first))
+    }
+
     /// The health checks of `backend`: its own, or the group's.
     #[must_use]
     pub fn health_of<'a>(&'a self, backend: &'a Backend) -> &'a HealthSettings {
@@ -278,6 +287,45 @@ pub struct Backend {
     pub overrides: BackendOverrides,
 }
 
+/// A backend as an operator names it at run time: keys of a `[[backend]]` table. `Debug` hides passwords.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Addition {
+    /// `name`.
+    pub name: String,
+    /// `url`.
+    pub url: String,
+    /// `weight`.
+    pub weight: Option<f64>,
+    /// `password_file`.
+    pub password_file: Option<String>,
+}
+
+impl Backend {
+    /// Whether `other` is the same server, spoken to in the same way: weight, checks, grace and bounds may differ.
+    #[must_use]
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            address,
+            health_check_address,
+            database,
+            credential,
+            tls,
+            weight: _,
+            checks: _,
+            connect_timeout,
+            overrides: _,
+        } = self;
+        *name == other.name
+            && *address == other.address
+            && *health_check_address == other.health_check_address
+            && *database == other.database
+            && *credential == other.credential
+            && *tls == other.tls
+            && *connect_timeout == other.connect_timeout
+    }
+}
+
 /// How a backend is spoken to with TLS. It is always verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendTls {
@@ -290,6 +338,8 @@ pub struct BackendTls {
 /// Settings of one backend that replace its group's; see [`Group::health_of`] and [`Group::breaker_of`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BackendOverrides {
+    /// Connections of the data path to it, over all workers; lanes count, and are opened all the same.
+    pub connections_max: Option<usize>,
     /// How long its opened breaker stays open.
     pub grace: Option<Duration>,
     /// Its health checks, already merged with the group's.

@@ -6,21 +6,30 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use toml_edit::{DocumentMut, Item, TableLike, Value};
+use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
-use super::Origin;
+use super::groups::GROUP_DEFAULT;
+use super::{Addition, Origin};
 
-/// Weights as they are now, by the backend's name.
-pub type Weights = Vec<(String, f64)>;
+/// What operators changed at run time, and the file does not say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unsaved {
+    /// Weights as they are now, by the backend's name.
+    pub weights: Vec<(String, f64)>,
+    /// Names of backends that are no more.
+    pub removed: Vec<String>,
+    /// Backends that it does not have, or has no more, each with the name of its group.
+    pub added: Vec<(String, Addition)>,
+}
 
-/// A key that was written.
+/// A key, or a whole backend, that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
-    /// As in `backend.west.weight`.
+    /// As in `backend.west.weight`; `backend.west` is the whole of it.
     pub key: String,
-    /// What the file had; `none`: the default.
+    /// What the file had; `none`: the default, or no such backend.
     pub old: String,
-    /// What it has now.
+    /// What it has now; `none`: no such backend.
     pub new: String,
 }
 
@@ -57,7 +66,7 @@ pub(super) fn digest(text: &str) -> [u8; 32] {
 ///
 /// # Errors
 /// The file was edited since, or cannot be written. Then it is as it was.
-pub fn save(origin: &Origin, weights: &Weights) -> Result<(Vec<Edit>, Origin), SaveError> {
+pub fn save(origin: &Origin, unsaved: &Unsaved) -> Result<(Vec<Edit>, Origin), SaveError> {
     // Behind a symbolic link the file itself is replaced, not the link.
     let failed = |cause| SaveError::Write { path: origin.path.clone(), cause };
     let path = fs::canonicalize(&origin.path).map_err(failed)?;
@@ -65,31 +74,75 @@ pub fn save(origin: &Origin, weights: &Weights) -> Result<(Vec<Edit>, Origin), S
     if digest(&text) != origin.digest {
         return Err(SaveError::Changed(origin.path.clone()));
     }
-    let (edited, edits) = edit(&text, weights).map_err(|cause| SaveError::Edit { path: origin.path.clone(), cause })?;
+    let (edited, edits) = edit(&text, unsaved).map_err(|cause| SaveError::Edit { path: origin.path.clone(), cause })?;
     if !edits.is_empty() {
         replace(&path, &edited).map_err(failed)?;
     }
     Ok((edits, Origin { path: origin.path.clone(), digest: digest(&edited) }))
 }
 
-fn edit(text: &str, weights: &Weights) -> Result<(String, Vec<Edit>), String> {
+fn edit(text: &str, unsaved: &Unsaved) -> Result<(String, Vec<Edit>), String> {
     let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| error.message().to_owned())?;
     let mut edits = Vec::new();
     let Some(backends) = document.get_mut("backend") else {
         return Err("it has no [[backend]]: they came from the command line".to_owned());
     };
-    for (name, weight) in weights {
-        let backend =
-            find(backends, name).ok_or_else(|| format!("it has no backend '{name}': it came from the command line"))?;
+    let missing = |name: &str| format!("it has no backend '{name}': it came from the command line");
+    for (name, weight) in &unsaved.weights {
+        let backend = find(backends, name).ok_or_else(|| missing(name))?;
         edits.extend(set_weight(backend, name, *weight));
+    }
+    for name in &unsaved.removed {
+        let old = find(backends, name).ok_or_else(|| missing(name))?;
+        let old = old.get("url").and_then(Item::as_str).unwrap_or_default();
+        let old = super::address::without_password(old);
+        remove(backends, name);
+        edits.push(Edit { key: format!("backend.{name}"), old, new: "none".to_owned() });
+    }
+    for (group, addition) in &unsaved.added {
+        add(backends, group, addition)?;
+        let key = format!("backend.{}", addition.name);
+        edits.push(Edit { key, old: "none".to_owned(), new: addition.url.clone() });
     }
     let edited = document.to_string();
     edited.parse::<toml::Table>().map_err(|error| error.message().to_owned())?;
     Ok((edited, edits))
 }
 
+fn is_named(table: &dyn TableLike, name: &str) -> bool {
+    table.get("name").and_then(Item::as_str) == Some(name)
+}
+
+fn remove(backends: &mut Item, name: &str) {
+    match backends {
+        Item::ArrayOfTables(tables) => tables.retain(|table| !is_named(table, name)),
+        Item::Value(Value::Array(values)) => {
+            values.retain(|value| value.as_inline_table().is_none_or(|table| !is_named(table, name)));
+        }
+        _ => {}
+    }
+}
+
+/// Behind the others, in the form that they have.
+fn add(backends: &mut Item, group: &str, addition: &Addition) -> Result<(), String> {
+    let Addition { name, url, weight, password_file } = addition;
+    let mut keys: Vec<(&str, Value)> = vec![("name", name.into()), ("url", url.into())];
+    keys.extend((group != GROUP_DEFAULT).then(|| ("group", group.into())));
+    keys.extend(weight.map(|weight| ("weight", weight.into())));
+    keys.extend(password_file.as_ref().map(|path| ("password_file", path.into())));
+    if backends.as_array().is_some_and(toml_edit::Array::is_empty) {
+        *backends = Item::ArrayOfTables(ArrayOfTables::new());
+    }
+    match backends {
+        Item::ArrayOfTables(tables) => tables.push(keys.into_iter().collect::<Table>()),
+        Item::Value(Value::Array(values)) => values.push(keys.into_iter().collect::<InlineTable>()),
+        _ => return Err("'backend' is no list of tables".to_owned()),
+    }
+    Ok(())
+}
+
 fn find<'d>(backends: &'d mut Item, name: &str) -> Option<&'d mut dyn TableLike> {
-    let is_named = |table: &dyn TableLike| table.get("name").and_then(Item::as_str) == Some(name);
+    let is_named = |table: &dyn TableLike| is_named(table, name);
     match backends {
         Item::ArrayOfTables(tables) => {
             tables.iter_mut().find(|table| is_named(*table)).map(|table| table as &mut dyn TableLike)
@@ -157,8 +210,13 @@ mod tests {
     const FILE: &str = "# the two\n[[backend]] # first\nname = 'east'\nurl = 'redis://a'\nweight = 2 # heavy\n\n\
         [[backend]]\nname = 'west'\nurl = 'redis://b'\n# the end\n";
 
-    fn weights(east: f64, west: f64) -> Weights {
-        vec![("east".to_owned(), east), ("west".to_owned(), west)]
+    fn weights(east: f64, west: f64) -> Unsaved {
+        Unsaved { weights: vec![("east".to_owned(), east), ("west".to_owned(), west)], ..Unsaved::default() }
+    }
+
+    fn north(weight: Option<f64>) -> Addition {
+        let (name, url) = ("north".to_owned(), "redis://c".to_owned());
+        Addition { name, url, weight, password_file: Some("/run/secret".to_owned()) }
     }
 
     fn written(text: &str) -> (tempfile::TempDir, Origin) {
@@ -192,6 +250,31 @@ mod tests {
             edit("backend = [{ name = 'east', weight = 1.0 }, { name = 'west' }]\n", &weights(1.0, 4.0)).unwrap();
         assert_eq!(text, "backend = [{ name = 'east', weight = 1.0 }, { name = 'west' , weight = 4.0 }]\n");
         assert_eq!(edits.len(), 1);
+    }
+
+    #[test]
+    fn backends_come_and_go_in_the_form_that_the_others_have() {
+        let change = |group: &str, weight| Unsaved {
+            removed: vec!["west".to_owned()],
+            added: vec![(group.to_owned(), north(weight))],
+            ..Unsaved::default()
+        };
+        let (text, edits) = edit(FILE, &change("default", Some(2.0))).unwrap();
+        assert_eq!(
+            text,
+            "# the two\n[[backend]] # first\nname = 'east'\nurl = 'redis://a'\nweight = 2 # heavy\n\n\
+             [[backend]]\nname = \"north\"\nurl = \"redis://c\"\nweight = 2.0\npassword_file = \"/run/secret\"\n# the end\n"
+        );
+        let told: Vec<_> = edits.iter().map(|edit| format!("{}: {} → {}", edit.key, edit.old, edit.new)).collect();
+        assert_eq!(told, ["backend.west: redis://b → none", "backend.north: none → redis://c"]);
+        let inline = "backend = [{ name = 'east', url = 'redis://a' }, { name = 'west', url = 'redis://:x@b' }]\n";
+        let (text, edits) = edit(inline, &change("eu", None)).unwrap();
+        assert_eq!(
+            text,
+            "backend = [{ name = 'east', url = 'redis://a' }, { name = \"north\", url = \"redis://c\", \
+             group = \"eu\", password_file = \"/run/secret\" }]\n"
+        );
+        assert!(!edits[0].old.contains('x'), "{edits:?}");
     }
 
     #[test]

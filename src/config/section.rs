@@ -207,16 +207,6 @@ impl<'n> Section<'n> {
         (read.len() == items.len()).then_some(read)
     }
 
-    /// A key whose other values are planned: only `only` is accepted, so that nothing is ignored in silence.
-    pub(super) fn only(&mut self, key: &'static str, only: impl Into<Value>, what: &str) {
-        let only = only.into();
-        let from_text = self.overridden(key);
-        let _: Option<()> = self.parsed(key, |value| {
-            let same = *value == only || plain(value, from_text) == only;
-            if same { Ok(()) } else { Err(format!("{what} is not supported yet; only {only} is")) }
-        });
-    }
-
     /// A key that may not be here; `why` is a sentence for whoever wrote it.
     pub(super) fn refused(&mut self, key: &'static str, why: &str) {
         let _: Option<()> = self.parsed(key, |_| Err(why.to_owned()));

@@ -26,6 +26,11 @@ pub(super) fn standing(machine: &Failover, command: &Command, name_of: impl Fn(B
             let is_drained = member(*backend).is_some_and(|member| member.is_drained);
             if is_drained { "drained" } else { "in service" }.to_owned()
         }
+        Command::Remove { backend, .. } => match member(*backend) {
+            Some(member) if member.is_leaving => "leaving".to_owned(),
+            Some(_) => "a member".to_owned(),
+            None => "no member".to_owned(),
+        },
         Command::Report { backend, .. } => member(*backend).map_or_else(none, reports),
         Command::Pause { .. } | Command::Resume => {
             if machine.pause().is_some() { "clients wait" } else { "clients are served" }.to_owned()

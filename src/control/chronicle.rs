@@ -6,11 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use crate::channels::{BackendId, EventRecord};
 use crate::events::EventHub;
-use crate::logic::failover::{Command, Event, Manner, Switched, Verdict};
+use crate::logic::failover::{Command, Event, Manner, Removal, Switched, Verdict};
 use crate::logic::record::{EventKind, Happening, Severity};
 
 /// Changes that operators can look back at.
 const EVENTS_MAX: usize = 64;
+
+/// Different switches that are counted; beyond that those of backends that are gone are forgotten.
+const COURSES_MAX: usize = 256;
 
 /// From, to, and why.
 type Course = (String, String, String);
@@ -19,6 +22,10 @@ type Course = (String, String, String);
 pub(super) struct Chronicle {
     group: String,
     names: Vec<(BackendId, String)>,
+    /// What backends that are gone were called, since what is told of them comes late.
+    former: VecDeque<(BackendId, String)>,
+    /// Who wanted a backend to come or to go, as long as it has not.
+    authors: Vec<(BackendId, String)>,
     switches: BTreeMap<Course, u64>,
     last_switch: Option<(Duration, Duration)>,
     active_since: Option<SystemTime>,
@@ -27,16 +34,47 @@ pub(super) struct Chronicle {
 }
 
 impl Chronicle {
-    pub(super) fn new(group: &str, names: Vec<(BackendId, String)>, hub: EventHub) -> Self {
+    pub(super) fn new(group: &str, hub: EventHub) -> Self {
         Self {
             group: group.to_owned(),
-            names,
+            names: Vec::new(),
+            former: VecDeque::new(),
+            authors: Vec::new(),
             switches: BTreeMap::new(),
             last_switch: None,
             active_since: None,
             events: Arc::default(),
             hub,
         }
+    }
+
+    /// A backend goes by this name.
+    pub(super) fn enroll(&mut self, backend: BackendId, name: &str) {
+        self.names.push((backend, name.to_owned()));
+    }
+
+    /// Who wanted a backend to come or to go.
+    pub(super) fn attribute(&mut self, backend: BackendId, by: &str) {
+        self.authors.retain(|(known, _)| *known != backend);
+        self.authors.push((backend, by.to_owned()));
+    }
+
+    fn author_of(&mut self, event: &Event) -> Option<String> {
+        let (Event::BackendAdded { backend, .. }
+        | Event::BackendRemoved { backend }
+        | Event::BackendReplaced { backend, .. }) = event
+        else {
+            return None;
+        };
+        self.authors.extract_if(.., |(known, _)| known == backend).map(|(_, by)| by).last()
+    }
+
+    /// A backend is gone.
+    pub(super) fn dismiss(&mut self, backend: BackendId) {
+        if self.former.len() >= EVENTS_MAX {
+            self.former.pop_front();
+        }
+        self.former.extend(self.names.extract_if(.., |(id, _)| *id == backend));
     }
 
     pub(super) fn group(&self) -> &str {
@@ -69,13 +107,17 @@ impl Chronicle {
 
     /// Something changed, in this epoch.
     pub(super) fn tell(&mut self, event: &Event, epoch: u64) {
-        let (epoch, happening) = match event {
+        let author = self.author_of(event);
+        let (epoch, mut happening) = match event {
             Event::Switched(switched) => {
                 self.count(switched);
                 (switched.epoch, Happening::of(event, |id| self.name_of(id)))
             }
             _ => (epoch, Happening::of(event, |id| self.name_of(id))),
         };
+        if author.is_some() {
+            happening.details.by = author;
+        }
         let record = self.hub.tell(Some(&self.group), Some(epoch), happening);
         // Of interest while it lasts, which the status shows; not among the changes.
         let is_alarm = record.happening.severity == Severity::Warning;
@@ -110,6 +152,10 @@ impl Chronicle {
             Command::EndStay => "end the stay".to_owned(),
             Command::Ban { backend, length } => format!("ban {} for {length:?}", self.name_of(*backend)),
             Command::EndBan { backend } => format!("end the ban of {}", self.name_of(*backend)),
+            Command::Remove { backend, removal: Removal::Forced } => {
+                format!("force the removal of {}", self.name_of(*backend))
+            }
+            Command::Remove { backend, .. } => format!("remove {}", self.name_of(*backend)),
             Command::Drain { backend } => format!("drain {}", self.name_of(*backend)),
             Command::EndDrain { backend } => format!("end the drain of {}", self.name_of(*backend)),
             Command::Report { backend, report } if report.verdict == Verdict::Up => {
@@ -137,10 +183,14 @@ impl Chronicle {
         let course = (from, self.name_of(switched.to).to_owned(), switched.reason.to_string());
         self.last_switch = Some((switched.detect, switched.switch));
         self.active_since = Some(SystemTime::now());
+        if self.switches.len() >= COURSES_MAX {
+            let is_known = |name: &str| name == "none" || self.names.iter().any(|(_, known)| known == name);
+            self.switches.retain(|(from, to, _), _| is_known(from) && is_known(to));
+        }
         *self.switches.entry(course).or_default() += 1;
     }
 
     pub(super) fn name_of(&self, backend: BackendId) -> &str {
-        self.names.iter().find(|(id, _)| *id == backend).map_or("?", |(_, name)| name)
+        self.names.iter().chain(&self.former).find(|(id, _)| *id == backend).map_or("?", |(_, name)| name)
     }
 }

@@ -1,6 +1,7 @@
 //! The control plane: probes, detector, breaker, decision. One owner of health and of the route.
 //!
-//! [`group`] builds what one group needs; the caller starts [`Supervisor::run`] and each [`Prober::run`].
+//! [`group`] builds what one group needs, and starts a [`Prober`] for each backend; the caller starts
+//! [`Supervisor::run`].
 
 mod audit;
 pub mod checks;
@@ -9,65 +10,65 @@ pub mod inventory;
 mod observed;
 pub mod prober;
 mod promotion;
+mod roster;
 pub mod state;
 pub mod supervisor;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 pub use self::prober::Prober;
+use self::roster::{Reporting, Roster};
 pub use self::supervisor::Supervisor;
 use crate::channels::{
-    BackendId, GroupStatus, OBSERVATIONS_MAX, ORDERS_MAX, Order, REPORTS_MAX, Rehearsal, Route, Vitals, WorkerReport,
+    Amendment, Directions, GroupStatus, OBSERVATIONS_MAX, ORDERS_MAX, Order, REPORTS_MAX, Recruit, Rehearsal, Route,
+    WorkerReport,
 };
 use crate::config::Group;
-use crate::control::checks::{Checker, LagWatch};
-use crate::control::inventory::{Bequest, Watch};
+use crate::control::inventory::Bequest;
 use crate::control::state::Keeper;
 use crate::events::EventHub;
+use crate::lifecycle::Lifecycle;
 use crate::logic::failover::Saved;
-use crate::logic::health::Cadence;
-use crate::tls;
 
-/// The tasks of one group, and the ends of its channels that others hold.
+/// The task of one group, and the ends of its channels that others hold.
 pub struct GroupControl {
-    /// The owner of the decision; to be run.
+    /// The owner of the decision; to be run. It starts a prober for each backend itself.
     pub supervisor: Supervisor,
-    /// One a backend; to be run.
-    pub probers: Vec<Prober>,
     /// For the workers.
     pub reports: mpsc::Sender<WorkerReport>,
     /// For operators.
     pub orders: mpsc::Sender<Order>,
+    /// For whoever changes the group itself.
+    pub amendments: mpsc::Sender<Amendment>,
     /// For operators who ask what would be.
     pub rehearsals: mpsc::Sender<Rehearsal>,
     /// For the workers.
-    pub route: watch::Receiver<Route>,
+    pub directions: watch::Receiver<Directions>,
     /// For the admin plane.
     pub status: watch::Receiver<GroupStatus>,
 }
 
-/// What a group's control plane shares with the workers.
-pub struct Shared {
-    /// The numbers of the group's backends, in the file's order.
-    pub ids: Vec<BackendId>,
-    /// Each worker's vitals of each of those backends: `vitals[worker][backend]`.
-    pub vitals: Vec<Vec<Arc<Vitals>>>,
+/// What a group's control plane is made of, besides its settings.
+pub struct Parts {
+    /// The group's backends, in the file's order.
+    pub recruits: Vec<Recruit>,
+    /// How many threads serve clients.
+    pub workers: usize,
     /// The origin of the vitals' microseconds.
     pub origin: Instant,
-    /// Certificates for each of those backends that is spoken to with TLS.
-    pub tls: Vec<Option<tls::Client>>,
+    /// Starts the probers.
+    pub lifecycle: Lifecycle,
 }
 
 /// Builds the control plane of one group. `saved` comes from the state file, `keeper` writes it; `events` takes what happens.
 #[must_use]
 pub fn group(
     group: &Group,
-    shared: Shared,
+    parts: Parts,
     saved: Option<&Saved>,
     keeper: Option<Keeper>,
     events: EventHub,
@@ -77,51 +78,30 @@ pub fn group(
     let (bequest_sender, bequests) = watch::channel(Bequest::default());
     let (observation_sender, observations) = mpsc::channel(OBSERVATIONS_MAX);
     let (orders, operator) = mpsc::channel(ORDERS_MAX);
+    let (amendments, amended) = mpsc::channel(ORDERS_MAX);
     let (rehearsals, asked) = mpsc::channel(ORDERS_MAX);
-    let (route_sender, route) = watch::channel(Route::unknown());
-    let asks: Vec<Arc<Notify>> = group.backends.iter().map(|_| Arc::new(Notify::new())).collect();
-    let probers = group
-        .backends
-        .iter()
-        .enumerate()
-        .map(|(index, backend)| Prober {
-            backend: shared.ids[index],
-            settings: group.health_of(backend).clone(),
-            checker: Checker::new(&group.name, backend, group.health_of(backend), shared.tls[index].clone()),
-            inventory: (!group.parity.interval.is_zero()).then(|| Watch {
-                id: shared.ids[index],
-                group: group.name.clone(),
-                backend: backend.clone(),
-                probe_key: group.health_of(backend).probe_key.clone(),
-                tls: shared.tls[index].clone(),
-                settings: group.parity,
-                bequests: bequests.clone(),
-            }),
-            lag: backend.checks.lag.clone().map(|check| LagWatch::new(shared.ids[index], check)),
-            cadence: Cadence::default(),
-            jitter: fastrand::f64(),
-            route: route.clone(),
-            vitals: shared.vitals.iter().map(|of_worker| Arc::clone(&of_worker[index])).collect(),
-            origin: shared.origin,
-            ask: Arc::clone(&asks[index]),
-            reports: probe_reports.clone(),
-            observations: observation_sender.clone(),
-        })
-        .collect();
+    let Parts { recruits, workers, origin, lifecycle } = parts;
+    let route = watch::Sender::new(Route::unknown());
+    let reporting = Reporting { probes: probe_reports, observations: observation_sender, bequests };
+    let mut roster = Roster::new(group.clone(), (workers, origin), lifecycle, route.subscribe(), reporting);
+    let specs = recruits.into_iter().map(|recruit| roster.enroll(recruit)).collect();
+    let (directed, directions) = watch::channel(roster.directions(Route::unknown()));
+    let reports_in = worker_reports;
     let ends = supervisor::Ends {
-        reports: worker_reports,
+        reports: reports_in,
         probes,
         observations,
         operator,
+        amended,
         rehearsals: asked,
-        route: route_sender,
-        asks,
+        route,
+        directed,
         keeper,
         events,
         bequests: bequest_sender,
     };
-    let (supervisor, status) = Supervisor::new(group, shared, saved, ends);
-    GroupControl { supervisor, probers, reports, orders, rehearsals, route, status }
+    let (supervisor, status) = Supervisor::new(group, (roster, specs, workers), saved, ends);
+    GroupControl { supervisor, reports, orders, amendments, rehearsals, directions, status }
 }
 
 /// The time, by the runtime's clock, which tests may stop.

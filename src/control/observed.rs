@@ -74,10 +74,6 @@ impl Observed {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The server said what it is: a replica, too, that fails the check.
     pub(super) fn on_facts(&mut self, facts: &Facts) {
         self.role = match facts.role {
@@ -111,6 +107,7 @@ impl Observed {
             },
             clean_since: member.clean_since.map(|since| clock.at(since)),
             banned_until: member.banned_until.map(|until| clock.at(until)),
+            is_leaving: member.is_leaving,
             wishes: wishes(member, clock),
             degraded: member.degraded.map(str::to_owned),
             fence: member.fence.map(|fence| (fence.reason.label(), fence.evidence.clone())),

@@ -12,6 +12,7 @@ use tokio::process::Command;
 use crate::channels::BackendId;
 use crate::config::{Address, Backend, Promote};
 use crate::control::checks::command::{append_command, dial, printable, read_replies};
+use crate::control::checks::program::{PASSED, Running};
 use crate::control::now;
 use crate::logic::failover::PromotionOrder;
 use crate::logic::replication::{Facts, Role, field};
@@ -129,14 +130,18 @@ fn seen_by(info: &str, address: &Address) -> Result<(String, String), String> {
         .ok_or_else(|| format!("the master has {} replicas online and none with this address", replicas.len()))
 }
 
-/// `program NAME ADDRESS`; it ends with 0 once the backend is a master.
+/// `program NAME ADDRESS`; it ends with 0 once the backend is a master. When its time is over, it and all that it started
+/// are ended.
 async fn run(path: &Path, to: &Server, limit: Duration) -> Result<(), String> {
     let program = path.display();
     let mut command = Command::new(path);
     command.arg(&to.backend.name).arg(to.backend.address.to_string());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| format!("cannot start {program}: {error}"))?;
-    match tokio::time::timeout(limit, child.wait()).await {
+    // As with health checks: passwords may be among our own variables.
+    command.env_clear().envs(PASSED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let child = command.spawn().map_err(|error| format!("cannot start {program}: {error}"))?;
+    let mut running = Running { child };
+    match tokio::time::timeout(limit, running.child.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(format!("{program} ended with {status}")),
         Ok(Err(error)) => Err(format!("{program}: {error}")),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Addition;
 use crate::logic::failover::{FenceReason, Report, Saved, SavedBreaker, SavedReport, SavedServer, Seen, Verdict};
 
 /// Names the format; a file without it is not ours.
@@ -36,11 +37,48 @@ struct GroupState {
     #[serde(default)]
     bans: Vec<Term>,
     #[serde(default)]
+    changes: Changes,
+    #[serde(default)]
     drained: Vec<String>,
     #[serde(default)]
     reports: Vec<ReportState>,
     #[serde(default)]
     servers: Vec<ServerState>,
+}
+
+/// What operators changed at run time and the configuration file does not say. It ends when the file's own value
+/// changes: then whoever wrote the file spoke last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Weights.
+    #[serde(default)]
+    pub weights: Vec<ChangedWeight>,
+    /// Backends that the file does not name.
+    #[serde(default)]
+    pub added: Vec<Addition>,
+    /// Backends that the file names.
+    #[serde(default)]
+    pub removed: Vec<RemovedBackend>,
+}
+
+/// A weight that was changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChangedWeight {
+    /// The backend's name.
+    pub backend: String,
+    /// What the file says.
+    pub file: f64,
+    /// What is in force.
+    pub now: f64,
+}
+
+/// A backend that was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedBackend {
+    /// Its name.
+    pub backend: String,
+    /// Where the file has it.
+    pub file: String,
 }
 
 /// What a checker said of a backend.
@@ -115,10 +153,36 @@ pub struct Keeper {
 impl Keeper {
     /// Keeps this of a group. Never waits.
     pub fn keep(&self, group: &str, saved: &Saved) {
-        let state = GroupState::of(saved, unix_ms(SystemTime::now()));
+        let mut state = GroupState::of(saved, unix_ms(SystemTime::now()));
         self.groups.send_modify(|groups| {
+            if let Some(former) = groups.get_mut(group) {
+                state.changes = std::mem::take(&mut former.changes);
+            }
             groups.insert(group.to_owned(), state);
         });
+    }
+
+    /// Keeps what was changed at run time in a group. Never waits.
+    pub fn keep_changes(&self, group: &str, changes: Changes) {
+        self.groups.send_if_modified(|groups| match groups.get_mut(group) {
+            Some(state) if state.changes == changes => false,
+            None if changes == Changes::default() => false,
+            Some(state) => {
+                state.changes = changes;
+                true
+            }
+            None => {
+                let state = GroupState::of(&Saved::default(), unix_ms(SystemTime::now()));
+                groups.insert(group.to_owned(), GroupState { changes, ..state });
+                true
+            }
+        });
+    }
+
+    /// What is kept as changed at run time in a group.
+    #[must_use]
+    pub fn changes(&self, group: &str) -> Changes {
+        self.groups.borrow().get(group).map(|state| state.changes.clone()).unwrap_or_default()
     }
 }
 
@@ -320,6 +384,7 @@ impl GroupState {
             breakers: saved.breakers.iter().map(breaker).collect(),
             stay: saved.stay.as_ref().map(Term::of),
             bans: saved.bans.iter().map(Term::of).collect(),
+            changes: Changes::default(),
             drained: saved.drained.clone(),
             reports: saved.reports.iter().filter_map(ReportState::of).collect(),
             servers: saved.servers.iter().map(ServerState::of).collect(),

@@ -14,13 +14,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::channels::Phase;
+use crate::channels::{BackendId, Phase, Vitals};
 use crate::config::{Address, Backend, BackendOverrides, Checks, CommandLists, Parity, Promotion, Replication};
 use crate::logic::failover::{Command, Manner};
 use crate::logic::settings::{
     BreakerSettings, DetectorSettings, Failback, FailoverSettings, HealthSettings, InitialPolicy, LatencySettings,
     NoneHealthy, ProbeMode, ProbePolicy, RetryCeiling, RetrySettings,
 };
+use crate::net::dial::Endpoint;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 /// Against hanging only.
@@ -156,12 +157,11 @@ struct Plane {
     servers: Vec<Option<Server>>,
     reports: mpsc::Sender<WorkerReport>,
     orders: mpsc::Sender<Order>,
-    route: watch::Receiver<Route>,
+    directions: watch::Receiver<Directions>,
     status: watch::Receiver<GroupStatus>,
     vitals: Vec<Arc<Vitals>>,
     origin: Instant,
-    tasks: JoinSet<()>,
-    stop: CancellationToken,
+    lifecycle: Lifecycle,
 }
 
 impl Plane {
@@ -169,26 +169,28 @@ impl Plane {
     async fn start(keeper: Option<Keeper>) -> Self {
         let servers = [Server::start().await, Server::start().await];
         let config = config(vec![servers[0].backend("heavy", 2.0), servers[1].backend("light", 1.0)]);
-        let vitals: Vec<Arc<Vitals>> = (0..2).map(|_| Arc::default()).collect();
-        let origin = Instant::now();
-        let shared = Shared { ids: vec![HEAVY, LIGHT], vitals: vec![vitals.clone()], origin, tls: vec![None, None] };
+        let (origin, lifecycle) = (Instant::now(), Lifecycle::new());
+        let recruit = |(id, backend): (BackendId, &Backend)| {
+            let endpoint = Arc::new(Endpoint { backend: Arc::new(backend.clone()), tls: None });
+            Recruit { id, endpoint, addition: None }
+        };
+        let recruits = [HEAVY, LIGHT].into_iter().zip(&config.backends).map(recruit).collect();
+        let parts = Parts { recruits, workers: 1, origin, lifecycle: lifecycle.clone() };
         let events = EventHub::new(Arc::default(), CancellationToken::new());
-        let GroupControl { supervisor, probers, reports, orders, route, status, .. } =
-            group(&config, shared, None, keeper, events);
-        let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
-        tasks.spawn(supervisor.run(stop.clone()));
-        for prober in probers {
-            tasks.spawn(prober.run(stop.clone()));
-        }
+        let GroupControl { supervisor, reports, orders, directions, status, .. } =
+            group(&config, parts, None, keeper, events);
+        let vitals = directions.borrow().backends.iter().map(|known| Arc::clone(&known.vitals[0])).collect();
+        lifecycle.start("control supervisor", supervisor.run(lifecycle.stopping()));
         let servers = servers.into_iter().map(Some).collect();
-        let mut plane = Self { servers, reports, orders, route, status, vitals, origin, tasks, stop };
+        let mut plane = Self { servers, reports, orders, directions, status, vitals, origin, lifecycle };
         let first = plane.until(|route| route.standby == Some(LIGHT)).await;
         assert_eq!((first.epoch, first.active, first.phase), (1, Some(HEAVY), Phase::Serve));
         plane
     }
 
-    async fn until(&mut self, wanted: impl FnMut(&Route) -> bool) -> Route {
-        timeout(AT_MOST, self.route.wait_for(wanted)).await.expect("in time").unwrap().clone()
+    async fn until(&mut self, mut wanted: impl FnMut(&Route) -> bool) -> Route {
+        let directed = self.directions.wait_for(|directions| wanted(&directions.route));
+        timeout(AT_MOST, directed).await.expect("in time").unwrap().route.clone()
     }
 
     async fn say(&self, report: WorkerReport) {
@@ -208,9 +210,9 @@ impl Plane {
         self.until(|next| next.epoch == route.epoch + 1).await
     }
 
-    async fn end(mut self) {
-        self.stop.cancel();
-        timeout(AT_MOST, async { while self.tasks.join_next().await.is_some() {} }).await.expect("all tasks end");
+    async fn end(self) {
+        self.lifecycle.stop();
+        self.lifecycle.stopped(AT_MOST).await.expect("all tasks end");
     }
 }
 
@@ -240,7 +242,7 @@ async fn a_lost_connection_to_a_living_server_changes_nothing() {
     plane.say(WorkerReport::LinkLost { backend: HEAVY, epoch: 1, at: Instant::now(), cause: "closed".into() }).await;
     let probed = plane.status.wait_for(|status| status.backends[0].probes.0 > before);
     assert_eq!(timeout(AT_MOST, probed).await.unwrap().unwrap().route.epoch, 1);
-    assert_eq!(plane.route.borrow().phase, Phase::Serve);
+    assert_eq!(plane.directions.borrow().route.phase, Phase::Serve);
     plane.end().await;
 }
 

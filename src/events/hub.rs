@@ -95,8 +95,8 @@ impl EventHub {
         let backlog = select(&kept.records);
         let oldest = backlog.front().map_or(kept.next_id, |record| record.id);
         // Numbers of an earlier process say nothing about how many there were.
-        let lost =
-            after.filter(|&after| after + 1 >= kept.first_id).map_or(0, |after| oldest.saturating_sub(after + 1));
+        let lost = after.map(|after| after.saturating_add(1)).filter(|&next| next >= kept.first_id);
+        let lost = lost.map_or(0, |next| oldest.saturating_sub(next));
         let receiver = self.shared.sender.subscribe();
         let (stopping, counters) = (self.shared.stopping.clone(), self.shared.counters.clone());
         let mut reader = Reader { way, last_id: oldest - 1 - lost, lost: 0, backlog, receiver, stopping, counters };
@@ -296,6 +296,7 @@ mod tests {
         let mut near = hub.resume(Way::Http, ids[RECORDS_MAX + 3]);
         let mut far = hub.resume(Way::Http, ids[1]);
         let mut ahead = hub.resume(Way::Http, ids[RECORDS_MAX + 4]);
+        drop(hub.resume(Way::Http, u64::MAX));
         let mut stranger = hub.resume(Way::Http, 17);
         assert_eq!(read(&mut near).await, (ids[RECORDS_MAX + 4], None));
         assert_eq!(read(&mut far).await, (ids[4], Some(3)), "three are not kept any more");

@@ -47,6 +47,11 @@ pub struct Breaker {
 }
 
 impl Breaker {
+    /// Other settings, for the openings to come.
+    pub const fn configure(&mut self, settings: BreakerSettings) {
+        self.settings = settings;
+    }
+
     /// A closed breaker without a past.
     #[must_use]
     pub const fn new(settings: BreakerSettings) -> Self {

@@ -141,6 +141,11 @@ pub struct Detector {
 }
 
 impl Detector {
+    /// Other settings; what was seen stays.
+    pub fn configure(&mut self, settings: DetectorSettings) {
+        self.settings = settings;
+    }
+
     /// Has seen nothing yet.
     #[must_use]
     pub fn new(settings: DetectorSettings) -> Self {

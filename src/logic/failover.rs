@@ -8,6 +8,7 @@ mod event;
 mod fencing;
 mod gray;
 mod member;
+mod membership;
 mod news;
 mod operator;
 mod orders;
@@ -25,8 +26,8 @@ use std::time::{Duration, Instant};
 use self::drilling::Drilling;
 pub use self::drilling::Ledger;
 pub use self::event::{
-    Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Saved, SavedBreaker, SavedReport,
-    StayEnd, Switched,
+    Blocked, CallOff, Command, Event, Fault, Manner, Output, Reason, Refused, Removal, Saved, SavedBreaker,
+    SavedReport, StayEnd, Switched,
 };
 use self::fencing::restore_servers;
 pub use self::fencing::{Fence, FenceReason, SavedServer, Seen};
@@ -98,6 +99,10 @@ pub struct MemberView<'a> {
     pub banned_until: Option<Instant>,
     /// Why it cannot serve.
     pub fault: Option<&'a Fault>,
+    /// It is to replace one that still has its name: nobody sees it before that.
+    pub is_hidden: bool,
+    /// It is removed or replaced as soon as another can take over.
+    pub is_leaving: bool,
     /// An operator took it out of service.
     pub is_drained: bool,
     /// What checkers say of it.
@@ -298,7 +303,7 @@ impl Failover {
         self.settle(now);
     }
 
-    /// The vitals of all backends, in the order given at the start.
+    /// The vitals of all backends, in the order of [`Self::members`].
     pub fn on_vitals(&mut self, now: Instant, samples: &[Sample]) {
         for (index, sample) in samples.iter().enumerate().take(self.members.len()) {
             let member = &mut self.members[index];
@@ -350,7 +355,8 @@ impl Failover {
         let own = [self.stage_deadline(), self.refusing_at(), self.reporting.as_ref().map(|report| report.until)];
         let stay = self.stay.map(|stay| stay.until);
         let orders = [self.pause.map(|pause| pause.until), self.drill_deadline(), self.drain_deadline(), stay];
-        let own = own.into_iter().chain(orders).flatten().chain(self.promotion_deadline());
+        let own = own.into_iter().chain(orders).flatten();
+        let own = own.chain(self.promotion_deadline()).chain(self.leaving_deadline());
         members.chain(own).chain(self.failback_deadline()).min()
     }
 
@@ -414,7 +420,7 @@ impl Failover {
         self.unserved + self.none.as_ref().map_or(Duration::ZERO, |none| now.saturating_duration_since(none.since))
     }
 
-    /// Every backend, in the order given at the start.
+    /// Every backend, in the order in which they came.
     pub fn members(&self) -> impl Iterator<Item = MemberView<'_>> {
         self.members.iter().map(|member| MemberView {
             id: member.id,
@@ -425,6 +431,8 @@ impl Failover {
             clean_since: member.clean_since,
             banned_until: member.banned_until,
             fault: member.fault.as_ref(),
+            is_hidden: self.is_hidden(member.id),
+            is_leaving: member.leaving.is_some(),
             is_drained: member.is_drained,
             reports: member.reports.all(),
             degraded: member.degraded.as_deref(),
@@ -440,20 +448,23 @@ impl Failover {
         Saved {
             active: active.map(|index| self.members[index].name.clone()),
             epoch: if self.active.is_some() { self.epoch } else { self.restored_epoch },
-            breakers: self.members.iter().filter_map(|member| member.saved_breaker(now)).collect(),
+            breakers: self.visible().filter_map(|member| member.saved_breaker(now)).collect(),
             stay: self.stay.and_then(|stay| {
                 let index = self.index(stay.backend)?;
                 Some((self.members[index].name.clone(), stay.until.saturating_duration_since(now)))
             }),
             bans: self
-                .members
-                .iter()
+                .visible()
                 .filter_map(|member| Some((member.name.clone(), member.banned_until?.saturating_duration_since(now))))
                 .collect(),
-            drained: self.members.iter().filter(|member| member.is_drained).map(|member| member.name.clone()).collect(),
-            reports: self.members.iter().flat_map(|member| member.reports.saved(&member.name, now)).collect(),
-            servers: self.members.iter().filter_map(|member| member.server.saved(&member.name, now)).collect(),
+            drained: self.visible().filter(|member| member.is_drained).map(|member| member.name.clone()).collect(),
+            reports: self.visible().flat_map(|member| member.reports.saved(&member.name, now)).collect(),
+            servers: self.visible().filter_map(|member| member.server.saved(&member.name, now)).collect(),
         }
+    }
+
+    fn visible(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| !self.is_hidden(member.id))
     }
 
     /// What a report is worth: a late verdict nothing; silence nothing while live traffic is answered,
@@ -588,7 +599,7 @@ impl Failover {
         self.end_pause_in_time(now);
         self.stop_drill_in_time(now);
         self.lift_fences_in_time(now);
-        while self.step(now) {}
+        while self.let_go(now) || self.step(now) {}
         self.judge_availability(now);
         self.publish();
         self.finish_report(now);
@@ -696,6 +707,7 @@ impl Failover {
                     | Event::StayEnded { .. }
                     | Event::Banned { .. }
                     | Event::BanEnded { .. }
+                    | Event::BackendRemoved { .. }
                     | Event::Drained { .. }
                     | Event::DrainEnded { .. }
                     | Event::ReportEnded { .. }

@@ -105,6 +105,11 @@ pub struct Health {
 }
 
 impl Health {
+    /// Other limits, for the rounds to come.
+    pub const fn configure(&mut self, fall: u32, rise: u32) {
+        (self.fall, self.rise) = (fall, rise);
+    }
+
     /// Nothing is known yet: one good round makes it healthy.
     #[must_use]
     pub const fn new(fall: u32, rise: u32) -> Self {

@@ -128,7 +128,12 @@ impl Impostor {
     /// Whether the connection stands between two frames, with nothing played still to come: it can do without.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.outgoing.is_empty() && self.incoming.is_empty() && self.due.iter().all(|due| *due == Due::Genuine)
+        // The server knows nothing of what was refused: it would run the rest alone.
+        let is_maimed = self.is_queuing && self.has_refused;
+        !is_maimed
+            && self.outgoing.is_empty()
+            && self.incoming.is_empty()
+            && self.due.iter().all(|due| *due == Due::Genuine)
     }
 }
 
@@ -156,6 +161,21 @@ mod tests {
         let readonly = String::from_utf8_lossy(READONLY).into_owned();
         let expected = format!("+before\r\n$1\r\n0\r\n{readonly}>2\r\n+invalidate\r\n_\r\n$1\r\nx\r\n{readonly}");
         assert_eq!(String::from_utf8_lossy(&seen), expected);
+        assert!(impostor.is_done());
+    }
+
+    #[test]
+    fn what_is_left_of_a_refused_transaction_is_nothing_to_go_on_with() {
+        let mut impostor = Impostor::new(0);
+        let mut out = BytesMut::new();
+        impostor.on_requests(&requests(&[&["MULTI"], &["GET", "a"]]), &mut out);
+        impostor.on_replies(b"+OK\r\n+QUEUED\r\n", &mut out);
+        assert!(impostor.is_done(), "all that was queued is genuine");
+        impostor.on_requests(&requests(&[&["INCR", "a"]]), &mut out);
+        impostor.on_replies(b"+QUEUED\r\n", &mut out);
+        assert!(!impostor.is_done(), "an EXEC would run it without the INCR");
+        impostor.on_requests(&requests(&[&["EXEC"]]), &mut out);
+        impostor.on_replies(b"+OK\r\n", &mut out);
         assert!(impostor.is_done());
     }
 

@@ -249,6 +249,11 @@ pub struct LatencyWatch {
 }
 
 impl LatencyWatch {
+    /// Other settings; what was seen stays.
+    pub fn configure(&mut self, settings: LatencySettings, late_after: Duration) {
+        (self.settings, self.late_after) = (settings, late_after);
+    }
+
     /// Has seen nothing yet. A reply that takes longer than `late_after` is late.
     #[must_use]
     pub fn new(settings: LatencySettings, late_after: Duration) -> Self {

@@ -84,6 +84,8 @@ names! {
         BackendAdded = "backend_added",
         /// A backend was removed while running.
         BackendRemoved = "backend_removed",
+        /// Another server has a backend's name from now on.
+        BackendReplaced = "backend_replaced",
         /// A backend's weight changed.
         BackendWeight = "backend_weight",
         /// An operator holds the active, or does not any more.

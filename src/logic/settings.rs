@@ -247,6 +247,17 @@ pub struct LimitSettings {
     pub script_bytes_max: usize,
 }
 
+/// The settings of a group that its data path goes by and that can change while it serves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conduct {
+    /// Holding.
+    pub failover: FailoverSettings,
+    /// Repeating.
+    pub retry: RetrySettings,
+    /// Suspicion.
+    pub detector: DetectorSettings,
+}
+
 /// How a subscriber learns that messages may have been lost (`[pubsub]`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnGap {
@@ -269,9 +280,22 @@ pub enum Publish {
     AtLeastOnce,
 }
 
+/// Which connection a client's subscriptions have (`[pubsub]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PubSubMode {
+    /// One of their own.
+    PerClient,
+    /// One for all clients of a worker that are the same user there.
+    Hub,
+}
+
 /// Publishing and subscribing (`[pubsub]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PubSubSettings {
+    /// Which connection a client's subscriptions have.
+    pub mode: PubSubMode,
+    /// How long a channel that nobody wants any more is kept, where many share a connection.
+    pub linger: Duration,
     /// How a subscriber learns of a gap.
     pub on_gap: OnGap,
     /// Subscriptions are kept on standbys too.
@@ -291,6 +315,8 @@ pub struct PubSubSettings {
 impl Default for PubSubSettings {
     fn default() -> Self {
         Self {
+            mode: PubSubMode::PerClient,
+            linger: Duration::from_secs(5),
             on_gap: OnGap::Event,
             standby: false,
             propagates: false,

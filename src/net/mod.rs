@@ -4,5 +4,6 @@ pub mod dial;
 pub mod http;
 pub mod listen;
 pub mod proxy_header;
+pub mod recruit;
 pub mod stream;
 pub mod tls;

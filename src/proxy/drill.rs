@@ -21,6 +21,8 @@ pub(super) struct Play {
     fault: Cell<Option<DrillFault>>,
     /// It took bytes that its backend will never see, so that it cannot be used once the drill is over.
     is_spoilt: Cell<bool>,
+    /// Bytes that were read wait to be seen: what comes behind them must not be seen before.
+    keeps_back: Cell<bool>,
     impostor: RefCell<Option<Box<Impostor>>>,
     /// What the impostor has for the backend.
     unsent: RefCell<BytesMut>,
@@ -66,7 +68,7 @@ impl Play {
 
     /// Nobody but the connection's own task may read it.
     pub(super) fn is_private(&self) -> bool {
-        self.is_deaf() || self.delay().is_some()
+        self.is_deaf() || self.delay().is_some() || self.keeps_back.get()
     }
 
     /// What is to be seen of bytes that were read; `None`: they are what they are.
@@ -184,9 +186,11 @@ pub(super) fn dialled(hub: &Hub, wanted: &Dial, dialled: Dialled) -> Dialled {
     }
 }
 
-/// The moment at which bytes that came now may be seen.
-pub(super) async fn keep_back(socket: &LinkSocket) {
-    if let Some(delay) = socket.play.delay() {
-        tokio::time::sleep_until((Instant::now() + delay).into()).await;
-    }
+/// Waits until bytes that came now may be seen, lets them be seen, and only then anything that came behind them.
+pub(super) async fn keep_back(socket: &LinkSocket, show: impl FnOnce()) {
+    socket.play.keeps_back.set(true);
+    let delay = socket.play.delay().unwrap_or_default();
+    tokio::time::sleep_until((Instant::now() + delay).into()).await;
+    show();
+    socket.play.keeps_back.set(false);
 }

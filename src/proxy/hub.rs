@@ -19,13 +19,14 @@ use super::inquiry::{self, Question};
 use super::link::LinkSocket;
 use super::notice::Notices;
 use super::{client, link, publish, unblock};
-use crate::channels::{BackendId, Drill, Route, Vitals, WorkerId, WorkerReport};
+use crate::channels::{BackendId, Directions, Drill, Known, WorkerId, WorkerReport};
 use crate::lifecycle::Lifecycle;
 use crate::logic::arena::SideTable;
 use crate::logic::identity::{IdentityId, Login, Users};
 use crate::logic::multiplexer::{
     CloseReason, Counters, Link, LinkKey, Multiplexer, Output, Peer, Report, Session, SessionKey, Settings,
 };
+use crate::logic::settings::Conduct;
 use crate::net::dial::Endpoint;
 use crate::net::stream::{Stream, WriteHalf};
 use crate::telemetry::counters::{self, WorkerCounters};
@@ -36,6 +37,9 @@ pub(super) const CLIENT_READ_BYTES: usize = 64 * 1024;
 pub(super) const LINK_READ_BYTES: usize = 256 * 1024;
 /// Reports to the supervisor that wait for room; beyond it losses are dropped, since each says the same.
 const REPORTS_WAITING_MAX: usize = 4096;
+/// Between two regular looks at the clock, within these bounds.
+const TICK_MIN: Duration = Duration::from_millis(5);
+const TICK_MAX: Duration = Duration::from_millis(50);
 /// Between two warnings of clients that speak another protocol.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -48,12 +52,8 @@ pub struct HubSpec {
     pub worker: WorkerId,
     /// The multiplexer's settings.
     pub settings: Settings,
-    /// The group's route.
-    pub route: watch::Receiver<Route>,
-    /// The group's backends, by number.
-    pub backends: Vec<(BackendId, Arc<Endpoint>)>,
-    /// What the supervisor reads, in the order of `backends`.
-    pub vitals: Vec<Arc<Vitals>>,
+    /// The group's route, and the backends that it may name.
+    pub directions: watch::Receiver<Directions>,
     /// The origin of the vitals' microseconds.
     pub origin: Instant,
     /// To the supervisor.
@@ -77,7 +77,11 @@ pub(super) struct ClientSocket {
 /// One group on one worker.
 pub(super) struct Hub {
     spec: HubSpec,
-    route: RefCell<watch::Receiver<Route>>,
+    directions: RefCell<watch::Receiver<Directions>>,
+    /// The backends of the group, as last directed.
+    backends: RefCell<Arc<[Known]>>,
+    /// Between two regular looks at the clock.
+    pub(super) regular_tick: Cell<Duration>,
     pub(super) lifecycle: Lifecycle,
     machine: RefCell<Multiplexer>,
     clients: RefCell<SideTable<Session, Rc<ClientSocket>>>,
@@ -109,8 +113,10 @@ impl Hub {
     pub(super) fn new(spec: HubSpec, lifecycle: Lifecycle) -> Rc<Self> {
         let machine = Multiplexer::new(spec.settings.clone(), Instant::now());
         Rc::new(Self {
-            route: RefCell::new(spec.route.clone()),
+            directions: RefCell::new(spec.directions.clone()),
             spec,
+            backends: RefCell::default(),
+            regular_tick: Cell::new(TICK_MAX),
             lifecycle,
             machine: RefCell::new(machine),
             clients: RefCell::default(),
@@ -250,7 +256,7 @@ impl Hub {
     }
 
     pub(super) fn endpoint(&self, id: BackendId) -> Option<Arc<Endpoint>> {
-        self.spec.backends.iter().find(|(known, _)| *known == id).map(|(_, endpoint)| endpoint.clone())
+        self.backends.borrow().iter().find(|known| known.id == id).map(|known| known.endpoint.clone())
     }
 
     /// A client connected. `origin`: its address and the one that it connected to, if others than the socket's.
@@ -434,22 +440,44 @@ impl Hub {
     /// Nothing is written before the latest route was followed: a switch goes on without a worker that was held up,
     /// whose first bytes must not go where the others have stopped to write.
     pub(super) fn catch_up(self: &Rc<Self>) {
-        let is_behind = self.route.borrow().has_changed().unwrap_or(false);
+        let is_behind = self.directions.borrow().has_changed().unwrap_or(false);
         if is_behind {
             self.follow();
         }
     }
 
-    /// The latest route: sockets are read dry, then the route, then frames.
+    /// The latest directions: sockets are read dry, then the route, then frames. Backends that are new are known
+    /// before the route that may name them; those that are gone are let go after the route has left them.
     pub(super) fn follow(self: &Rc<Self>) {
-        let route = self.route.borrow_mut().borrow_and_update().clone();
+        let directions = self.directions.borrow_mut().borrow_and_update().clone();
         let now = Instant::now();
         self.read_all_dry(now);
+        let Directions { route, backends, conduct } = directions;
         let drill = route.drill;
+        self.regular_tick.set(regular_tick(&conduct));
+        self.feed(|machine| machine.set_conduct(&conduct));
+        let is_same = Arc::ptr_eq(&backends, &self.backends.borrow());
+        self.backends.replace(backends.clone());
+        if !is_same {
+            let shares: Vec<_> = backends.iter().map(|known| (known.id, self.share_of(known))).collect();
+            self.feed(|machine| machine.set_connections_max(shares));
+        }
         self.feed(|machine| machine.on_route(route, now));
         self.carry_out(now);
+        if !is_same {
+            let kept: Vec<BackendId> = backends.iter().map(|known| known.id).collect();
+            self.feed(|machine| machine.keep_backends(&kept, now));
+            self.carry_out(now);
+            self.spec.counters.keep_backends(&kept);
+        }
         self.follow_drill(drill);
         publish::gauges(&self.machine.borrow(), &self.spec.counters);
+    }
+
+    /// This worker's share of the connections that a backend may have.
+    fn share_of(&self, known: &Known) -> Option<usize> {
+        let connections_max = known.endpoint.backend.overrides.connections_max?;
+        Some(connections_max / known.vitals.len().max(1))
     }
 
     /// Time passed. `is_late`: this thread was held up, so that what it knows of silence is worth nothing.
@@ -483,22 +511,23 @@ impl Hub {
                 u64::try_from(at.saturating_duration_since(self.spec.origin).as_micros()).unwrap_or(u64::MAX).max(1)
             })
         };
-        for ((id, _), vitals) in self.spec.backends.iter().zip(&self.spec.vitals) {
-            let signs = machine.vital_signs(*id);
+        for known in self.backends.borrow().iter() {
+            let (id, Some(vitals)) = (known.id, known.vitals.get(self.spec.worker)) else { continue };
+            let signs = machine.vital_signs(id);
             let waiting_since = signs.waiting_since.filter(|_| !is_late);
             vitals.last_byte_us.store(micros(signs.heard_at), Ordering::Relaxed);
             vitals.waiting_slow.store(signs.waiting_slow, Ordering::Relaxed);
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);
             vitals.successes.store(signs.successes, Ordering::Relaxed);
             vitals.failures.store(signs.failures, Ordering::Relaxed);
-            if let Some(record) = machine.backend(*id) {
+            let counters = self.spec.counters.backend(id);
+            counters.connections.set(machine.connections(id) as u64);
+            counters.replies.set(signs.successes);
+            counters.failures.set(signs.failures);
+            if let Some(record) = machine.backend(id) {
                 vitals.disturbances.store(record.disturbances, Ordering::Relaxed);
                 vitals.replies.store(&record.replies);
             }
-            let counters = self.spec.counters.backend(*id);
-            counters.connections.set(machine.connections(*id) as u64);
-            counters.replies.set(signs.successes);
-            counters.failures.set(signs.failures);
         }
         self.spec.heartbeat.store(micros(Some(Instant::now())), Ordering::Relaxed);
         publish::counts(&machine, &self.spec.counters, &mut self.published.borrow_mut());
@@ -614,6 +643,11 @@ impl Hub {
     }
 }
 
+/// Silence is seen in steps of a twentieth of what is allowed.
+fn regular_tick(conduct: &Conduct) -> Duration {
+    (conduct.detector.hang_timeout / 20).clamp(TICK_MIN, TICK_MAX)
+}
+
 /// Serves one client on this hub.
 pub(super) fn admit(hub: &Rc<Hub>, stream: Stream, entry: Arc<Entry>, place: client::Place) {
     hub.lifecycle.start_local("client", client::serve(hub.clone(), stream, entry, place));
@@ -622,34 +656,36 @@ pub(super) fn admit(hub: &Rc<Hub>, stream: Stream, entry: Arc<Entry>, place: cli
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channels::Route;
     use crate::config::{Config, Sources};
 
-    fn hub() -> (Rc<Hub>, watch::Sender<Route>) {
-        let (routes, route) = watch::channel(Route::unknown());
+    fn hub() -> (Rc<Hub>, watch::Sender<Directions>) {
         let text =
             "[[listener]]\nbind = \"127.0.0.1:6379\"\n[[backend]]\nname = \"east\"\nurl = \"redis://127.0.0.1:7001\"\n";
         let sources = Sources { text: Some(text.to_owned()), cores: 1, ..Sources::default() };
         let config = Config::load(&sources).unwrap().config;
+        let crate::config::Group { failover, retry, detector, .. } = config.groups[0].clone();
+        let conduct = Arc::new(Conduct { failover, retry, detector });
+        let first = Directions { route: Route::unknown(), backends: Arc::default(), conduct };
+        let (sender, directions) = watch::channel(first);
         let spec = HubSpec {
-            route,
+            directions,
             worker: 0,
             settings: crate::app::multiplexer_settings(&config, &config.groups[0], 0, crate::app::commons(&config)),
-            backends: Vec::new(),
-            vitals: Vec::new(),
             origin: Instant::now(),
             reports: mpsc::channel(1).0,
             inquiries: Arc::default(),
             counters: Arc::default(),
             heartbeat: Arc::default(),
         };
-        (Hub::new(spec, Lifecycle::new()), routes)
+        (Hub::new(spec, Lifecycle::new()), sender)
     }
 
     #[test]
     fn a_worker_that_was_held_up_follows_the_route_before_it_writes() {
-        let (hub, routes) = hub();
+        let (hub, sender) = hub();
         hub.follow();
-        routes.send_replace(Route { epoch: 2, ..Route::unknown() });
+        sender.send_modify(|directions| directions.route.epoch = 2);
         assert_eq!(hub.machine.borrow().route().epoch, 0);
         hub.write_links();
         assert_eq!(hub.machine.borrow().route().epoch, 2);
@@ -657,7 +693,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_the_machine_is_contained_and_no_old_key_finds_anything() {
-        let (hub, _routes) = hub();
+        let (hub, _sender) = hub();
         let old = hub.turn(|machine, now| Some(machine.on_client(Peer::default(), now))).unwrap();
         assert_eq!(hub.clients(), 1);
         hub.turn(|_, _| -> () { panic!("a bug that the test plays") });

@@ -95,8 +95,8 @@ async fn serve(hub: &Rc<Hub>, key: LinkKey, socket: &LinkSocket) {
             Event::Read(Ok(0)) => return hub.lose_link(key, "closed by the server"),
             Event::Read(Ok(bytes)) if socket.play.delay().is_some() => {
                 let kept_back = hub.link_scratch.borrow()[..bytes].to_vec();
-                drill::keep_back(socket).await;
-                hub.turn(|machine, now| machine.on_link_bytes(key, &kept_back, now));
+                let show = || hub.turn(|machine, now| machine.on_link_bytes(key, &kept_back, now));
+                drill::keep_back(socket, show).await;
             }
             Event::Read(Ok(bytes)) => {
                 let scratch = hub.link_scratch.borrow();

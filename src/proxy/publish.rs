@@ -18,6 +18,7 @@ pub(super) fn gauges(machine: &Multiplexer, shared: &WorkerCounters) {
         (SubscriptionKind::Shard, counters::SubscriptionKind::Shard),
     ] {
         let (wanted, confirmed) = machine.subscription_counts(kind);
+        shared.hub_topics(label).set(machine.shared_topics(kind) as u64);
         shared.subscriptions(label, SubscriptionState::Wanted).set(wanted as u64);
         shared.subscriptions(label, SubscriptionState::Confirmed).set(confirmed as u64);
     }

@@ -14,7 +14,7 @@ use super::client::Place;
 use super::entry::Entry;
 use super::hub::{self, Hub, HubSpec};
 use super::inquiry::{self, Question};
-use crate::channels::Route;
+use crate::channels::Directions;
 use crate::lifecycle::Lifecycle;
 use crate::logic::identity::Users;
 use crate::net::stream::Stream;
@@ -71,14 +71,12 @@ impl Detached {
 pub struct WorkerGroup {
     /// Its hub's parts.
     pub hub: HubSpec,
-    /// Its route.
-    pub route: watch::Receiver<Route>,
+    /// Its route, and the backends that it may name.
+    pub directions: watch::Receiver<Directions>,
     /// Handover's own users, as far as they concern this group.
     pub users: watch::Receiver<Arc<Users>>,
     /// Questions of other workers.
     pub inquiries: mpsc::Receiver<Question>,
-    /// Between two regular looks at the clock.
-    pub tick: Duration,
 }
 
 /// What a worker is made of.
@@ -135,23 +133,23 @@ fn admit(hubs: &[Rc<Hub>], arrival: Arrival) {
 /// Starts what keeps a hub going.
 fn start_group(group: WorkerGroup, lifecycle: &Lifecycle) -> Rc<Hub> {
     let hub = Hub::new(group.hub, lifecycle.clone());
-    lifecycle.start_local("route", follow(hub.clone(), group.route));
+    lifecycle.start_local("route", follow(hub.clone(), group.directions));
     lifecycle.start_local("users", follow_users(hub.clone(), group.users));
     lifecycle.start_local("flush", flush(hub.clone()));
-    lifecycle.start_local("tick", tick(hub.clone(), group.tick));
+    lifecycle.start_local("tick", tick(hub.clone()));
     lifecycle.start_local("report", report(hub.clone()));
     lifecycle.start_local("inquiries", inquiry::answer(hub.clone(), group.inquiries));
     hub
 }
 
-/// Hands each new route to the hub.
-async fn follow(hub: Rc<Hub>, mut route: watch::Receiver<Route>) {
+/// Hands each new route to the hub, with the backends that it may name.
+async fn follow(hub: Rc<Hub>, mut directions: watch::Receiver<Directions>) {
     let stopping = hub.lifecycle.stopping();
     hub.follow();
     loop {
         tokio::select! {
             () = stopping.cancelled() => return,
-            changed = route.changed() => if changed.is_err() { return },
+            changed = directions.changed() => if changed.is_err() { return },
         }
         hub.catch_up();
     }
@@ -183,9 +181,9 @@ async fn flush(hub: Rc<Hub>) {
 }
 
 /// Lets time pass.
-async fn tick(hub: Rc<Hub>, regular: Duration) {
+async fn tick(hub: Rc<Hub>) {
     let stopping = hub.lifecycle.stopping();
-    let mut due = Instant::now() + regular;
+    let mut due = Instant::now() + hub.regular_tick.get();
     loop {
         tokio::select! {
             () = stopping.cancelled() => return,
@@ -194,6 +192,7 @@ async fn tick(hub: Rc<Hub>, regular: Duration) {
         }
         let now = Instant::now();
         hub.tick(now.saturating_duration_since(due) > LATE_TICK);
+        let regular = hub.regular_tick.get();
         due = Instant::now() + if hub.is_hurried() { HURRIED_TICK.min(regular) } else { regular };
     }
 }

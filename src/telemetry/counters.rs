@@ -230,10 +230,16 @@ labels! {
 }
 
 /// What is counted of events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EventCounters {
     kinds: [Count; EventKind::ALL.len()],
     dropped: [Count; Way::ALL.len()],
+}
+
+impl Default for EventCounters {
+    fn default() -> Self {
+        Self { kinds: std::array::from_fn(|_| Count::default()), dropped: Default::default() }
+    }
 }
 
 impl EventCounters {
@@ -346,6 +352,7 @@ pub struct WorkerCounters {
     inflight_lost: [Count; Category::ALL.len()],
     fates: [Count; Fate::ALL.len()],
     subscriptions: [[Count; SubscriptionState::ALL.len()]; SubscriptionKind::ALL.len()],
+    hub_topics: [Count; SubscriptionKind::ALL.len()],
     memory_bytes: [Count; Memory::ALL.len()],
     protocol_faults: [Count; ProtocolFault::ALL.len()],
     authentications: [Count; Authentication::ALL.len()],
@@ -405,6 +412,12 @@ impl WorkerCounters {
         &self.subscriptions[kind as usize][state as usize]
     }
 
+    /// What is subscribed to on connections that many clients share, now.
+    #[must_use]
+    pub fn hub_topics(&self, kind: SubscriptionKind) -> &Count {
+        &self.hub_topics[kind as usize]
+    }
+
     /// Bytes in use now.
     #[must_use]
     pub fn memory_bytes(&self, kind: Memory) -> &Count {
@@ -429,7 +442,7 @@ impl WorkerCounters {
         &self.entries_refused[why as usize]
     }
 
-    /// What is counted for one backend. Takes a lock: ask once and keep the answer.
+    /// What is counted for one backend. Takes a lock.
     #[must_use]
     pub fn backend(&self, id: BackendId) -> Arc<BackendCounters> {
         let mut backends = self.backends();
@@ -439,6 +452,11 @@ impl WorkerCounters {
         let counters = Arc::new(BackendCounters::default());
         backends.push((id, counters.clone()));
         counters
+    }
+
+    /// Forgets every backend but these.
+    pub fn keep_backends(&self, kept: &[BackendId]) {
+        self.backends().retain(|(backend, _)| kept.contains(backend));
     }
 
     fn backends(&self) -> MutexGuard<'_, Vec<(BackendId, Arc<BackendCounters>)>> {

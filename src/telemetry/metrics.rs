@@ -107,6 +107,10 @@ const INFLIGHT: Metric = Metric::gauge("handover_inflight", "Commands without a 
 const INFLIGHT_LOST: Metric =
     Metric::counter("handover_inflight_lost_total", "Commands whose connection was lost before the reply came.");
 const SUBSCRIPTIONS: Metric = Metric::gauge("handover_subscriptions", "Subscriptions that clients want or have.");
+const HUB_TOPICS: Metric = Metric::gauge(
+    "handover_hub_topics",
+    "Channels, patterns and shard channels subscribed to on connections that many clients share.",
+);
 const MESSAGES_REPLAYED: Metric = Metric::counter(
     "handover_messages_replayed_total",
     "Messages delivered after a switch that a standby's connection had kept.",
@@ -187,7 +191,7 @@ pub struct Snapshot<'a> {
     /// Labels of the reasons for which clients are closed.
     pub close_reasons: &'a [&'a str],
     /// The certificates in use.
-    pub certificates: &'a [Arc<Facts>],
+    pub certificates: Vec<Arc<Facts>>,
     /// The groups.
     pub groups: Vec<GroupSnapshot<'a>>,
 }
@@ -217,7 +221,7 @@ pub fn render(snapshot: &Snapshot<'_>) -> String {
     let mut page = Page { text: Exposition::default(), groups: &snapshot.groups };
     page.process(snapshot);
     page.events(snapshot.events);
-    page.certificates(snapshot.certificates);
+    page.certificates(&snapshot.certificates);
     page.backends();
     page.backend_connections();
     page.routes();
@@ -443,6 +447,12 @@ impl Page<'_> {
                     let labels = [group.name(), ("kind", kind.label()), ("state", state.label())];
                     samples.sample(&labels, group.sum(|worker| worker.subscriptions(kind, state)));
                 }
+            }
+        });
+        self.each_group(&HUB_TOPICS, |group, samples| {
+            for kind in SubscriptionKind::ALL {
+                let labels = [group.name(), ("kind", kind.label())];
+                samples.sample(&labels, group.sum(|worker| worker.hub_topics(kind)));
             }
         });
         self.each_sum(&MESSAGES, |worker| &worker.messages);

@@ -1,7 +1,7 @@
 //! Looks whether certificate files have changed, and puts new ones in force for the connections that come.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -16,10 +16,10 @@ use super::{Client, ClientConfigs, ClientFiles, Facts, Owner, Server, ServerFile
 /// Between two looks at the files.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The certificates of the whole process; to be run.
-#[derive(Debug, Default)]
+/// The certificates of the whole process; one of its clones is to be run. What nobody uses any more is forgotten.
+#[derive(Clone, Debug, Default)]
 pub struct Keeper {
-    kept: Vec<Kept>,
+    kept: Arc<Mutex<Vec<Kept>>>,
     /// Asks for a look now.
     hurry: Arc<Notify>,
 }
@@ -46,7 +46,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The first file that cannot be used.
-    pub fn server(&mut self, owner: Owner, files: &ServerFiles) -> Result<Server, FileProblem> {
+    pub fn server(&self, owner: Owner, files: &ServerFiles) -> Result<Server, FileProblem> {
         let contents = load::contents(load::server_paths(files));
         let loaded = load::server(files, &contents)?;
         let (sender, config) = watch::channel(loaded.config);
@@ -59,7 +59,7 @@ impl Keeper {
     /// # Errors
     /// The first file that cannot be used.
     pub fn client(
-        &mut self,
+        &self,
         owner: Owner,
         files: &ClientFiles,
         server_name: Option<ServerName<'static>>,
@@ -72,14 +72,23 @@ impl Keeper {
         Ok(Client { configs, server_name, facts })
     }
 
-    fn keep(&mut self, source: Source, facts: Arc<Facts>, contents: Contents) {
-        self.kept.push(Kept { source, facts, contents, refused: None, is_warned: false });
+    fn keep(&self, source: Source, facts: Arc<Facts>, contents: Contents) {
+        self.kept().push(Kept { source, facts, contents, refused: None, is_warned: false });
     }
 
-    /// What is known of each, for a scrape.
+    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of each owner, for a scrape; of two with one name, that of the later.
     #[must_use]
     pub fn facts(&self) -> Vec<Arc<Facts>> {
-        self.kept.iter().map(|kept| kept.facts.clone()).collect()
+        let mut facts: Vec<Arc<Facts>> = Vec::new();
+        for kept in self.kept().iter().filter(|kept| kept.is_in_use()) {
+            facts.retain(|earlier| earlier.owner != kept.facts.owner);
+            facts.push(kept.facts.clone());
+        }
+        facts
     }
 
     /// Notify it to have the files looked at now.
@@ -89,22 +98,28 @@ impl Keeper {
     }
 
     /// Looks at the files until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
-        if self.kept.is_empty() {
-            return;
-        }
+    pub async fn run(self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = self.hurry.notified() => {}
             }
-            self.kept.iter_mut().for_each(Kept::look);
+            let mut kept = self.kept();
+            kept.retain(Kept::is_in_use);
+            kept.iter_mut().for_each(Kept::look);
         }
     }
 }
 
 impl Kept {
+    fn is_in_use(&self) -> bool {
+        match &self.source {
+            Source::Server(_, sender) => !sender.is_closed(),
+            Source::Client(_, sender) => !sender.is_closed(),
+        }
+    }
+
     /// A certificate and its key are two files: a pair that does not fit is looked at once more before it is reported.
     fn look(&mut self) {
         let found = match &self.source {

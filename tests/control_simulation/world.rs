@@ -254,7 +254,7 @@ impl World {
                 }
                 Output::Persist(saved) => self.saved = Some((self.now, saved)),
                 // None of these backends is a replica of another.
-                Output::Promote(_) => {}
+                Output::Promote(_) | Output::Dismiss(_) => {}
             }
         }
     }

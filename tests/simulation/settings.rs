@@ -8,7 +8,7 @@ use handover::logic::identity::IdentitySettings;
 use handover::logic::multiplexer::{Commons, Settings};
 use handover::logic::settings::{
     Clock, DetectorSettings, Failback, FailoverSettings, InitialPolicy, LatencySettings, LimitSettings, NoneHealthy,
-    PubSubSettings, RetryCeiling, RetrySettings,
+    PubSubMode, PubSubSettings, RetryCeiling, RetrySettings,
 };
 
 pub(crate) const DRAIN: Duration = Duration::from_millis(100);
@@ -68,6 +68,8 @@ pub(crate) fn settings(worker: u64, seed: u64) -> Settings {
             heartbeat: Duration::from_millis(30),
             heartbeat_lost: Duration::from_millis(120),
             standby: seed.is_multiple_of(3),
+            mode: if seed.is_multiple_of(2) { PubSubMode::Hub } else { PubSubMode::PerClient },
+            linger: Duration::from_millis(20),
             ..PubSubSettings::default()
         },
         clock: Clock { origin: Instant::now(), origin_unix_ms: 0 },

@@ -60,8 +60,18 @@ pub(super) const FORMS: &[Form] = &[
     form("UNBAN <backend>", "end the ban", "UNBAN west"),
     form(
         "WEIGHT <backend> <number>",
-        "change its weight until the next start or reload; SAVE keeps it",
+        "change its weight, until the file says another; SAVE writes it into the file",
         "WEIGHT west 2.5",
+    ),
+    form(
+        "ADD <name> <url> [WEIGHT <number>] [PASSWORD_FILE <path>]",
+        "another backend, until it is removed; one with a password in its URL only until the next start",
+        "ADD north redis://10.0.0.7 WEIGHT 2",
+    ),
+    form(
+        "REMOVE <backend> [FORCE]",
+        "take it out of its group; the active is left by a planned switch first, or with FORCE at once",
+        "REMOVE west",
     ),
     form(
         "REPORT <backend> DOWN|DRAIN|WEIGHT <number> FOR <time> [AS <checker>] REASON <words>",

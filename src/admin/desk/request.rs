@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::help::usage;
 use crate::channels::{DrillFault, ProcessCommand, Verdict};
-use crate::config::{closest, parse_duration};
+use crate::config::{Addition, closest, parse_duration};
 
 /// One line of the operator's.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +96,10 @@ pub(in crate::admin) enum Change {
     Ban { backend: String, length: Duration },
     /// `UNBAN backend`.
     EndBan { backend: String },
+    /// `ADD name url [WEIGHT number] [PASSWORD_FILE path]`.
+    Add(Addition),
+    /// `REMOVE backend [FORCE]`.
+    Remove { backend: String, is_forced: bool },
     /// `DRAIN backend`.
     Drain { backend: String },
     /// `UNDRAIN backend`.
@@ -122,6 +126,8 @@ pub(in crate::admin) struct ReportRequest {
     pub(super) reason: String,
 }
 
+/// What people are shown of one argument.
+const CHARS_MAX: usize = 200;
 /// Events that are told without a count.
 pub(super) const EVENTS_DEFAULT: usize = 10;
 /// How long clients wait where no time is given, and at most.
@@ -147,6 +153,10 @@ pub(in crate::admin) fn parse(words: &[Vec<u8>]) -> Result<(Request, Option<Stri
         };
     }
     let (words, group) = split_group(words);
+    // What is cut off for people to read must not become an address or a path.
+    if name == "ADD" && words.iter().any(|word| text(word).as_bytes() != word) {
+        return Err(format!("an argument of ADD is text of at most {CHARS_MAX} characters"));
+    }
     let rest: Vec<String> = words.iter().skip(1).map(|word| text(word)).collect();
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     let request = match (name.as_str(), &rest[..]) {
@@ -196,6 +206,11 @@ fn parse_change(name: &str, rest: &[&str]) -> Result<Change, String> {
             Change::Ban { backend: named(backend), length: length(time)? }
         }
         ("UNBAN", [backend]) => Change::EndBan { backend: named(backend) },
+        ("ADD", [name, url, options @ ..]) => Change::Add(parse_addition(name, url, options)?),
+        ("REMOVE", [backend]) => Change::Remove { backend: named(backend), is_forced: false },
+        ("REMOVE", [backend, force]) if is(force, "FORCE") => {
+            Change::Remove { backend: named(backend), is_forced: true }
+        }
         ("DRAIN", [backend]) => Change::Drain { backend: named(backend) },
         ("UNDRAIN", [backend]) => Change::EndDrain { backend: named(backend) },
         ("REPORT", [backend, rest @ ..]) => Change::Report(parse_report(backend, rest)?),
@@ -207,8 +222,24 @@ fn parse_change(name: &str, rest: &[&str]) -> Result<Change, String> {
     })
 }
 
+/// The options of ADD, in any order, each once.
+fn parse_addition(name: &str, url: &str, options: &[&str]) -> Result<Addition, String> {
+    let mut addition = Addition { name: name.to_owned(), url: url.to_owned(), weight: None, password_file: None };
+    for option in options.chunks(2) {
+        match option {
+            [word, number] if is(word, "WEIGHT") && addition.weight.is_none() => {
+                addition.weight = Some(weight(number)?);
+            }
+            [word, path] if is(word, "PASSWORD_FILE") && addition.password_file.is_none() => {
+                addition.password_file = Some((*path).to_owned());
+            }
+            _ => return Err(usage("ADD")),
+        }
+    }
+    Ok(addition)
+}
+
 fn parse_report(backend: &str, rest: &[&str]) -> Result<ReportRequest, String> {
-    const CHARS_MAX: usize = 200;
     let (verdict, mut rest) = match rest {
         [word, rest @ ..] if is(word, "DOWN") => (Verdict::Down, rest),
         [word, rest @ ..] if is(word, "UP") => (Verdict::Up, rest),
@@ -333,7 +364,6 @@ fn is(word: &str, keyword: &str) -> bool {
 
 /// For people: what is not text is shown escaped, and nothing grows beyond a line.
 fn text(word: &[u8]) -> String {
-    const CHARS_MAX: usize = 200;
     let word = String::from_utf8_lossy(word);
     word.chars().map(|letter| if letter.is_control() { '?' } else { letter }).take(CHARS_MAX).collect()
 }
@@ -344,6 +374,12 @@ mod tests {
 
     fn parsed(line: &str) -> Result<(Request, Option<String>), String> {
         parse(&line.split(' ').map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>())
+    }
+
+    fn added(weight: Option<f64>, password_file: Option<&str>) -> Request {
+        let password_file = password_file.map(str::to_owned);
+        let addition = Addition { name: "east".to_owned(), url: "redis://h".to_owned(), weight, password_file };
+        Request::Change(Change::Add(addition))
     }
 
     const fn seconds(seconds: u64) -> Duration {
@@ -384,6 +420,11 @@ mod tests {
             ("BAN east FOR 90s", Request::Change(Change::Ban { backend: east(), length: seconds(90) })),
             ("UNBAN east", Request::Change(Change::EndBan { backend: east() })),
             ("WEIGHT east 2.5", Request::Change(Change::Weight { backend: east(), weight: 2.5 })),
+            ("REMOVE east", Request::Change(Change::Remove { backend: east(), is_forced: false })),
+            ("remove east Force", Request::Change(Change::Remove { backend: east(), is_forced: true })),
+            ("ADD east redis://h", added(None, None)),
+            ("ADD east redis://h weight 2", added(Some(2.0), None)),
+            ("add east redis://h PASSWORD_FILE /p WEIGHT 2", added(Some(2.0), Some("/p"))),
             ("drain east", Request::Change(Change::Drain { backend: east() })),
             ("UNDRAIN east", Request::Change(Change::EndDrain { backend: east() })),
             ("PAUSE", Request::Change(Change::Pause { length: seconds(60), writes_only: false })),
@@ -420,6 +461,11 @@ mod tests {
             ("PAUSE FOR", "usage: PAUSE [WRITES] [FOR <time>]"),
             ("WEIGHT east heavy", "wrong weight 'heavy': a weight is a number above zero"),
             ("WEIGHT east -1", "wrong weight '-1'"),
+            ("ADD east", "usage: ADD <name> <url> [WEIGHT <number>] [PASSWORD_FILE <path>]"),
+            ("ADD east redis://h WEIGHT", "usage: ADD <name> <url> [WEIGHT <number>] [PASSWORD_FILE <path>]"),
+            ("ADD east redis://h WEIGHT 1 WEIGHT 2", "usage: ADD <name> <url> [WEIGHT <number>]"),
+            ("ADD east redis://\u{1b}h", "an argument of ADD is text of at most 200 characters"),
+            ("REMOVE", "usage: REMOVE <backend> [FORCE]"),
             ("EXPLAIN", "usage: EXPLAIN <command> [<argument> …]"),
             ("NOSUCH", "unknown command 'NOSUCH'; HELP lists what there is"),
             ("SWICH east", "unknown command 'SWICH'; did you mean SWITCH?"),

@@ -14,6 +14,9 @@ pub(super) fn backend(backend: &BackendStatus) -> Vec<String> {
         backend.name, backend.weight, backend.circuit, backend.role, backend.probes.0, backend.probes.1
     )];
     lines.extend(backend.fault.iter().map(|fault| format!("fault: {fault}")));
+    if backend.is_leaving {
+        lines.push("it leaves as soon as another can take over".to_owned());
+    }
     lines.extend(backend.degraded.iter().map(|evidence| format!("too slow: {evidence}")));
     lines.extend(backend.replication.iter().map(|replication| format!("it is {replication}")));
     let fence = backend.fence.iter();

@@ -3,7 +3,7 @@
 pub(super) mod command;
 mod exec;
 mod lag;
-mod program;
+pub(super) mod program;
 
 use self::command::{CommandCheck, Told};
 use self::exec::ProgramCheck;

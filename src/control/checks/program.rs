@@ -10,7 +10,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use crate::config::{Address, Backend};
 
 /// Variables of our own environment that a program gets; all others stay here, since passwords may be among them.
-const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+pub(in crate::control) const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
 /// A program with its arguments and environment.
 #[derive(Clone, Debug)]
@@ -73,8 +73,8 @@ pub(super) fn url_of(backend: &Backend) -> String {
 
 /// A program that was started; dropped, it and its whole process group end.
 #[derive(Debug)]
-pub(super) struct Running {
-    pub(super) child: Child,
+pub(in crate::control) struct Running {
+    pub(in crate::control) child: Child,
 }
 
 impl Running {

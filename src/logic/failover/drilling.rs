@@ -79,6 +79,14 @@ impl Failover {
         Ok(())
     }
 
+    /// Its backend is gone: there are no connections left to play it on.
+    pub(super) fn end_drill_on(&mut self, now: Instant, backend: BackendId) {
+        if self.drill().is_some_and(|(drill, _)| drill.backend == backend) {
+            // There is one: it can be ended.
+            let _ = self.end_drill(now);
+        }
+    }
+
     /// What is played now.
     #[must_use]
     pub fn drill(&self) -> Option<(Drill, Instant)> {

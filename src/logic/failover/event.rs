@@ -50,6 +50,13 @@ pub enum Command {
         /// Of which.
         backend: BackendId,
     },
+    /// Take a backend out of the group; ends in [`Event::BackendRemoved`].
+    Remove {
+        /// Which; not the last.
+        backend: BackendId,
+        /// How it is left if it is active.
+        removal: Removal,
+    },
     /// Leave this backend in a planned switch, and never choose it until [`Command::EndDrain`].
     Drain {
         /// Which.
@@ -89,6 +96,17 @@ pub enum Command {
     EndDrill,
 }
 
+/// How a backend that is to be removed is left, if it is active. One that cannot serve is left by force at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// By a planned switch, tried until it takes place; refused while no other is healthy.
+    Planned,
+    /// By a planned switch as soon as another is healthy.
+    Patient,
+    /// By a forced switch, at once, whether another is healthy or not.
+    Forced,
+}
+
 /// How a switch treats what is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
@@ -122,6 +140,10 @@ pub enum Reason {
     Failback,
     /// An operator's will.
     Operator,
+    /// The active is to be removed.
+    Removed,
+    /// The active is to be replaced by another server of its name.
+    Replaced,
     /// A checker said that it cannot serve.
     ReportedDown,
     /// An operator or a checker took it out of service.
@@ -140,6 +162,8 @@ impl fmt::Display for Reason {
             Self::Slow => "slow",
             Self::Failback => "failback",
             Self::Operator => "operator",
+            Self::Removed => "backend removed",
+            Self::Replaced => "backend replaced",
             Self::ReportedDown => "reported down",
             Self::Drained => "drained",
         })
@@ -211,6 +235,8 @@ pub enum CallOff {
     NotPromoted,
     /// A fault of the active, or an operator, took precedence.
     Overtaken,
+    /// The target is about to leave the group.
+    TargetRemoved,
 }
 
 impl fmt::Display for CallOff {
@@ -222,6 +248,7 @@ impl fmt::Display for CallOff {
             Self::NotCaughtUp => "the replica did not catch up within the drain time",
             Self::NotPromoted => "the replica was not promoted",
             Self::Overtaken => "overtaken by a forced switch",
+            Self::TargetRemoved => "the target is being removed",
         })
     }
 }
@@ -241,6 +268,14 @@ pub enum Refused {
     TargetUnhealthy,
     /// An operator banned it.
     TargetBanned,
+    /// It is about to leave the group.
+    TargetLeaving,
+    /// A group needs a backend.
+    LastBackend,
+    /// The active would be left without another that is healthy.
+    NoneToTakeOver,
+    /// A backend has this name.
+    NameTaken,
     /// The active cannot be banned.
     IsActive,
     /// Nothing holds the active.
@@ -280,6 +315,12 @@ impl fmt::Display for Refused {
             Self::NoActive => "none is active yet (failover.initial): SWITCH with FORCE begins with one",
             Self::TargetUnhealthy => "the target is not healthy: FORCE switches anyway",
             Self::TargetBanned => "the target is banned",
+            Self::TargetLeaving => "the target is being removed or replaced",
+            Self::LastBackend => "it is the last of its group: add another first",
+            Self::NoneToTakeOver => {
+                "it is the active and no other backend is healthy: REMOVE with FORCE does it all the same"
+            }
+            Self::NameTaken => "a backend has this name already",
             Self::IsActive => "it is the active: switch to another first",
             Self::NoStay => "nothing holds the active",
             Self::NotBanned => "it is not banned",
@@ -311,6 +352,8 @@ pub enum StayEnd {
     BackendDown,
     /// The switch to it did not take place.
     CalledOff,
+    /// The backend is being removed.
+    Removed,
 }
 
 impl fmt::Display for StayEnd {
@@ -320,6 +363,7 @@ impl fmt::Display for StayEnd {
             Self::Lifted => "lifted by an operator",
             Self::BackendDown => "the backend cannot serve",
             Self::CalledOff => "the switch to it was called off",
+            Self::Removed => "the backend is being removed",
         })
     }
 }
@@ -451,6 +495,25 @@ pub enum Event {
         /// For how long.
         length: Duration,
     },
+    /// A backend joined the group.
+    BackendAdded {
+        /// Which.
+        backend: BackendId,
+        /// Its preference.
+        weight: f64,
+    },
+    /// A backend left the group.
+    BackendRemoved {
+        /// Which.
+        backend: BackendId,
+    },
+    /// Another server has a backend's name from now on.
+    BackendReplaced {
+        /// Who had it.
+        backend: BackendId,
+        /// Who has it.
+        by: BackendId,
+    },
     /// A ban ended.
     BanEnded {
         /// Whose.
@@ -531,6 +594,8 @@ pub enum Output {
     Log(Event),
     /// Keep this over a restart.
     Persist(Saved),
+    /// This backend is no member any more: nobody needs its connections and probes.
+    Dismiss(BackendId),
     /// Let a replica catch up, or promote it, and say how it went.
     Promote(PromotionOrder),
 }

@@ -7,6 +7,7 @@ use crate::logic::detector::{Detector, Excused};
 use crate::logic::failover::event::{Event, Fault, Reason, SavedBreaker};
 use crate::logic::failover::fencing::Server;
 use crate::logic::failover::gray::Pulse;
+use crate::logic::failover::membership::Leaving;
 use crate::logic::failover::reports::Reports;
 use crate::logic::failover::{BackendSpec, GroupSettings};
 use crate::logic::health::{Health, HealthChange, HealthFault, ProbeVerdict};
@@ -75,6 +76,8 @@ pub(super) struct Member {
     pub(super) hold_factor: f64,
     /// An operator's ban.
     pub(super) banned_until: Option<Instant>,
+    /// It is about to go.
+    pub(super) leaving: Option<Leaving>,
     /// An operator took it out of service.
     pub(super) is_drained: bool,
     pub(super) reports: Reports,
@@ -110,6 +113,7 @@ impl Member {
             clean_since: None,
             hold_factor: 1.0,
             banned_until: None,
+            leaving: None,
             is_drained: false,
             reports: Reports::default(),
             server: Server::default(),
@@ -119,6 +123,18 @@ impl Member {
             asked_at: None,
             warning: None,
         }
+    }
+
+    /// Other settings: its own from `spec`, if it is given, else the group's.
+    pub(super) fn configure(&mut self, spec: Option<&BackendSpec>, settings: &GroupSettings) {
+        let own = spec.and_then(|spec| spec.health.clone());
+        self.health_settings = own.unwrap_or_else(|| settings.health.clone());
+        self.breaker_settings = spec.and_then(|spec| spec.breaker).unwrap_or(settings.breaker);
+        self.health.configure(self.health_settings.fall, self.health_settings.rise);
+        self.breaker.configure(self.breaker_settings);
+        self.detector.configure(settings.detector.clone());
+        self.latency_settings = settings.detector.latency.clone();
+        self.latency.configure(self.latency_settings.clone(), settings.detector.hang_timeout / 2);
     }
 
     pub(super) fn is_selectable(&self) -> bool {
@@ -150,8 +166,9 @@ impl Member {
         !self.is_set_aside() && self.server.is_trusted()
     }
 
+    /// It may not become the active: an operator banned it, or it is about to go.
     pub(super) const fn is_banned(&self) -> bool {
-        self.banned_until.is_some()
+        self.banned_until.is_some() || self.leaving.is_some()
     }
 
     pub(super) fn candidate(&self, is_eligible: bool) -> Candidate {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::event::{Command, Event, Manner, Refused, StayEnd};
+use super::membership::check_weight;
 use super::{Failover, Stay};
 use crate::logic::route::BackendId;
 
@@ -27,6 +28,7 @@ impl Failover {
             },
             Command::Ban { backend, length } => self.ban(now, backend, length),
             Command::EndBan { backend } => self.end_ban(backend),
+            Command::Remove { backend, removal } => self.remove(now, backend, removal),
             Command::Drain { backend } => self.drain(backend),
             Command::EndDrain { backend } => self.end_drain(backend),
             Command::Report { backend, report } => self.report(now, backend, report),
@@ -53,9 +55,7 @@ impl Failover {
 
     fn set_weight(&mut self, backend: BackendId, weight: f64) -> Result<(), Refused> {
         let index = self.index(backend).ok_or(Refused::UnknownBackend)?;
-        if !(weight.is_finite() && weight > 0.0) {
-            return Err(Refused::BadWeight);
-        }
+        check_weight(weight)?;
         if self.members[index].weight != weight {
             self.members[index].weight = weight;
             self.log([Event::WeightChanged { backend, weight }]);

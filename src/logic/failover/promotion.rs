@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::event::{CallOff, Output, Reason};
 use super::news::News;
-use super::switching::{Missing, Stage, Switch};
+use super::switching::{Meanwhile, Missing, Stage, Switch};
 use super::{Failover, Worth};
 use crate::logic::backoff::Backoff;
 use crate::logic::health::ProbeVerdict;
@@ -91,7 +91,7 @@ impl Failover {
         let member = &self.members[index];
         let is_whole = member.server.seen.as_ref().is_some_and(|seen| seen.was_whole);
         let is_ours = self.master_of(index).is_some_and(|master| Some(self.members[master].id) == self.active);
-        self.replication.promotes && self.is_replica(index) && is_whole && is_ours && !member.is_banned()
+        self.replication.promotes && self.is_replica(index) && is_whole && is_ours && !member.is_barred()
     }
 
     /// Who would be promoted if the active died now; `None`: nobody, or another backend can take over as it is.
@@ -125,7 +125,8 @@ impl Failover {
         let missing: Vec<BackendId> = candidates.iter().map(|index| self.members[*index].id).collect();
         self.outputs.extend(missing.iter().map(|id| Output::ProbeNow(*id)));
         let step = Step::Gathering { since: now, missing, answered: Vec::new() };
-        self.stage = Stage::Promoting { switch, step, until: now + wait, hold: None, is_promoting: true };
+        let (until, meanwhile) = (now + wait, Meanwhile::Served);
+        self.stage = Stage::Promoting { switch, step, until, meanwhile, is_promoting: true };
         true
     }
 
@@ -199,13 +200,16 @@ impl Failover {
         self.outputs.push_back(Output::Promote(order));
         let step = Step::Ordered { since: now };
         let until = now + limit + PROVING_SLACK;
-        self.stage = Stage::Promoting { switch, step, until, hold: None, is_promoting: true };
+        self.attempts += 1;
+        let meanwhile = Meanwhile::Cut(self.attempts);
+        self.stage = Stage::Promoting { switch, step, until, meanwhile, is_promoting: true };
     }
 
     /// Nothing is in flight any more: a planned switch to a replica of the active waits until it has everything.
     pub(super) fn drained(&mut self, now: Instant) -> bool {
         let Stage::Holding { switch, attempt, until, .. } = &self.stage else { return false };
-        let (switch, hold) = (switch.clone(), (*attempt, *until));
+        let (switch, ends_at) = (switch.clone(), *until);
+        let meanwhile = Meanwhile::Held(*attempt, *until);
         let Some(index) = self.index(switch.to) else { return self.complete(now) };
         let is_of_active = self.master_of(index).is_some_and(|master| Some(self.members[master].id) == self.active);
         let is_promoting = is_of_active && self.replication.promotes;
@@ -213,7 +217,7 @@ impl Failover {
         if !is_promoting && !waits {
             return self.complete(now);
         }
-        let catch_up = waits.then(|| hold.1.saturating_duration_since(now));
+        let catch_up = waits.then(|| ends_at.saturating_duration_since(now));
         let promote = is_promoting.then_some(self.replication.promote_timeout);
         let order = PromotionOrder { backend: switch.to, from: self.active, catch_up, promote };
         if is_promoting {
@@ -221,8 +225,7 @@ impl Failover {
         }
         self.outputs.push_back(Output::Promote(order));
         let until = now + catch_up.unwrap_or_default() + promote.unwrap_or_default() + PROVING_SLACK;
-        self.stage =
-            Stage::Promoting { switch, step: Step::Ordered { since: now }, until, hold: Some(hold), is_promoting };
+        self.stage = Stage::Promoting { switch, step: Step::Ordered { since: now }, until, meanwhile, is_promoting };
         true
     }
 
@@ -234,11 +237,11 @@ impl Failover {
 
     /// The replica is a master, or has all that it needs.
     fn finish_promotion(&mut self, now: Instant) {
-        let Stage::Promoting { switch, hold, .. } = &self.stage else { return };
+        let Stage::Promoting { switch, meanwhile, .. } = &self.stage else { return };
         let switch = switch.clone();
-        match *hold {
-            None => self.cut(now, switch),
-            Some((attempt, until)) => {
+        match *meanwhile {
+            Meanwhile::Served | Meanwhile::Cut(_) => self.cut(now, switch),
+            Meanwhile::Held(attempt, until) => {
                 self.stage = Stage::Holding { switch, attempt, until, missing: Missing::none() };
                 self.complete(now);
             }
@@ -246,8 +249,9 @@ impl Failover {
     }
 
     fn fail_promotion(&mut self, now: Instant, cause: String) {
-        let Stage::Promoting { switch, hold, is_promoting, .. } = &self.stage else { return };
-        let (to, is_planned, is_promoting) = (switch.to, hold.is_some(), *is_promoting);
+        let Stage::Promoting { switch, meanwhile, is_promoting, .. } = &self.stage else { return };
+        let is_planned = matches!(meanwhile, Meanwhile::Held(..));
+        let (to, is_promoting) = (switch.to, *is_promoting);
         let is_asked_for = switch.reason == Reason::Operator;
         let Some(index) = self.index(to) else { return };
         let retry_in = (!is_planned && !is_asked_for).then(|| self.promotions.backoff.grow());

@@ -42,8 +42,8 @@ struct Rehearsal {
     has_traffic: bool,
     /// Probes under way: of whom, asked for by the machine, since when, due when.
     probes: Vec<(BackendId, bool, Instant, Instant)>,
-    /// Replicas that were promoted: they take writes from then on.
-    promoted: Vec<BackendId>,
+    /// A replica no more.
+    promoted: Option<BackendId>,
     events: Vec<(Duration, Event)>,
     detected_after: Option<Duration>,
     served_after: Option<Duration>,
@@ -73,7 +73,7 @@ impl Rehearsal {
             fault,
             has_traffic,
             probes: Vec::new(),
-            promoted: Vec::new(),
+            promoted: None,
             events: Vec::new(),
             detected_after: None,
             served_after: None,
@@ -167,21 +167,21 @@ impl Rehearsal {
     fn verdict(&self, id: BackendId) -> ProbeVerdict {
         let failed = |cause: &str, refused| ProbeVerdict::Failed { cause: cause.to_owned(), refused };
         let index = self.machine.index(id);
-        let is_latest_good = index.is_some_and(|index| self.machine.members[index].health.is_latest_good());
-        let is_good = is_latest_good || self.promoted.contains(&id);
+        let is_good = index.is_some_and(|index| self.machine.members[index].health.is_latest_good());
+        let is_waiting = index.is_some_and(|index| self.machine.is_promotable(index));
         let good = ProbeVerdict::Good { server: None, role: None, warning: None };
+        let readonly = ProbeVerdict::CannotServe { reply: "READONLY".to_owned() };
         if id != self.backend {
-            return match index {
-                _ if is_good => good,
-                // It answers, and what it says is what a replica says.
-                Some(index) if self.machine.is_replica(index) => readonly(),
-                _ => failed("as before", true),
+            return match () {
+                () if is_good || self.promoted == Some(id) => good,
+                () if is_waiting => readonly,
+                () => failed("as before", true),
             };
         }
         match self.fault {
             DrillFault::Kill => failed("connection refused", true),
             DrillFault::Hang => failed("no reply within the timeout", false),
-            DrillFault::Readonly => readonly(),
+            DrillFault::Readonly => readonly,
             DrillFault::Slow { by } => match self.machine.index(id) {
                 Some(index) if by >= self.machine.members[index].health_settings.timeout => {
                     failed("no reply within the timeout", false)
@@ -200,10 +200,10 @@ impl Rehearsal {
                 Output::Log(event) => self.note(event),
                 // As if it took no time.
                 Output::Promote(order) => {
-                    self.promoted.push(order.backend);
+                    self.promoted = order.promote.map(|_| order.backend).or(self.promoted);
                     self.machine.on_promotion(self.now, order.backend, Ok(()));
                 }
-                Output::Persist(_) => {}
+                Output::Persist(_) | Output::Dismiss(_) => {}
             }
         }
     }
@@ -235,10 +235,6 @@ impl Rehearsal {
         }
         self.events.push((after, event));
     }
-}
-
-fn readonly() -> ProbeVerdict {
-    ProbeVerdict::CannotServe { reply: "READONLY".to_owned() }
 }
 
 impl Simulation {

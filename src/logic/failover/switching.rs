@@ -4,12 +4,12 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::logic::failover::Failover;
 use crate::logic::failover::event::{
     Blocked, CallOff, Event, Fault, Manner, Output, Reason, Refused, StayEnd, Switched,
 };
 use crate::logic::failover::member::{Member, Sign};
 use crate::logic::failover::promotion::Step;
+use crate::logic::failover::{Failover, Stay};
 use crate::logic::health::ProbeVerdict;
 use crate::logic::judged::Judged;
 use crate::logic::report::{ProbeReport, WorkerId};
@@ -38,9 +38,20 @@ pub(super) enum Stage {
     /// Workers hold new commands and drain.
     Holding { switch: Switch, attempt: u64, until: Instant, missing: Missing },
     /// A replica is asked for, catches up, or is promoted; in a planned switch commands wait, as in `hold`.
-    Promoting { switch: Switch, step: Step, until: Instant, hold: Option<(u64, Instant)>, is_promoting: bool },
+    Promoting { switch: Switch, step: Step, until: Instant, meanwhile: Meanwhile, is_promoting: bool },
     /// Workers stop writing and judge.
     Cutting { switch: Switch, attempt: u64, until: Instant, missing: Missing },
+}
+
+/// What becomes of commands while a replica is promoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meanwhile {
+    /// The active takes them, should it live: nothing has been ordered yet.
+    Served,
+    /// Planned: they wait, in this attempt, whose drain ends then.
+    Held(u64, Instant),
+    /// Forced: they wait, in this attempt. What the active took from now on would be lost.
+    Cut(u64),
 }
 
 /// A switch that was decided.
@@ -52,6 +63,13 @@ pub(super) struct Switch {
     /// When its cause was first seen.
     pub(super) seen_at: Instant,
     pub(super) decided_at: Instant,
+}
+
+impl Switch {
+    /// Decided now, without a fault that was seen before.
+    pub(super) const fn new(now: Instant, to: BackendId, reason: Reason) -> Self {
+        Self { to, reason, cause: String::new(), seen_at: now, decided_at: now }
+    }
 }
 
 /// The workers that have not acknowledged yet.
@@ -76,12 +94,12 @@ impl Stage {
     /// What the workers see of it.
     pub(super) const fn phase(&self) -> Phase {
         match self {
-            Self::Starting { .. } | Self::Serving | Self::Proving { .. } | Self::Promoting { hold: None, .. } => {
-                Phase::Serve
-            }
-            Self::Promoting { switch, hold: Some((attempt, until)), .. } => {
-                Phase::Hold { to: switch.to, attempt: *attempt, until: *until }
-            }
+            Self::Starting { .. } | Self::Serving | Self::Proving { .. } => Phase::Serve,
+            Self::Promoting { switch, meanwhile, .. } => match *meanwhile {
+                Meanwhile::Served => Phase::Serve,
+                Meanwhile::Held(attempt, until) => Phase::Hold { to: switch.to, attempt, until },
+                Meanwhile::Cut(attempt) => Phase::Cut { to: switch.to, attempt },
+            },
             Self::Holding { switch, attempt, until, .. } => {
                 Phase::Hold { to: switch.to, attempt: *attempt, until: *until }
             }
@@ -372,6 +390,9 @@ impl Failover {
             return Err(Refused::AlreadyActive);
         }
         let member = &self.members[index];
+        if member.leaving.is_some() {
+            return Err(Refused::TargetLeaving);
+        }
         if member.is_banned() {
             return Err(Refused::TargetBanned);
         }
@@ -392,8 +413,7 @@ impl Failover {
             Manner::Planned => self.plan(now, to, Reason::Operator),
             Manner::Forced => {
                 self.overtake();
-                let reason = Reason::Operator;
-                let switch = Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now };
+                let switch = Switch::new(now, to, Reason::Operator);
                 match self.stage {
                     Stage::Starting { .. } => self.begin(now, switch),
                     _ if self.is_promotable(index) => self.order_promotion(now, switch),
@@ -406,7 +426,7 @@ impl Failover {
 
     /// Begins a planned switch: the target must answer a probe now.
     pub(super) fn plan(&mut self, now: Instant, to: BackendId, reason: Reason) {
-        self.plan_switch(now, Switch { to, reason, cause: String::new(), seen_at: now, decided_at: now });
+        self.plan_switch(now, Switch::new(now, to, reason));
     }
 
     /// Leaves a slow active as a planned switch, so that what it can still answer is not lost.
@@ -481,7 +501,7 @@ impl Failover {
     }
 
     /// A forced switch takes the place of a planned one that was under way.
-    fn overtake(&mut self) {
+    pub(super) fn overtake(&mut self) {
         if let Stage::Proving { switch, .. } | Stage::Holding { switch, .. } = &self.stage {
             let event = Event::SwitchCalledOff { to: switch.to, why: CallOff::Overtaken, retry_in: None };
             let to = switch.to;
@@ -499,8 +519,9 @@ impl Failover {
             return false;
         };
         let to = switch.to;
-        let retry_in =
-            matches!(switch.reason, Reason::Failback | Reason::Drained).then(|| self.failback_backoff.grow());
+        let is_retried =
+            matches!(switch.reason, Reason::Failback | Reason::Drained | Reason::Removed | Reason::Replaced);
+        let retry_in = is_retried.then(|| self.failback_backoff.grow());
         self.failback_after = retry_in.map(|wait| now + wait).or(self.failback_after);
         if switch.reason == Reason::Slow {
             self.put_off_leaving(now);
@@ -518,7 +539,8 @@ impl Failover {
         };
         let (mut switch, missing) = (switch.clone(), missing.0.len());
         // A target that failed in the meantime is not switched to if there is a better one.
-        if switch.reason != Reason::Operator && !self.is_healthy_or_clean(switch.to) {
+        let is_wanted = switch.reason == Reason::Operator || self.is_healthy_or_clean(switch.to);
+        if !is_wanted || self.index(switch.to).is_some_and(|index| self.members[index].leaving.is_some()) {
             switch.to = self.refuge().unwrap_or(switch.to);
         }
         if missing > 0 {
@@ -529,6 +551,8 @@ impl Failover {
         }
         match switch.reason {
             Reason::Operator => self.chosen_at = Some(now),
+            // No sign of flapping: nobody failed.
+            Reason::Removed | Reason::Replaced => {}
             _ => self.remember(now),
         }
         self.serve(now, switch);
@@ -562,7 +586,9 @@ impl Failover {
             self.members[index].bring_up(now, &mut events);
             self.log(events);
         }
-        if let Some(stay) = self.stay.filter(|stay| stay.backend != switch.to) {
+        // Who replaces it has its name, and the stay with it.
+        let is_elsewhere = |stay: &Stay| stay.backend != switch.to && switch.reason != Reason::Replaced;
+        if let Some(stay) = self.stay.filter(is_elsewhere) {
             self.end_stay_on(stay.backend, StayEnd::BackendDown);
         }
         self.lift_fence(index, "it is the active");

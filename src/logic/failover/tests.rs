@@ -2,6 +2,7 @@
 
 mod acceptance;
 mod gray;
+mod membership;
 mod orders;
 mod replication;
 
@@ -66,6 +67,7 @@ struct Group {
     asked: Vec<BackendId>,
     events: Vec<Event>,
     saved: Option<Saved>,
+    dismissed: Vec<BackendId>,
 }
 
 fn good() -> ProbeVerdict {
@@ -90,7 +92,15 @@ impl Group {
         let spec = |id, name: &str, weight| BackendSpec { id, name: name.into(), weight, health: None, breaker: None };
         let backends = vec![spec(HEAVY, "heavy", 2.0), spec(LIGHT, "light", 1.0)];
         let machine = Failover::new(now, settings, backends, WORKERS, saved);
-        Self { machine, now, routes: Vec::new(), asked: Vec::new(), events: Vec::new(), saved: None }
+        Self {
+            machine,
+            now,
+            routes: Vec::new(),
+            asked: Vec::new(),
+            events: Vec::new(),
+            saved: None,
+            dismissed: Vec::new(),
+        }
     }
 
     /// Both healthy, the heavy one active in epoch 1.
@@ -126,6 +136,7 @@ impl Group {
                 Output::ProbeNow(backend) => self.asked.push(backend),
                 Output::Log(event) => self.events.push(event),
                 Output::Persist(saved) => self.saved = Some(saved),
+                Output::Dismiss(backend) => self.dismissed.push(backend),
                 Output::Promote(order) => panic!("nothing replicates: {order:?}"),
             }
         }

@@ -319,7 +319,8 @@ impl Multiplexer {
     /// The lines of CLIENT LIST for this worker's clients.
     #[must_use]
     pub fn client_list(&self, now: Instant) -> String {
-        self.sessions.iter().map(|(_, session)| client_line(session, self.is_blocked(session), now)).collect()
+        let clients = self.sessions.iter().filter(|(_, session)| !session.is_reader());
+        clients.map(|(_, session)| client_line(session, self.is_blocked(session), now)).collect()
     }
 
     /// CLIENT subcommands over Handover's own clients.

@@ -15,6 +15,8 @@ const DISTURBING: Duration = Duration::from_millis(10);
 /// What is known of a backend from its connections.
 #[derive(Clone, Debug, Default)]
 pub struct BackendRecord {
+    /// Connections to it that this worker may open, lanes included; `None`: any number.
+    pub connections_max: Option<usize>,
     /// When a byte last came from it.
     pub heard_at: Option<Instant>,
     /// A slow-moving mean of the time that replies take.

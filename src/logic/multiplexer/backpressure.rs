@@ -136,7 +136,7 @@ impl Multiplexer {
     /// never come, a blocked command or a message, end at once.
     pub fn end_all(&mut self, reason: CloseReason) {
         for key in self.sessions.keys() {
-            let Some(session) = self.sessions.get(key) else { continue };
+            let Some(session) = self.sessions.get(key).filter(|session| !session.is_reader()) else { continue };
             if session.is_subscriber() || !session.is_settled() || self.is_blocked(session) {
                 self.remove_session(key, reason);
             } else {

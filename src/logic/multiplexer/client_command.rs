@@ -109,7 +109,8 @@ impl Filter {
     fn fits(&self, session: &Session, now: Instant) -> bool {
         let is = |wanted: &Option<Bytes>, found: &[u8]| wanted.as_ref().is_none_or(|wanted| wanted == found);
         let age = session.peer.connected_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        (self.ids.is_empty() || self.ids.contains(&session.id))
+        !session.is_reader()
+            && (self.ids.is_empty() || self.ids.contains(&session.id))
             && self.client_type.is_none_or(|client_type| client_type == session.client_type())
             && is(&self.address, session.peer.address.as_bytes())
             && is(&self.local_address, session.peer.local_address.as_bytes())

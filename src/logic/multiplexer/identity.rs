@@ -337,6 +337,8 @@ impl Multiplexer {
         if session.profile.identity == grant.identity {
             return;
         }
+        self.move_out(key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
         session.profile.identity = grant.identity;
         if let Some(pin) = session.pin.as_mut() {
             (pin.tainted, pin.renew) = (true, true);
@@ -444,13 +446,16 @@ impl Multiplexer {
         let served: Vec<SessionKey> = self
             .sessions
             .iter()
-            .filter(|(_, session)| session.access.is_authenticated && session.profile.identity == identity)
+            .filter(|(_, session)| {
+                session.access.is_authenticated && session.profile.identity == identity && !session.is_reader()
+            })
             .map(|(key, _)| key)
             .collect();
         if !served.is_empty() {
             self.outputs.push_back(Output::RevokedLogin { backend, clients: served.len() });
         }
         served.into_iter().for_each(|key| self.close_revoked(key, now));
+        self.end_reader(identity);
     }
 
     /// What a client sent and was not carried out is refused, what is due still comes, then its connection ends.
@@ -628,9 +633,8 @@ impl Multiplexer {
     pub fn on_users(&mut self, users: Arc<Users>, now: Instant) {
         let old = std::mem::replace(&mut self.settings.users, users.clone());
         for key in self.sessions.keys() {
-            let Some(session) = self.sessions.get_mut(key).filter(|session| session.access.is_authenticated) else {
-                continue;
-            };
+            let is_client = |session: &&mut super::Session| session.access.is_authenticated && !session.is_reader();
+            let Some(session) = self.sessions.get_mut(key).filter(is_client) else { continue };
             let before = old.find(&session.access.user).map(|account| &account.login);
             match users.find(&session.access.user) {
                 Some(account) if Some(&account.login) == before => session.access.policy.clone_from(&account.policy),

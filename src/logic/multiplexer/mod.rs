@@ -18,6 +18,7 @@ mod events;
 mod identity;
 mod judgement;
 mod link;
+mod membership;
 mod muted;
 mod observe;
 mod pause;
@@ -57,6 +58,7 @@ pub use session::{Access, CloseReason, Session};
 
 use self::identity::Guard;
 use self::link::{Run, RunKind};
+use self::pubsub::Circles;
 pub use self::pubsub::Kind as SubscriptionKind;
 use self::requests::Request;
 use self::session::Wait;
@@ -163,7 +165,7 @@ pub struct Multiplexer {
     outputs: VecDeque<Output>,
     links_to_write: Vec<LinkKey>,
     sessions_to_write: Vec<SessionKey>,
-    backends: Vec<BackendRecord>,
+    backends: Vec<(BackendId, BackendRecord)>,
     /// Requests of clients without a reply.
     in_flight: usize,
     judged: Judged,
@@ -172,6 +174,8 @@ pub struct Multiplexer {
     publish_barrier: Option<Instant>,
     /// Every subscription of this worker was live in this epoch.
     is_restored: bool,
+    /// Clients that share connections for their subscriptions.
+    circles: Circles,
     /// Grows when a lane is lost and when the active changes: what was written before is not known of any more.
     continuity: u64,
     /// CLIENT PAUSE.
@@ -245,6 +249,7 @@ impl Multiplexer {
             drained: None,
             publish_barrier: None,
             is_restored: false,
+            circles: Circles::new(now),
             continuity: 0,
             pause: None,
             clients_pause: None,
@@ -270,6 +275,7 @@ impl Multiplexer {
         successor.links = self.links.successor();
         successor.clients_pause = self.clients_pause;
         successor.join_pauses();
+        successor.set_connections_max(self.backends.iter().map(|(id, record)| (*id, record.connections_max)));
         successor
     }
 
@@ -294,7 +300,7 @@ impl Multiplexer {
     /// How many clients there are.
     #[must_use]
     pub fn clients(&self) -> usize {
-        self.sessions.len()
+        self.sessions.len() - self.circles.readers()
     }
 
     /// The route in force.
@@ -318,15 +324,15 @@ impl Multiplexer {
     /// What is known of a backend.
     #[must_use]
     pub fn backend(&self, backend: BackendId) -> Option<&BackendRecord> {
-        self.backends.get(usize::from(backend.0))
+        self.backends.iter().find(|(id, _)| *id == backend).map(|(_, record)| record)
     }
 
     fn record(&mut self, backend: BackendId) -> &mut BackendRecord {
-        let index = usize::from(backend.0);
-        if self.backends.len() <= index {
-            self.backends.resize_with(index + 1, BackendRecord::default);
-        }
-        &mut self.backends[index]
+        let index = self.backends.iter().position(|(id, _)| *id == backend).unwrap_or_else(|| {
+            self.backends.push((backend, BackendRecord::default()));
+            self.backends.len() - 1
+        });
+        &mut self.backends[index].1
     }
 
     /// Whether bytes of this client are wanted.
@@ -466,7 +472,17 @@ impl Multiplexer {
 
     /// Forgets a session and closes its connection. Replies still due to it go nowhere.
     fn remove_session(&mut self, key: SessionKey, reason: CloseReason) {
+        if self.sessions.get(key).is_some_and(Session::is_reader) {
+            self.dissolve_circle(key);
+            if let Some(session) = self.sessions.remove(key) {
+                self.release_own_links(&session);
+            }
+            return;
+        }
         let Some(session) = self.sessions.remove(key) else { return };
+        if let Some(subscriptions) = &session.subscriptions {
+            self.leave_circle(key, session.profile.identity, subscriptions);
+        }
         self.counters.clients_closed[reason.index()] += 1;
         self.upload_bytes -= session.upload_bytes;
         self.release_own_links(&session);

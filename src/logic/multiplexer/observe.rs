@@ -13,7 +13,7 @@ impl Multiplexer {
 
     /// This thread was held up: what replies seem to have waited says nothing of the backends.
     pub fn on_held_up(&mut self) {
-        for record in &mut self.backends {
+        for (_, record) in &mut self.backends {
             record.disturbances += 1;
         }
     }
@@ -43,7 +43,7 @@ impl Multiplexer {
     #[must_use]
     pub fn session_modes(&self) -> [usize; 4] {
         let mut modes = [0; 4];
-        for (_, session) in self.sessions.iter() {
+        for (_, session) in self.sessions.iter().filter(|(_, session)| !session.is_reader()) {
             let mode = match (self.is_blocked(session), session.pin.is_some(), session.is_subscriber()) {
                 (true, _, _) => 3,
                 (false, true, _) => 1,

@@ -102,7 +102,7 @@ impl Multiplexer {
             let spare = self.pool.pop()?;
             self.close_link(spare, false);
         }
-        if self.is_profile_refused(active, profile) || !self.connects.spend(now) {
+        if !self.has_room_for_own(active) || self.is_profile_refused(active, profile) || !self.connects.spend(now) {
             return None;
         }
         Some(self.dial(active, profile, Role::Pin(Some(key)), now))

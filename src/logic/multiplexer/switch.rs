@@ -158,7 +158,8 @@ impl Multiplexer {
 
     /// What the sessions' commands need, and what a fresh one will.
     fn profiles_in_use(&self) -> HashSet<Profile> {
-        let authenticated = self.sessions.iter().filter(|(_, session)| session.access.is_authenticated);
+        let authenticated =
+            self.sessions.iter().filter(|(_, session)| session.access.is_authenticated && !session.is_reader());
         authenticated.map(|(_, session)| session.profile).chain(self.profile_of_newcomers()).collect()
     }
 
@@ -380,6 +381,7 @@ impl Multiplexer {
         self.send_sentinels(now);
         self.close_slow_readers(now);
         self.unblock(now);
+        self.keep_circles(now);
         self.reopen_subscriptions(now);
         self.beat_subscriptions(now);
         self.keep_subscription_standbys(now);
@@ -506,13 +508,15 @@ impl Multiplexer {
         }
         for key in self.waiting.clone() {
             let Some(session) = self.sessions.get(key) else { continue };
-            let Some((what, since)) = session.wait else { continue };
+            // A reader has nobody to tell; its clients' commands are held until it is served.
+            let Some((what, since)) = session.wait.filter(|_| !session.is_reader()) else { continue };
             if matches!(what, Wait::Due | Wait::Answer | Wait::Confirmation | Wait::Pause | Wait::Login) {
                 continue;
             }
             let held = now.saturating_duration_since(since);
             let awaits_replay = session.awaits_replay();
-            let is_capped = what == Wait::Pin && session.pin.is_some_and(|pin| pin.link.is_none());
+            let lacks_own = session.pin.is_some_and(|pin| pin.link.is_none()) || session.lacks_subscription_link();
+            let is_capped = what == Wait::Pin && lacks_own;
             if is_capped && self.is_serving() && held >= self.settings.limits.pin_wait {
                 if awaits_replay {
                     self.expire_replay(key);

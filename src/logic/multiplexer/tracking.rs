@@ -418,7 +418,7 @@ impl Multiplexer {
     }
 
     fn session_with_id(&self, id: u64) -> Option<SessionKey> {
-        self.sessions.iter().find(|(_, session)| session.id == id).map(|(key, _)| key)
+        self.sessions.iter().find(|(_, session)| session.id == id && !session.is_reader()).map(|(key, _)| key)
     }
 
     /// The number belongs to another worker, whose clients are not known here.

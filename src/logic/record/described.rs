@@ -7,6 +7,9 @@ use crate::logic::failover::{Blocked, Event, Reason, Switched};
 use crate::logic::judged::Judged;
 use crate::logic::route::BackendId;
 
+/// Who changes a group, until it is known better.
+const AN_OPERATOR: &str = "operator";
+
 impl Happening {
     pub(super) fn new(
         kind: EventKind,
@@ -128,6 +131,9 @@ impl Happening {
                 let details = Details { state: Some(State::Began), length: Some(Millis(*length)), ..about(backend) };
                 Self::new(Kind::Ban, Warning, "backend banned", text, details)
             }
+            Event::BackendAdded { backend, weight } => Self::backend_added(name(*backend), *weight, AN_OPERATOR),
+            Event::BackendRemoved { backend } => Self::backend_removed(name(*backend), AN_OPERATOR),
+            Event::BackendReplaced { by, .. } => Self::backend_replaced(name(*by), AN_OPERATOR),
             Event::Replication { backend, news } => Self::replication(name(*backend), news),
             Event::BanEnded { backend } => {
                 let text = format!("{} is no longer banned", name(*backend));
@@ -199,6 +205,14 @@ impl Happening {
         );
         let details = Details { failed: Some(failed), ..empty() };
         Self::new(EventKind::CommandsFailed, Severity::Info, "commands failed", text, details)
+    }
+
+    /// Another server has a backend's name from now on.
+    #[must_use]
+    pub fn backend_replaced(backend: &str, by: &str) -> Self {
+        let text = format!("{backend} is another server from now on");
+        let details = Details { by: Some(by.to_owned()), ..of_backend(backend) };
+        Self::new(EventKind::BackendReplaced, Severity::Warning, "backend replaced", text, details)
     }
 
     /// A backend was added while running.

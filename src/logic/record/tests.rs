@@ -166,6 +166,7 @@ fn samples() -> Vec<EventRecord> {
         Happening::commands_failed(failed),
         Happening::backend_added("north", 2.0, "console"),
         Happening::backend_removed("north", "console"),
+        Happening::backend_replaced("north", "reload"),
         Happening::gap("east", "west", "connection lost", Some(Duration::from_millis(412))),
         Happening::config_reloaded(Ok(vec![change])),
         Happening::config_reloaded(Err("backend[0].url is missing".to_owned())),

@@ -88,7 +88,7 @@ impl Trio {
     fn drain(&mut self) {
         while let Some(output) = self.machine.poll() {
             match output {
-                Output::Publish(_) => {}
+                Output::Publish(_) | Output::Dismiss(_) => {}
                 Output::ProbeNow(backend) => self.asked.push(backend),
                 Output::Log(event) => self.events.push(event),
                 Output::Persist(saved) => self.saved = Some(saved),
@@ -472,6 +472,56 @@ fn a_server_that_does_not_tell_is_warned_of_once() {
     assert_eq!(trio.kinds(), [(B, "facts_unknown")]);
     trio.kill(A);
     assert_eq!(trio.asked.last(), Some(&C), "of the other nothing is known");
+}
+
+/// What the old master took while another is made the master would be lost.
+#[test]
+fn a_master_that_comes_back_during_a_promotion_takes_no_writes() {
+    for outcome in [Ok(()), Err("ended with exit status: 1".to_owned())] {
+        let mut trio = Trio::serving(one_way(true));
+        trio.kill(A);
+        assert_eq!(trio.machine.route().phase, Phase::Serve, "nothing is ordered yet");
+        trio.tell(B, readonly(), replica("b1", "h", 90), true);
+        trio.tell(C, readonly(), replica("c1", "h", 95), true);
+        assert!(matches!(trio.machine.route().phase, Phase::Cut { to: C, .. }), "{:?}", trio.machine.route().phase);
+        trio.acknowledge();
+        assert_eq!(trio.active(), Some(A), "it is not done");
+        for _ in 0..5 {
+            trio.tell(A, good(), master("a2", "j", 100), false);
+        }
+        assert!(matches!(trio.machine.route().phase, Phase::Cut { to: C, .. }), "{:?}", trio.machine.route().phase);
+        trio.promotion(C, outcome.clone());
+        if outcome.is_ok() {
+            trio.tell(C, good(), promoted("c1", "i", "h", 99), true);
+            trio.acknowledge();
+            assert_eq!(trio.active(), Some(C));
+        } else {
+            assert_eq!(trio.active(), Some(A), "it lives: there is no other try");
+        }
+        assert_eq!(trio.machine.route().phase, Phase::Serve);
+    }
+}
+
+#[test]
+fn a_replica_that_was_taken_out_of_service_is_not_promoted() {
+    let mut trio = Trio::serving(one_way(true));
+    trio.machine.on_operator(trio.now, Command::Drain { backend: C }).unwrap();
+    trio.drain();
+    trio.kill(A);
+    trio.tell(C, readonly(), replica("c1", "h", 95), true);
+    trio.tell(B, readonly(), replica("b1", "h", 90), true);
+    assert_eq!(trio.orders.iter().map(|order| order.backend).collect::<Vec<_>>(), [B]);
+}
+
+#[test]
+fn a_simulation_promotes_as_the_fault_itself_would() {
+    let trio = Trio::serving(one_way(true));
+    for fault in [DrillFault::Kill, DrillFault::Hang, DrillFault::Readonly] {
+        let simulation = trio.machine.simulate(trio.now, A, fault);
+        assert_eq!((simulation.active, simulation.served_after.is_some()), (Some(C), true), "{fault}");
+    }
+    let never = Trio::serving(one_way(false));
+    assert_eq!(never.machine.simulate(never.now, A, DrillFault::Kill).active, Some(A));
 }
 
 /// Whatever comes in whatever order: a failback never leads into a lasting fence, nothing is promoted without leave,

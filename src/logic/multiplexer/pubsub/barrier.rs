@@ -63,7 +63,7 @@ impl Multiplexer {
             let Some(subscriptions) = &session.subscriptions else { return false };
             let is_live =
                 link.is_some_and(|link| link.epoch == self.route.epoch) || subscriptions.leaving_until.is_some();
-            subscriptions.registry.is_subscribed() && !is_live
+            subscriptions.registry.is_subscribed() && !subscriptions.is_shared && !is_live
         })
     }
 }

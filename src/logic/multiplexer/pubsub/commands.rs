@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use super::Subscriptions;
 use super::frames::{confirmed_name, write_confirmation, write_request};
 use super::registry::{Kind, Registry};
 use crate::command::refusal::Refusal;
@@ -80,7 +81,10 @@ impl Multiplexer {
         let is_single = session.reply_mode.is_single();
         let Some(subscriptions) = session.subscriptions.as_ref() else {
             match subscribe {
-                true => session.subscriptions = Some(Box::default()),
+                true => {
+                    let is_shared = self.may_share_subscriptions(key);
+                    self.begin_subscribing(key, is_shared);
+                }
                 false => self.leave_nothing(key, kind, names, now),
             }
             // Looked at once more, with a registry.
@@ -102,12 +106,29 @@ impl Multiplexer {
                 true => registry.names(kind).next().is_some(),
                 false => names.iter().any(|name| !kind.is_own(name)),
             };
+        if self.asks_for_its_own(key, kind, &names) {
+            self.move_out(key);
+        }
+        if needs_server && self.sessions.get(key).is_some_and(super::Session::shares) {
+            if !self.is_serving() {
+                self.wait(key, Wait::Lane, now);
+                return Step::Wait;
+            }
+            self.change_shared(key, kind, subscribe, names, now);
+            return Step::Done { bytes: request.bytes };
+        }
         let link = if needs_server { self.subscription_link(key, now) } else { None };
         if needs_server && link.is_none() {
             return Step::Wait;
         }
         self.change_subscriptions(key, link, kind, subscribe, names, now);
         Step::Done { bytes: request.bytes }
+    }
+
+    fn begin_subscribing(&mut self, key: SessionKey, is_shared: bool) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.subscriptions = Some(Box::new(Subscriptions { is_shared, ..Subscriptions::default() }));
+        }
     }
 
     /// Leaving what was never subscribed to is confirmed without a backend.
@@ -146,7 +167,7 @@ impl Multiplexer {
             return;
         };
         let request = subscriptions.registry.begin(kind, subscribe, names);
-        if !subscriptions.needs_link() {
+        if !subscriptions.needs_server() {
             subscriptions.epoch.get_or_insert(epoch);
         }
         let standby = subscriptions.standby.link();
@@ -198,10 +219,14 @@ impl Multiplexer {
         }
     }
 
-    fn confirm(&mut self, key: SessionKey, name: Option<&[u8]>, now: Instant) {
+    pub(super) fn confirm(&mut self, key: SessionKey, name: Option<&[u8]>, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(subscriptions) = session.subscriptions.as_mut() else { return };
         if let Some(confirmation) = subscriptions.registry.confirm(name) {
+            if session.is_reader() {
+                let name = confirmation.name.unwrap_or_default();
+                return self.on_reader_confirmed(key, &name, now);
+            }
             let mut frame = BytesMut::new();
             write_confirmation(&mut frame, &confirmation, session.profile.protocol);
             self.deliver_confirmation(key, &frame, now);
@@ -210,7 +235,7 @@ impl Multiplexer {
     }
 
     /// Confirms what needs no server, as far as its turn has come.
-    fn tell_own(&mut self, key: SessionKey, now: Instant) {
+    pub(super) fn tell_own(&mut self, key: SessionKey, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(subscriptions) = session.subscriptions.as_mut() else { return };
         let mut frames = BytesMut::new();
@@ -223,7 +248,7 @@ impl Multiplexer {
     }
 
     /// All of a client's commands have their confirmations: what it sent behind them goes on.
-    fn finish_change(&mut self, key: SessionKey) {
+    pub(super) fn finish_change(&mut self, key: SessionKey) {
         self.drop_unused_subscriptions(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         if matches!(session.wait, Some((Wait::Confirmation, _))) {
@@ -254,19 +279,32 @@ impl Multiplexer {
             // It says nothing of the subscription: tried again.
             return self.lose_link(link_key, "subscriptions cannot be served", now);
         }
-        let is_muted = self.sessions.get(key).is_some_and(|session| session.reply_mode.is_muted());
-        if restoring || !is_muted {
-            self.deliver_confirmation(key, frame, now);
+        let is_reader = self.sessions.get(key).is_some_and(super::Session::is_reader);
+        if restoring && is_reader {
+            // Each of its clients asks for itself, and hears of its own.
+            return self.remove_session(key, CloseReason::ClientLost);
         }
         if restoring {
+            self.deliver_confirmation(key, frame, now);
             // It cannot have here what it had: its library subscribes anew, and hears of each.
             return self.end(key, CloseReason::ClientLost);
+        }
+        // The standby has accepted what does not hold.
+        self.drop_subscription_standby(key, Duration::ZERO, now);
+        self.refuse_subscription(key, frame, now);
+        if is_reader {
+            self.on_reader_refused(key, frame, now);
+        }
+    }
+
+    /// A client's command came to nothing.
+    pub(super) fn refuse_subscription(&mut self, key: SessionKey, error: &[u8], now: Instant) {
+        if self.sessions.get(key).is_some_and(|session| !session.reply_mode.is_muted()) {
+            self.deliver_confirmation(key, error, now);
         }
         if let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.as_mut()) {
             subscriptions.registry.refuse();
         }
-        // The standby has accepted what does not hold.
-        self.drop_subscription_standby(key, Duration::ZERO, now);
         self.tell_own(key, now);
         if self.sessions.get(key).is_some_and(super::Session::is_settled) {
             self.finish_change(key);

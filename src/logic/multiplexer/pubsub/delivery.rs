@@ -163,6 +163,9 @@ impl Multiplexer {
         let is_streaming = self.is_streaming_to(key);
         let output_bytes_max = self.settings.limits.output_bytes_max;
         let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.is_reader() {
+            return self.distribute(key, frame, now);
+        }
         let is_behind = is_streaming || session.output.len() > output_bytes_max / 2;
         let Some(subscriptions) = session.subscriptions.as_mut() else {
             return self.append_output(key, frame);
@@ -179,6 +182,9 @@ impl Multiplexer {
 
     /// What the client waits for comes behind all of its messages, and before everything that it will be answered.
     pub(super) fn deliver_confirmation(&mut self, key: SessionKey, frame: &[u8], now: Instant) {
+        if self.sessions.get(key).is_some_and(super::Session::is_reader) {
+            return;
+        }
         if self.is_streaming_to(key) {
             return self.deliver_message(key, frame, now);
         }

@@ -34,6 +34,21 @@ pub(super) fn confirmed_name(frame: &[u8]) -> Option<&[u8]> {
     digits.get(line_end + 2..line_end + 2 + length)
 }
 
+/// What a message came for: a channel, a pattern, or a shard channel.
+pub(super) fn message_topic(frame: &[u8]) -> Option<(Kind, &[u8])> {
+    let mut rest = frame;
+    for _ in 0..2 {
+        rest = &rest[memchr::memchr(b'\n', rest)? + 1..];
+    }
+    let kind = match &rest[..memchr::memchr(b'\r', rest)?] {
+        b"message" => Kind::Channel,
+        b"pmessage" => Kind::Pattern,
+        b"smessage" => Kind::Shard,
+        _ => return None,
+    };
+    Some((kind, confirmed_name(frame)?))
+}
+
 /// Writes a command of one of the forms.
 pub(super) fn write_command<'a>(
     out: &mut BytesMut,
@@ -189,6 +204,9 @@ mod tests {
     fn a_confirmation_names_what_it_confirms() {
         assert_eq!(confirmed_name(b"*3\r\n$9\r\nsubscribe\r\n$3\r\na\r\n\r\n:1\r\n"), Some(b"a\r\n".as_slice()));
         assert_eq!(confirmed_name(b"*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n"), None);
+        let topic = message_topic(b"*4\r\n$8\r\npmessage\r\n$2\r\na*\r\n$2\r\nab\r\n$1\r\nx\r\n");
+        assert_eq!(topic, Some((Kind::Pattern, b"a*".as_slice())));
+        assert_eq!(message_topic(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), None);
         assert!(is_confirmation(b">3\r\n$10\r\nssubscribe\r\n$1\r\na\r\n:1\r\n"));
         assert!(!is_confirmation(b"*3\r\n$7\r\nmessage\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n"));
     }

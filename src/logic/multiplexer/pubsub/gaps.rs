@@ -29,6 +29,9 @@ pub(super) struct Gap {
 impl Multiplexer {
     /// A client's subscriptions are live again: it is told as it was configured.
     pub(super) fn tell_gap(&mut self, key: SessionKey, is_switch: bool, gap: Option<Gap>, now: Instant) {
+        if self.sessions.get(key).is_some_and(crate::logic::multiplexer::Session::is_reader) {
+            return self.tell_shared_gap(key, is_switch, gap, now);
+        }
         if let Some(gap) = gap {
             self.counters.gaps += 1;
             let micros = gap.back_at.saturating_duration_since(gap.lost_at).as_micros();
@@ -53,7 +56,8 @@ impl Multiplexer {
             else {
                 continue;
             };
-            if !subscriptions.needs_link() && subscriptions.epoch.replace(epoch).is_some_and(|before| before != epoch) {
+            if !subscriptions.needs_server() && subscriptions.epoch.replace(epoch).is_some_and(|before| before != epoch)
+            {
                 self.tell_gap(key, true, None, now);
             }
         }

@@ -3,12 +3,14 @@
 //! `registry` knows what is wanted and confirmed, and no connection; `commands` takes what clients ask for;
 //! `restoring` opens the connection and moves it; `delivery` passes messages on, with `outbox` for slow readers;
 //! `standby` keeps the same subscriptions where the next active would be; `overlap` tells doubles of backends that
-//! carry each other's messages; `gaps` tells clients of switches; `heartbeat` finds dead connections; `barrier` keeps
+//! carry each other's messages; `sharing` lets many clients share one connection, with `exchange` for who wants what;
+//! `gaps` tells clients of switches; `heartbeat` finds dead connections; `barrier` keeps
 //! PUBLISH back after a switch.
 
 mod barrier;
 mod commands;
 mod delivery;
+mod exchange;
 mod frames;
 mod gaps;
 mod heartbeat;
@@ -16,6 +18,7 @@ mod outbox;
 mod overlap;
 mod registry;
 mod restoring;
+mod sharing;
 mod standby;
 
 use std::time::Instant;
@@ -28,6 +31,7 @@ use self::overlap::Overlap;
 pub use self::registry::Kind;
 use self::registry::Registry;
 use self::restoring::Attempt;
+pub(super) use self::sharing::Circles;
 use self::standby::Standby;
 use super::link::LinkState;
 use super::session::Session;
@@ -66,6 +70,8 @@ pub struct Subscriptions {
     epoch: Option<u64>,
     /// Other clients' invalidations are redirected to this one.
     is_target: bool,
+    /// They come by a connection that many share, so that this has none.
+    is_shared: bool,
 }
 
 impl Subscriptions {
@@ -109,9 +115,14 @@ impl Subscriptions {
         self.unread = self.unread.saturating_sub(bytes);
     }
 
-    /// A connection is needed.
+    /// A connection of its own is needed.
     #[must_use]
     pub fn needs_link(&self) -> bool {
+        self.needs_server() && !self.is_shared
+    }
+
+    /// Something has to come from a server.
+    fn needs_server(&self) -> bool {
         self.is_target || self.registry.needs_server()
     }
 
@@ -126,6 +137,11 @@ impl Session {
     /// The connection that delivers its messages.
     pub(in crate::logic::multiplexer) fn subscription_link(&self) -> Option<LinkKey> {
         self.subscriptions.as_ref().and_then(|subscriptions| subscriptions.link)
+    }
+
+    /// It wants to subscribe, and there is no connection for that, nor one on its way.
+    pub(in crate::logic::multiplexer) fn lacks_subscription_link(&self) -> bool {
+        self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.link.or(subscriptions.next).is_none())
     }
 
     /// It has, or is about to have, a connection for its subscriptions.
@@ -147,14 +163,19 @@ impl Multiplexer {
         for (_, session) in self.sessions.iter() {
             let Some(subscriptions) = &session.subscriptions else { continue };
             let wanted = subscriptions.count_of(kind);
-            let is_live = !subscriptions.needs_link()
-                || subscriptions.leaving_until.is_some()
-                || subscriptions
-                    .link
-                    .and_then(|link| self.links.get(link))
-                    .is_some_and(|link| link.state == LinkState::Ready && link.epoch == self.route.epoch);
+            if session.is_reader() {
+                continue;
+            }
+            let is_live = !subscriptions.needs_server() || self.delivering(session).is_some_and(|it| self.is_live(it));
             counts = (counts.0 + wanted, counts.1 + if is_live { wanted } else { 0 });
         }
         counts
+    }
+
+    /// What delivers is a connection of this epoch, or one that is left in order.
+    fn is_live(&self, subscriptions: &Subscriptions) -> bool {
+        let link = subscriptions.link.and_then(|link| self.links.get(link));
+        subscriptions.leaving_until.is_some()
+            || link.is_some_and(|link| link.state == LinkState::Ready && link.epoch == self.route.epoch)
     }
 }

@@ -109,6 +109,12 @@ impl Registry {
         self.wanted[kind as usize].len()
     }
 
+    /// This was confirmed, and not left since.
+    #[must_use]
+    pub(super) fn has(&self, kind: Kind, name: &[u8]) -> bool {
+        self.wanted[kind as usize].contains(name)
+    }
+
     /// Everything asked for was confirmed.
     #[must_use]
     pub(super) fn is_settled(&self) -> bool {

@@ -83,7 +83,8 @@ impl Multiplexer {
             return Some(link);
         }
         self.open_subscription(key, now);
-        self.wait(key, Wait::Lane, now);
+        let is_opening = self.sessions.get(key).is_some_and(|session| !session.lacks_subscription_link());
+        self.wait(key, if is_opening { Wait::Lane } else { Wait::Pin }, now);
         None
     }
 
@@ -96,7 +97,7 @@ impl Multiplexer {
         if subscriptions.next.is_some() || subscriptions.attempt.retry_at.is_some_and(|at| at > now) {
             return;
         }
-        if self.is_profile_refused(active, profile) {
+        if self.is_profile_refused(active, profile) || !self.has_room_for_own(active) {
             return;
         }
         let can_connect = self.connects.spend(now);
@@ -151,6 +152,8 @@ impl Multiplexer {
     /// The connection of a client to which invalidations are redirected, once it is usable; begins to open it.
     pub(in crate::logic::multiplexer) fn redirect_link(&mut self, key: SessionKey, now: Instant) -> Option<LinkKey> {
         let epoch = self.route.epoch;
+        // Invalidations come on a connection of its own.
+        self.move_out(key);
         let subscriptions = self.sessions.get_mut(key)?.subscriptions.get_or_insert_default();
         subscriptions.is_target = true;
         let usable = subscriptions.link.filter(|_| subscriptions.next.is_none());
@@ -181,7 +184,7 @@ impl Multiplexer {
             return;
         };
         let Some(subscriptions) = session.subscriptions.as_mut() else { return };
-        if subscriptions.needs_link() {
+        if subscriptions.needs_server() {
             return;
         }
         if subscriptions.count() == 0 && subscriptions.is_quiet() {
@@ -191,17 +194,18 @@ impl Multiplexer {
         let links: Vec<LinkKey> = subscriptions.links().collect();
         let registry = std::mem::take(&mut subscriptions.registry);
         let outbox = std::mem::take(&mut subscriptions.outbox);
-        let (unread, epoch) = (subscriptions.unread, Some(self.route.epoch));
-        **subscriptions = Subscriptions { registry, outbox, unread, epoch, ..Subscriptions::default() };
+        let (unread, epoch, is_shared) = (subscriptions.unread, Some(self.route.epoch), subscriptions.is_shared);
+        **subscriptions = Subscriptions { registry, outbox, unread, epoch, is_shared, ..Subscriptions::default() };
         links.into_iter().for_each(|link| self.close_link(link, false));
     }
 
     /// Ends all subscriptions of a session, without a word; what waits for the client is still its own.
     pub(in crate::logic::multiplexer) fn drop_subscriptions(&mut self, key: SessionKey) {
         self.release_outbox(key);
-        let Some(subscriptions) = self.sessions.get_mut(key).and_then(|session| session.subscriptions.take()) else {
-            return;
-        };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let identity = session.profile.identity;
+        let Some(subscriptions) = session.subscriptions.take() else { return };
+        self.leave_circle(key, identity, &subscriptions);
         subscriptions.links().for_each(|link| self.close_link(link, false));
     }
 

@@ -63,7 +63,8 @@ impl Multiplexer {
         let profile = session.profile;
         let Some(subscriptions) = session.subscriptions.as_mut() else { return };
         subscriptions.standby.ring.trim(now);
-        let is_wanted = subscriptions.registry.needs_server() && subscriptions.next.is_none();
+        let is_wanted =
+            subscriptions.needs_link() && subscriptions.registry.needs_server() && subscriptions.next.is_none();
         let (held, retry_at) = (subscriptions.standby.link, subscriptions.standby.retry_at);
         let standby = self.route.standby.filter(|&standby| Some(standby) != active && is_wanted);
         if let Some(link_key) = held {
@@ -76,7 +77,8 @@ impl Multiplexer {
             return;
         }
         let Some(backend) = standby.filter(|_| retry_at.is_none_or(|at| at <= now)) else { return };
-        if self.is_profile_refused(backend, profile) || !self.connects.spend(now) {
+        if self.is_profile_refused(backend, profile) || !self.has_room_for_standby(backend) || !self.connects.spend(now)
+        {
             return;
         }
         let link = self.dial(backend, profile, Role::Subscription(key), now);
