@@ -82,6 +82,10 @@ async fn take_over(to: &Server) -> Result<(), String> {
 async fn hand_over(from: &Server, to: &Server, limit: Duration) -> Result<(), String> {
     let deadline = now() + limit;
     let (mut master, mut replica) = (Conversation::open(from).await?, Conversation::open(to).await?);
+    // Else the only replica that the master sees online may be another one.
+    if !replica.facts().await?.is_whole_replica() {
+        return Err("it is no replica with a whole copy and a link to its master now".to_owned());
+    }
     let (host, port) = seen_by(&master.info().await?, &to.backend.address)?;
     let limit_ms = limit.as_millis().max(1).to_string();
     let reply = master.ask(&["FAILOVER", "TO", &host, &port, "TIMEOUT", &limit_ms]).await?;

@@ -85,6 +85,9 @@ pub(super) struct Ring {
 
 /// What one client's ring holds at most.
 const RING_BYTES_MAX: usize = 1024 * 1024;
+/// What a message takes besides its own bytes: its place, and what its allocation costs. Counted, so that many short ones
+/// stay within the bound too.
+const RING_MESSAGE_BYTES: usize = 96;
 /// How old a message in it may be.
 const RING_AGE_MAX: Duration = Duration::from_secs(10);
 
@@ -92,7 +95,7 @@ impl Ring {
     /// Keeps a message; the oldest make room.
     pub(super) fn push(&mut self, message: &[u8], now: Instant) {
         self.messages.push_back((now, Bytes::copy_from_slice(message)));
-        self.bytes += message.len();
+        self.bytes += message.len() + RING_MESSAGE_BYTES;
         self.trim(now);
     }
 
@@ -102,7 +105,7 @@ impl Ring {
         while let Some((at, message)) = self.messages.front()
             && (self.bytes > RING_BYTES_MAX || is_old(*at))
         {
-            self.bytes -= message.len();
+            self.bytes -= message.len() + RING_MESSAGE_BYTES;
             self.messages.pop_front();
         }
     }
@@ -167,9 +170,11 @@ mod tests {
         assert_eq!(ring.take_since(at(5)).collect::<Vec<_>>(), ["new"]);
         assert_eq!(ring.bytes(), 0);
         for second in 0..3 {
-            ring.push(&vec![0; 512 * 1024], at(second));
+            ring.push(&vec![0; 500 * 1024], at(second));
         }
         assert!(ring.bytes() <= RING_BYTES_MAX);
         assert_eq!(ring.take_since(start).count(), 2);
+        (0..100_000).for_each(|_| ring.push(b"x", at(2)));
+        assert!(ring.take_since(start).count() < 11_000, "many short ones take room as well");
     }
 }
