@@ -3,7 +3,7 @@
 //! `cargo bench --bench fanout -- --rounds 5 --seconds 0.5 --subscribers 50,500`
 //!
 //! Redis itself, Handover with a connection for each subscriber and Handover with one for all of them take turns. One
-//! publisher goes through the same address: first as fast as the subscribers keep up, then at `--rate` messages a
+//! publisher goes through the same address: first as fast as the subscribers keep up, then at `--rate` deliveries a
 //! second. Every subscriber must get every message, in order, byte for byte. What counts is CPU time a delivery and the
 //! ratio to Redis in the same rounds: a virtual core changes its speed.
 
@@ -45,7 +45,7 @@ const EVENTS: &str = "__handover__:events";
 fn main() {
     let options = Options::parse(&["rounds", "seconds", "subscribers", "rate"]);
     let (rounds, seconds) = (options.get("rounds", 5), options.get("seconds", 0.5));
-    let rate = options.get("rate", 200.0);
+    let rate = options.get("rate", 10_000.0);
     let counts = options.get("subscribers", "50,500".to_owned());
     let counts = counts.split(',').map(|count| count.parse().expect("--subscribers 50,500"));
     raise_limit_of_files();
@@ -63,7 +63,7 @@ fn main() {
     let bench =
         Bench { systems, redis: east.pid(), frames: (0..MESSAGES_MAX).flat_map(frame).collect(), seconds, rate };
     println!(
-        "rounds:   {rounds} of twice {seconds} s a measurement, medians; {rate} messages a second for the latencies\n"
+        "rounds:   {rounds} of twice {seconds} s a measurement, medians; {rate} deliveries a second for the latencies\n"
     );
     println!(
         "| subscribers | system | deliveries/s | of direct | proxy CPU µs a delivery | deliveries/s a core of proxy \
@@ -124,6 +124,7 @@ struct System {
 #[derive(Clone, Copy)]
 enum Pace {
     Subscribers,
+    /// Messages.
     PerSecond(f64),
 }
 
@@ -228,6 +229,7 @@ struct Bench {
     /// What a subscriber reads in all, if it gets everything.
     frames: Arc<[u8]>,
     seconds: f64,
+    /// Deliveries a second while latencies are measured.
     rate: f64,
 }
 
@@ -246,7 +248,7 @@ impl Bench {
     fn measure(&self, system: &System, subscribers: usize) -> Figures {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let mut figures = runtime.block_on(self.run(system, subscribers, Pace::Subscribers));
-        let paced = runtime.block_on(self.run(system, subscribers, Pace::PerSecond(self.rate)));
+        let paced = runtime.block_on(self.run(system, subscribers, Pace::PerSecond(self.rate / subscribers as f64)));
         (figures.p50_ms, figures.p99_ms) = (paced.p50_ms, paced.p99_ms);
         figures
     }
