@@ -30,6 +30,8 @@ const SWITCH_MAX: Duration = Duration::from_secs(30);
 enum Ways {
     /// Both straight to it.
     Straight,
+    /// Commands and probes of one backend through a relay.
+    Together,
     /// Commands through a relay, probes straight.
     DataApart,
     /// The probes of both backends through relays, commands straight.
@@ -99,8 +101,9 @@ fn faults() -> Vec<Fault> {
         },
         Fault {
             name: "latency-600",
-            ways: Ways::DataApart,
+            ways: Ways::Together,
             must: Must::Either,
+            watch: SECONDS(12),
             play: |scene| scene.relays[0].set_mode(Mode::Delay(MS(300))),
             ..FAULT
         },
@@ -138,13 +141,14 @@ impl Scene {
         let (east, west) = (debug().start(), debug().start());
         let relays = match ways {
             Ways::Straight => vec![],
-            Ways::DataApart => vec![Relay::start(east.address())],
+            Ways::Together | Ways::DataApart => vec![Relay::start(east.address())],
             Ways::ProbesApart => vec![Relay::start(east.address()), Relay::start(west.address())],
         };
         let url = |address| format!("url = \"redis://{address}\"\n");
         let probed_at = |address| format!("health_check_url = \"redis://{address}\"\n");
         let (of_east, of_west) = match ways {
             Ways::Straight => (url(east.address()), url(west.address())),
+            Ways::Together => (url(relays[0].address()), url(west.address())),
             Ways::DataApart => (url(relays[0].address()) + &probed_at(east.address()), url(west.address())),
             Ways::ProbesApart => (
                 url(east.address()) + &probed_at(relays[0].address()),
