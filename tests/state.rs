@@ -79,9 +79,10 @@ fn the_active_its_epoch_and_an_open_breaker_survive_a_kill() {
     expect_both_up(&handover);
     stand.east.kill();
     expect_active(&handover, "west");
-    wait_until(PATIENCE, || stand.saved()["breakers"][0]["backend"] == "east");
+    // The breaker may be written before the switch that follows from it.
+    wait_until(PATIENCE, || stand.saved()["active"] == "west" && stand.saved()["breakers"][0]["backend"] == "east");
     let before = stand.saved();
-    assert_eq!((&before["active"], &before["epoch"]), (&"west".into(), &2.into()));
+    assert_eq!(before["epoch"], 2);
     // SIGKILL: nothing is written at the end.
     drop(handover);
     stand.east.restart();
