@@ -74,7 +74,10 @@ impl Bounds {
                     change(*per_command, *bound)
                 ));
             } else if *per_command < bound * (1.0 - GAIN_TOLD) {
-                println!("\n{case} costs {:.0} % less than stored: keep that.", -change(*per_command, *bound));
+                println!(
+                    "\n{case} takes {:.0} % less than stored: store that, so that it stays so: {COMMAND} store",
+                    -change(*per_command, *bound)
+                );
             }
         }
         let gone = self.counts.keys().filter(|case| !counts.iter().any(|count| count.case == **case));

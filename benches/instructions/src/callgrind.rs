@@ -1,5 +1,7 @@
 //! Runs one case under callgrind.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -28,15 +30,18 @@ pub fn count(name: &str) -> Result<Count, String> {
 /// Says what failed.
 pub fn profile(case: &Case) -> Result<(), String> {
     let (output, commands) = run(&case.name)?;
+    let mut out = String::new();
     for order in ["no", "yes"] {
-        println!("\n{}, {commands} commands, --inclusive={order}:", case.name);
+        let _ = writeln!(out, "\n{}, {commands} commands, --inclusive={order}:", case.name);
         let mut annotate = Command::new("callgrind_annotate");
         annotate.args(["--show-percs=yes", "--auto=no", &format!("--inclusive={order}")]).arg(&output);
         let shown = annotate.output().map_err(|error| format!("starting callgrind_annotate: {error}"))?;
         let text = String::from_utf8_lossy(&shown.stdout);
-        text.lines().filter_map(|line| shorten(line, commands)).for_each(|line| println!("{line}"));
+        out.extend(text.lines().filter_map(|line| shorten(line, commands)));
     }
-    println!("\nlines, if the program has them: callgrind_annotate --auto=yes {}", output.display());
+    let _ = writeln!(out, "\nlines, if the program has them: callgrind_annotate --auto=yes {}", output.display());
+    // Whoever reads only the first lines closes the pipe, which is no fault.
+    let _ = std::io::stdout().write_all(out.as_bytes());
     Ok(())
 }
 
@@ -48,7 +53,7 @@ fn shorten(line: &str, commands: u32) -> Option<String> {
     let function = function.strip_prefix("???:").unwrap_or(function);
     let function = function.split(" [/").next()?.replace("instructions::logic::multiplexer::", "");
     let function = function.replace("instructions::", "").replace("<impl Multiplexer>::", "");
-    Some(format!("{:9.1} {share})  {function}", instructions / f64::from(commands)))
+    Some(format!("{:9.1} {share})  {function}\n", instructions / f64::from(commands)))
 }
 
 /// Returns callgrind's output and for how many commands it is.
