@@ -55,6 +55,23 @@ impl Multiplexer {
 
     /// Stops or resumes reading a client, by what it has waiting.
     pub(super) fn update_reading(&mut self, key: SessionKey) {
+        let limits = &self.settings.limits;
+        let is_at_ease = |session: &Session| {
+            !session.paused
+                && session.wait.is_none()
+                && session.upload.is_none()
+                && session.upload_bytes == 0
+                && session.scanner.bytes_announced() <= UPLOAD_BYTES
+                && (session.due as usize) < limits.inflight_max
+                && session.output.len() < limits.output_bytes_max
+                && session.input.len() < INPUT_BYTES_MAX
+        };
+        if !self.sessions.get(key).is_some_and(is_at_ease) {
+            self.weigh_reading(key);
+        }
+    }
+
+    fn weigh_reading(&mut self, key: SessionKey) {
         let has_room = self.take_upload_room(key, false);
         let is_crowded = self.held_bytes > self.settings.limits.held_bytes_max;
         let unwritten = if self.is_uploading(key) { self.upload_unwritten(key) } else { None };
