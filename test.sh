@@ -16,7 +16,8 @@ ensure_valgrind
 ensure_python
 
 cargo fmt --all --check
-cargo clippy --locked --workspace --all-targets -- -D warnings
+cargo clippy --locked --all-targets -- -D warnings
+cargo clippy --locked --package handover-instructions -- -D warnings
 cargo test --locked --doc
 # What a command costs in the pure core, against the stored counts.
 cargo run --locked --quiet --profile instructions --package handover-instructions

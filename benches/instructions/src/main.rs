@@ -9,13 +9,13 @@ mod cases;
 mod machine;
 
 // The pure core, as it is. Most of what it exports is of no use here, and it is linted where it belongs.
-#[allow(dead_code, unfulfilled_lint_expectations)]
+#[allow(clippy::all, dead_code, unfulfilled_lint_expectations)]
 #[path = "../../../src/command/mod.rs"]
 mod command;
-#[allow(dead_code, unused_imports)]
+#[allow(clippy::all, dead_code, unused_imports)]
 #[path = "../../../src/logic/mod.rs"]
 mod logic;
-#[allow(dead_code)]
+#[allow(clippy::all, dead_code)]
 #[path = "../../../src/resp/mod.rs"]
 mod resp;
 
