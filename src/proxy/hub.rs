@@ -267,7 +267,7 @@ impl Hub {
         dedicated: bool,
     ) -> Option<(SessionKey, Rc<ClientSocket>)> {
         let (address, local_address) = origin.unwrap_or_else(|| write.addresses());
-        let peer = Peer { address, local_address, dedicated, ..Peer::default() };
+        let peer = Peer { address: address.into(), local_address: local_address.into(), dedicated, ..Peer::default() };
         let key = self.turn(|machine, now| Some(machine.on_client(peer, now)))?;
         let socket = Rc::new(ClientSocket {
             write,
