@@ -11,7 +11,7 @@ use support::{Handover, PATIENCE, Pair, RawClient, RedisServer, Value, wait_unti
 
 const MIB: usize = 1 << 20;
 /// What a worker's own buffers and an upload or a long reply may add to the memory of the process.
-const GROWTH_MAX_BYTES: usize = 16 * MIB;
+const GROWTH_MAX_BYTES: usize = 4 * MIB;
 
 /// One MiB of a value: no two are the same, nor the bytes in it.
 fn piece(number: usize) -> Vec<u8> {

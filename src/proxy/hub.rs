@@ -274,7 +274,7 @@ impl Hub {
         place: Place,
     ) {
         let (address, local_address) = origin.unwrap_or_else(|| socket.addresses());
-        let peer = Peer { address, local_address, dedicated, ..Peer::default() };
+        let peer = Peer { address: address.into(), local_address: local_address.into(), dedicated, ..Peer::default() };
         let Some(key) = self.turn(|machine, now| Some(machine.on_client(peer, now))) else { return };
         let owner = Owner::Client(key.index());
         let Ok(watched) = Watched::new(socket, owner, &self.registry) else {

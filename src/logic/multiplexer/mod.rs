@@ -16,6 +16,7 @@ mod connection_state;
 mod counters;
 mod events;
 mod identity;
+mod interned;
 mod judgement;
 mod link;
 mod membership;
@@ -45,7 +46,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 
 pub use backend_record::BackendRecord;
 pub use client_command::{ClientType, Filter, Finding, Inquiry};
@@ -57,6 +58,7 @@ pub use pause::Pause;
 pub use session::{Access, CloseReason, Session};
 
 use self::identity::Guard;
+use self::interned::Interned;
 use self::link::{Run, RunKind};
 use self::pubsub::Circles;
 pub use self::pubsub::Kind as SubscriptionKind;
@@ -117,15 +119,15 @@ pub struct Settings {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// Its address, for CLIENT INFO.
-    pub address: String,
-    /// The address that it connected to.
-    pub local_address: String,
+    pub address: Box<str>,
+    /// The address that it connected to, which many have in common.
+    pub local_address: Arc<str>,
     /// CLIENT SETNAME.
-    pub name: Bytes,
-    /// CLIENT SETINFO LIB-NAME.
-    pub library_name: Bytes,
-    /// CLIENT SETINFO LIB-VER.
-    pub library_version: Bytes,
+    pub name: Box<[u8]>,
+    /// CLIENT SETINFO LIB-NAME, which many have in common.
+    pub library_name: Arc<[u8]>,
+    /// CLIENT SETINFO LIB-VER, which many have in common.
+    pub library_version: Arc<[u8]>,
     /// When it connected.
     pub connected_at: Option<Instant>,
     /// When it last sent something.
@@ -193,6 +195,7 @@ pub struct Multiplexer {
     held_bytes: usize,
     counters: Counters,
     guard: Guard,
+    interned: Interned,
     budget: Budget,
     connects: Budget,
     random: u64,
@@ -231,6 +234,7 @@ impl Multiplexer {
         let guard = Guard::new(&settings, now);
         let machine = Self {
             guard,
+            interned: Interned::default(),
             random: settings.seed | 1,
             next_client_id: settings.client_id_first,
             settings,
@@ -289,6 +293,7 @@ impl Multiplexer {
 
     /// A client connected.
     pub fn on_client(&mut self, mut peer: Peer, now: Instant) -> SessionKey {
+        peer.local_address = self.interned.local_address.share(&peer.local_address);
         peer.connected_at = Some(now);
         peer.active_at = Some(now);
         let id = self.next_client_id;

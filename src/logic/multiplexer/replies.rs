@@ -363,13 +363,13 @@ impl Multiplexer {
 
     /// RESET came: what its connection still says is nobody's.
     fn is_leaving_pin(&self, key: SessionKey) -> bool {
-        self.sessions.get(key).and_then(|session| session.pin).is_some_and(|pin| pin.renew)
+        self.sessions.get(key).and_then(|session| session.pin.as_ref()).is_some_and(|pin| pin.renew)
     }
 
     /// A reply that nobody asked for: a monitoring client's line, or a connection that is out of step.
     fn on_unasked(&mut self, key: LinkKey, frame: &[u8], now: Instant) {
         if let Some(Role::Pin(Some(session_key))) = self.links.get(key).map(|link| link.role)
-            && let Some(pin) = self.sessions.get(session_key).and_then(|session| session.pin)
+            && let Some(pin) = self.sessions.get(session_key).and_then(|session| session.pin.as_ref())
             && (pin.monitoring || pin.renew)
         {
             if pin.monitoring {

@@ -515,7 +515,8 @@ impl Multiplexer {
             }
             let held = now.saturating_duration_since(since);
             let awaits_replay = session.awaits_replay();
-            let lacks_own = session.pin.is_some_and(|pin| pin.link.is_none()) || session.lacks_subscription_link();
+            let lacks_own =
+                session.pin.as_ref().is_some_and(|pin| pin.link.is_none()) || session.lacks_subscription_link();
             let is_capped = what == Wait::Pin && lacks_own;
             if is_capped && self.is_serving() && held >= self.settings.limits.pin_wait {
                 if awaits_replay {
