@@ -377,7 +377,7 @@ fn a_broken_probe_path_alone_moves_nothing() {
     let mut probes = Relay::start(east.address());
     let configuration = backends(east.address(), west.address())
         .replace("weight = 2.0", &format!("weight = 2.0, health_check_url = 'redis://{}'", probes.address()));
-    let handover = start(&format!("{configuration}{STAY}health.timeout = '2s'\n"));
+    let handover = start(&format!("{configuration}{STAY}health.timeout = '1s'\n"));
     let load = Load::start(&handover, "n");
     load.wait_for(100);
     assert!(probes.accepted() > 0, "probes go their own way");
@@ -418,7 +418,7 @@ fn probes_that_fail_together_move_nothing() {
     let configuration = backends(east.address(), west.address())
         .replace("weight = 2.0", &format!("weight = 2.0, health_check_url = 'redis://{}'", east_probes.address()))
         .replace("'west',", &format!("'west', health_check_url = 'redis://{}',", west_probes.address()));
-    let handover = start(&format!("{configuration}{STAY}health.timeout = '2s'\n"));
+    let handover = start(&format!("{configuration}{STAY}health.timeout = '1s'\n"));
     // West's first: while one is healthy, an idle east that fails its probes is left.
     for (name, probes) in [("west", &mut west_probes), ("east", &mut east_probes)] {
         probes.refuse();

@@ -282,10 +282,13 @@ fn who_was_promoted_by_somebody_else_is_taken_before_another_is_promoted() {
     let mut trio = Trio::serving(one_way(true));
     trio.tell(B, good(), promoted("b1", "i", "h", 100), false);
     assert_eq!((trio.active(), trio.fence(B)), (Some(A), Some(FenceReason::MultipleMasters)));
-    assert_eq!(trio.machine.would_promote(), None);
     trio.kill(A);
     assert!(matches!(trio.machine.route().phase, Phase::Cut { to: B, .. }), "{:?}", trio.machine.route());
     assert_eq!(trio.orders, []);
+    // Once it is known to be healthy, nobody is said to be promoted either.
+    let mut trio = Trio::serving(one_way(true));
+    trio.clean_for(700, &[(A, master("a1", "h", 100)), (B, promoted("b1", "i", "h", 100))]);
+    assert_eq!((trio.active(), trio.machine.would_promote()), (Some(A), None));
     // Whoever comes back from before the switch is no such one: the replica has more.
     let mut trio = Trio::promoted_to_c();
     trio.clean_for(60, &[(A, master("a2", "h", 100)), (C, promoted("c1", "i", "h", 99))]);
