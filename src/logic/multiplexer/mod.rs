@@ -156,6 +156,8 @@ pub struct Multiplexer {
     standbys: Vec<Lane>,
     /// Pins that nobody holds, washed by the fence.
     pool: Vec<LinkKey>,
+    /// Connections that are pins: held, in the fence, in the pool, or being opened.
+    pins: usize,
     /// Sessions that hold a pin.
     pinned: Vec<SessionKey>,
     /// Sessions that wait for something else than their own replies, longest first.
@@ -237,6 +239,7 @@ impl Multiplexer {
             lanes: Vec::new(),
             standbys: Vec::new(),
             pool: Vec::new(),
+            pins: 0,
             pinned: Vec::new(),
             waiting: Vec::new(),
             settled: Vec::new(),
@@ -641,8 +644,15 @@ impl Multiplexer {
 
     /// Looks again at every session that waits for something else than its own replies.
     fn advance_waiting(&mut self, now: Instant) {
-        let waiting = std::mem::take(&mut self.waiting);
-        for key in waiting {
+        self.advance_waiting_while(|_| true, now);
+    }
+
+    /// The same, longest first, as long as there is something to be had.
+    fn advance_waiting_while(&mut self, is_some_left: impl Fn(&Self) -> bool, now: Instant) {
+        let mut waiting = std::mem::take(&mut self.waiting).into_iter();
+        while is_some_left(self)
+            && let Some(key) = waiting.next()
+        {
             if self.is_paused(key) {
                 self.waiting.push(key);
             } else if let Some(session) = self.sessions.get_mut(key) {
@@ -651,6 +661,7 @@ impl Multiplexer {
                 self.finish_if_done(key);
             }
         }
+        self.waiting.extend(waiting);
     }
 
     /// Looks again at the sessions whose last reply came.

@@ -96,28 +96,43 @@ impl Multiplexer {
             self.monitor_again(key, link_key, now);
             return Some(link_key);
         }
-        let own = self.links.iter().filter(|(_, link)| matches!(link.role, Role::Pin(_))).count();
-        if own >= self.settings.limits.pins_per_backend_max {
+        if self.pins >= self.settings.limits.pins_per_backend_max {
             // One that nobody holds makes room for one that fits.
             let spare = self.pool.pop()?;
             self.close_link(spare, false);
         }
-        if !self.has_room_for_own(active) || self.is_profile_refused(active, profile) || !self.connects.spend(now) {
+        // The rate first: thousands that wait for it ask again and again.
+        if !self.connects.has_some(now) || !self.has_room_for_own(active) || self.is_profile_refused(active, profile) {
             return None;
         }
+        self.connects.spend(now);
         Some(self.dial(active, profile, Role::Pin(Some(key)), now))
+    }
+
+    /// Whether a pin or a connection for subscriptions may be opened, if not at once.
+    pub(super) fn may_open_own(&self, is_pin: bool) -> bool {
+        let has_room = |backend| self.has_room_for_standby(backend);
+        (!is_pin || self.pins < self.settings.limits.pins_per_backend_max) && self.route.active.is_none_or(has_room)
     }
 
     /// Begins to open a connection.
     pub(super) fn dial(&mut self, backend: BackendId, profile: Profile, role: Role, now: Instant) -> LinkKey {
         let link = self.links.insert(Link::new(backend, self.route.epoch, role, profile, now));
+        self.pins += usize::from(matches!(role, Role::Pin(_)));
         self.outputs.push_back(Output::Dial(Dial { link, backend, profile, role }));
         link
     }
 
+    /// Forgets a connection.
+    pub(super) fn remove_link(&mut self, key: LinkKey) -> Option<Link> {
+        let link = self.links.remove(key)?;
+        self.pins -= usize::from(matches!(link.role, Role::Pin(_)));
+        Some(link)
+    }
+
     /// Forgets a connection on which nothing is due to anybody, and has it closed.
     pub(super) fn close_link(&mut self, key: LinkKey, reset: bool) {
-        if self.links.remove(key).is_some() {
+        if self.remove_link(key).is_some() {
             self.outputs.push_back(Output::CloseLink { link: key, reset });
         }
     }
@@ -236,7 +251,7 @@ impl Multiplexer {
     /// The fence was passed: the pin may serve the next client.
     pub(super) fn pool_pin(&mut self, link_key: LinkKey, now: Instant) {
         self.pool.push(link_key);
-        self.advance_waiting(now);
+        self.advance_waiting_while(|machine| machine.pool.contains(&link_key), now);
     }
 
     /// What becomes of a session's own connections when it is gone.
