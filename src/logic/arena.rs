@@ -161,6 +161,12 @@ impl<T, V> SideTable<T, V> {
         }
     }
 
+    /// Whatever stands in a place, with its key.
+    #[must_use]
+    pub fn at(&self, index: usize) -> Option<(Key<T>, &V)> {
+        self.places.get(index)?.as_ref().map(|(key, value)| (*key, value))
+    }
+
     /// Takes a value out.
     pub fn remove(&mut self, key: Key<T>) -> Option<V> {
         self.get(key)?;
@@ -191,6 +197,7 @@ mod tests {
         let second = arena.insert(());
         assert_eq!((table.get(first), table.get(second)), (Some(&"first"), None));
         table.insert(second, "second");
+        assert_eq!((table.at(0), table.at(1)), (Some((second, &"second")), None));
         assert_eq!((table.remove(first), table.remove(second)), (None, Some("second")));
         assert_eq!(table.iter().count(), 0);
     }

@@ -5,5 +5,6 @@ pub mod http;
 pub mod listen;
 pub mod proxy_header;
 pub mod recruit;
+pub mod socket;
 pub mod stream;
 pub mod tls;

@@ -4,16 +4,13 @@
 //! count as sent, which is the safe side: who loses the connection then does not repeat what may have gone out.
 
 use std::cell::RefCell;
-use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
-use std::pin::Pin;
+use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::tls::explain;
 
@@ -22,17 +19,11 @@ const WAITING_BYTES_MAX: usize = 64 * 1024;
 /// The first byte of a TLS connection: a handshake record.
 const HANDSHAKE_RECORD: u8 = 0x16;
 
-/// A connection with TLS; one task uses it, or several of one thread.
+/// A connection with TLS, for tasks that wait: handshakes, and exchanges off the path of commands.
 #[derive(Debug)]
 pub struct TlsStream {
-    write: OwnedWriteHalf,
-    inner: RefCell<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    read: OwnedReadHalf,
-    session: Connection,
+    socket: TcpStream,
+    records: RefCell<Records>,
 }
 
 impl TlsStream {
@@ -64,8 +55,7 @@ impl TlsStream {
 
     async fn shake_hands(socket: TcpStream, mut session: Connection) -> io::Result<Self> {
         session.set_buffer_limit(Some(WAITING_BYTES_MAX));
-        let (read, write) = socket.into_split();
-        let mut stream = Self { write, inner: RefCell::new(Inner { read, session }) };
+        let mut stream = Self { socket, records: RefCell::new(Records { session, is_dry: false }) };
         std::future::poll_fn(|context| stream.poll_handshake(context)).await?;
         Ok(stream)
     }
@@ -73,13 +63,17 @@ impl TlsStream {
     fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_flush(context))?;
-            let inner = self.inner.get_mut();
-            if !inner.session.is_handshaking() {
+            let records = self.records.get_mut();
+            if !records.session.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
-            if inner.session.wants_read() && ready!(inner.receive(Some(context), &self.write))? == 0 {
-                let message = "TLS: closed during the handshake; does the other side speak TLS on this port?";
-                return Poll::Ready(Err(io::Error::new(ErrorKind::UnexpectedEof, message)));
+            match records.receive(&mut Waitless(&self.socket)) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(self.socket.poll_read_ready(context))?,
+                Ok(0) => {
+                    let message = "TLS: closed during the handshake; does the other side speak TLS on this port?";
+                    return Poll::Ready(Err(io::Error::new(ErrorKind::UnexpectedEof, message)));
+                }
+                result => drop(result?),
             }
         }
     }
@@ -87,14 +81,14 @@ impl TlsStream {
     /// The certificate that the other side showed.
     #[must_use]
     pub fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
-        let inner = self.inner.borrow();
-        inner.session.peer_certificates().and_then(<[_]>::first).map(|certificate| certificate.clone().into_owned())
+        let records = self.records.borrow();
+        records.session.peer_certificates().and_then(<[_]>::first).map(|certificate| certificate.clone().into_owned())
     }
 
     /// The socket below.
     #[must_use]
-    pub fn socket(&self) -> &TcpStream {
-        self.write.as_ref()
+    pub const fn socket(&self) -> &TcpStream {
+        &self.socket
     }
 
     /// Reads what is there; zero means that the peer sends nothing more, whether it said so or just closed: where a
@@ -103,29 +97,11 @@ impl TlsStream {
     /// # Errors
     /// The connection broke.
     pub fn poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.read(Some(context), buffer)
-    }
-
-    fn read(&self, mut context: Option<&mut Context<'_>>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut inner = self.inner.borrow_mut();
         loop {
-            match inner.session.reader().read(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Poll::Ready(Ok(0)),
+            match self.records.borrow_mut().read(&mut Waitless(&self.socket), buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(self.socket.poll_read_ready(context))?,
                 result => return Poll::Ready(result),
             }
-            ready!(inner.receive(context.as_deref_mut(), &self.write))?;
-        }
-    }
-
-    /// Reads what is there without waiting.
-    ///
-    /// # Errors
-    /// `WouldBlock` when there is nothing; else the connection broke.
-    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.read(None, buffer) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Err(ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -134,20 +110,7 @@ impl TlsStream {
     /// # Errors
     /// `WouldBlock` when what was taken before still waits; else the connection broke.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let mut inner = self.inner.borrow_mut();
-        inner.flush(&self.write)?;
-        let taken = inner.session.writer().write(bytes)?;
-        // Part of it may be gone: a failure is told with the next call, lest it pass for "never sent".
-        let _ = inner.flush(&self.write);
-        Ok(taken)
-    }
-
-    /// Hands the kernel what waits here.
-    ///
-    /// # Errors
-    /// `WouldBlock` when some of it still waits; else the connection broke.
-    pub fn try_flush(&self) -> io::Result<()> {
-        self.inner.borrow_mut().flush(&self.write)
+        self.records.borrow_mut().write(&mut Waitless(&self.socket), bytes)
     }
 
     /// Waits until the kernel has taken everything.
@@ -156,53 +119,142 @@ impl TlsStream {
     /// The connection broke.
     pub fn poll_flush(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            match self.try_flush() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    ready!(self.socket().poll_write_ready(context))?;
-                }
+            match self.records.borrow_mut().flush(&mut Waitless(&self.socket)) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(self.socket.poll_write_ready(context))?,
                 result => return Poll::Ready(result),
             }
         }
     }
 
-    /// Waits until the kernel takes bytes again.
+    /// Says that nothing more will be sent, as far as the kernel takes it.
+    pub fn say_goodbye(&self) {
+        self.records.borrow_mut().say_goodbye(&mut Waitless(&self.socket));
+    }
+
+    /// The same connection for a worker, which never waits.
     ///
     /// # Errors
-    /// The connection broke.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.write.writable().await
+    /// The socket broke meanwhile.
+    pub fn into_socket(self) -> io::Result<TlsSocket> {
+        let socket = mio::net::TcpStream::from_std(self.socket.into_std()?);
+        Ok(TlsSocket { socket, records: self.records })
+    }
+}
+
+/// A connection with TLS that never waits.
+#[derive(Debug)]
+pub struct TlsSocket {
+    socket: mio::net::TcpStream,
+    records: RefCell<Records>,
+}
+
+impl TlsSocket {
+    /// The socket below.
+    #[must_use]
+    pub const fn socket(&self) -> &mio::net::TcpStream {
+        &self.socket
+    }
+
+    /// The same, to be registered.
+    pub const fn socket_mut(&mut self) -> &mut mio::net::TcpStream {
+        &mut self.socket
+    }
+
+    /// Reads what is there; zero means that the peer sends nothing more.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing; else the connection broke.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.records.borrow_mut().read(&mut &self.socket, buffer)
+    }
+
+    /// The kernel had nothing more when it was last read.
+    #[must_use]
+    pub fn is_dry(&self) -> bool {
+        self.records.borrow().is_dry
+    }
+
+    /// As [`TlsStream::try_write`].
+    ///
+    /// # Errors
+    /// `WouldBlock` when what was taken before still waits; else the connection broke.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.records.borrow_mut().write(&mut &self.socket, bytes)
+    }
+
+    /// Hands the kernel what waits here.
+    ///
+    /// # Errors
+    /// `WouldBlock` when some of it still waits; else the connection broke.
+    pub fn try_flush(&self) -> io::Result<()> {
+        self.records.borrow_mut().flush(&mut &self.socket)
     }
 
     /// Says that nothing more will be sent, as far as the kernel takes it.
     pub fn say_goodbye(&self) {
-        let mut inner = self.inner.borrow_mut();
-        inner.session.send_close_notify();
-        let _ = inner.flush(&self.write);
+        self.records.borrow_mut().say_goodbye(&mut &self.socket);
     }
 }
 
-impl Inner {
-    /// Reads once from the socket; zero at its end.
-    fn receive(&mut self, context: Option<&mut Context<'_>>, write: &OwnedWriteHalf) -> Poll<io::Result<usize>> {
-        let mut half = Reading { half: &mut self.read, context };
-        let bytes = match self.session.read_tls(&mut half) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Poll::Pending,
-            result => result?,
-        };
-        let outcome = self.session.process_new_packets();
-        // Answers of TLS itself: an alert that says why, new keys.
-        let _ = self.flush(write);
-        outcome.map_err(broken)?;
-        Poll::Ready(Ok(bytes))
+/// What rustls makes of the bytes of a socket, and what it has for it. The socket never waits.
+#[derive(Debug)]
+struct Records {
+    session: Connection,
+    /// The last read took less than there was room for.
+    is_dry: bool,
+}
+
+impl Records {
+    fn read(&mut self, socket: &mut (impl Read + Write), buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.session.reader().read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
+                result => return result,
+            }
+            if let Err(error) = self.receive(socket) {
+                // What was sound before the fault still counts; the fault comes again with the next read.
+                return match self.session.reader().read(buffer) {
+                    Ok(bytes) if bytes > 0 => Ok(bytes),
+                    _ => Err(error),
+                };
+            }
+        }
     }
 
-    fn flush(&mut self, write: &OwnedWriteHalf) -> io::Result<()> {
+    fn write(&mut self, socket: &mut (impl Read + Write), bytes: &[u8]) -> io::Result<usize> {
+        self.flush(socket)?;
+        let taken = self.session.writer().write(bytes)?;
+        // Part of it may be gone: a failure is told with the next call, lest it pass for "never sent".
+        let _ = self.flush(socket);
+        Ok(taken)
+    }
+
+    /// Reads once from the socket; zero at its end.
+    fn receive(&mut self, socket: &mut (impl Read + Write)) -> io::Result<usize> {
+        let mut reading = Reading { socket, is_dry: true };
+        let read = self.session.read_tls(&mut reading);
+        self.is_dry = reading.is_dry;
+        let bytes = read?;
+        let outcome = self.session.process_new_packets();
+        // Answers of TLS itself: an alert that says why, new keys.
+        let _ = self.flush(socket);
+        outcome.map_err(broken)?;
+        Ok(bytes)
+    }
+
+    fn flush(&mut self, socket: &mut impl Write) -> io::Result<()> {
         while self.session.wants_write() {
-            if self.session.write_tls(&mut Writing(write))? == 0 {
+            if self.session.write_tls(socket)? == 0 {
                 return Err(ErrorKind::WriteZero.into());
             }
         }
         Ok(())
+    }
+
+    fn say_goodbye(&mut self, socket: &mut impl Write) {
+        self.session.send_close_notify();
+        let _ = self.flush(socket);
     }
 }
 
@@ -210,33 +262,36 @@ fn broken(error: rustls::Error) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, explain(&error))
 }
 
-/// The socket as rustls reads it. With a context, its task is woken when there is something to read; without one, the
-/// task that waits for that already keeps its place.
-struct Reading<'a, 'c> {
-    half: &'a mut OwnedReadHalf,
-    context: Option<&'a mut Context<'c>>,
+/// Notices whether a read took all that there was.
+struct Reading<'a, S> {
+    socket: &'a mut S,
+    is_dry: bool,
 }
 
-impl io::Read for Reading<'_, '_> {
+impl<S: Read> Read for Reading<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(context) = self.context.as_deref_mut() else { return self.half.try_read(buffer) };
-        let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut *self.half).poll_read(context, &mut buffer) {
-            Poll::Ready(result) => result.map(|()| buffer.filled().len()),
-            Poll::Pending => Err(ErrorKind::WouldBlock.into()),
-        }
+        let result = self.socket.read(buffer);
+        // The end of the stream comes with a read of its own.
+        self.is_dry = !matches!(result, Ok(bytes) if bytes == 0 || bytes == buffer.len());
+        result
     }
 }
 
-/// The socket as rustls writes it.
-struct Writing<'a>(&'a OwnedWriteHalf);
+/// A socket of the runtime, read and written without waiting.
+struct Waitless<'a>(&'a TcpStream);
 
-impl io::Write for Writing<'_> {
+impl Read for Waitless<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+}
+
+impl Write for Waitless<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
     }
 
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
         self.0.try_write_vectored(slices)
     }
 

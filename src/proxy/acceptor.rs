@@ -14,6 +14,7 @@ use super::entry::Entry;
 use super::worker::{Arrival, Detached};
 use crate::command::refusal::Refusal;
 use crate::net::listen::Bound;
+use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 
 /// After an error that concerns the process (no descriptors, no memory), accepting pauses for so long.
@@ -107,6 +108,5 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// Says why, as Redis does; a client that cannot take so few bytes at once does not hear it.
 fn turn_away(stream: Stream) {
     let line = format!("-{}\r\n", Refusal::ClientLimit);
-    let (_, write) = stream.split();
-    let _ = write.try_write(line.as_bytes());
+    let _ = Socket::new(stream).and_then(|socket| socket.try_write(line.as_bytes()));
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 
 use super::hub::Hub;
-use super::link::LinkSocket;
+use super::sockets::LinkSocket;
 use crate::channels::{BackendId, Drill, DrillFault};
 use crate::logic::impostor::Impostor;
 use crate::logic::multiplexer::{Dial, DialOutcome, LinkKey};
 use crate::net::dial::{Dialled, Endpoint};
-use crate::net::stream::WriteHalf;
+use crate::net::socket::Socket;
 
 /// What a connection plays.
 #[derive(Debug, Default)]
@@ -66,7 +66,12 @@ impl Play {
         }
     }
 
-    /// Nobody but the connection's own task may read it.
+    /// Bytes that were read are not seen yet.
+    pub(super) fn keeps_back(&self) -> bool {
+        self.keeps_back.get()
+    }
+
+    /// What it holds must not be seen at once.
     pub(super) fn is_private(&self) -> bool {
         self.is_deaf() || self.delay().is_some() || self.keeps_back.get()
     }
@@ -81,37 +86,37 @@ impl Play {
         Some(seen)
     }
 
-    /// As [`WriteHalf::try_write`].
-    pub(super) fn try_write(&self, write: &WriteHalf, bytes: &[u8]) -> io::Result<usize> {
+    /// As [`Socket::try_write`].
+    pub(super) fn try_write(&self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
         if self.fault.get().is_none() {
-            return write.try_write(bytes);
+            return socket.try_write(bytes);
         }
         if self.is_deaf() {
             self.is_spoilt.set(true);
             return Ok(bytes.len());
         }
         let mut impostor = self.impostor.borrow_mut();
-        let Some(impostor) = impostor.as_mut() else { return write.try_write(bytes) };
-        self.flush(write)?;
+        let Some(impostor) = impostor.as_mut() else { return socket.try_write(bytes) };
+        self.flush(socket)?;
         impostor.on_requests(bytes, &mut self.unsent.borrow_mut());
-        match self.flush(write) {
+        match self.flush(socket) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(bytes.len()),
         }
     }
 
-    /// As [`WriteHalf::try_flush`].
-    pub(super) fn try_flush(&self, write: &WriteHalf) -> io::Result<()> {
+    /// As [`Socket::try_flush`].
+    pub(super) fn try_flush(&self, socket: &Socket) -> io::Result<()> {
         if self.fault.get().is_some() {
-            self.flush(write)?;
+            self.flush(socket)?;
         }
-        write.try_flush()
+        socket.try_flush()
     }
 
-    fn flush(&self, write: &WriteHalf) -> io::Result<()> {
+    fn flush(&self, socket: &Socket) -> io::Result<()> {
         let mut unsent = self.unsent.borrow_mut();
         while !unsent.is_empty() {
-            let bytes = write.try_write(&unsent)?;
+            let bytes = socket.try_write(&unsent)?;
             if bytes == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -135,7 +140,7 @@ impl Hub {
         if let Some(old) = self.drill.replace(drill) {
             for (key, socket) in self.sockets_of(old.backend) {
                 if socket.play.end() {
-                    socket.wake.notify_one();
+                    self.look_at_link(key);
                 } else {
                     self.break_link(key, &socket, "its part in a drill is over");
                 }
@@ -146,16 +151,14 @@ impl Hub {
             let footing = (fault == DrillFault::Readonly).then(|| self.footing(key)).flatten();
             if fault == DrillFault::Kill {
                 self.break_link(key, &socket, "connection reset (a drill)");
-            } else if socket.play.begin(Some(fault), footing) {
-                socket.wake.notify_one();
-            } else if self.is_lane(key) {
+            } else if !socket.play.begin(Some(fault), footing) && self.is_lane(key) {
                 self.break_link(key, &socket, "connection reset (a drill)");
             }
         }
     }
 
     fn break_link(self: &Rc<Self>, key: LinkKey, socket: &LinkSocket, cause: &str) {
-        socket.close(true);
+        socket.part(true);
         self.lose_link(key, cause);
     }
 }
@@ -186,11 +189,15 @@ pub(super) fn dialled(hub: &Hub, wanted: &Dial, dialled: Dialled) -> Dialled {
     }
 }
 
-/// Waits until bytes that came now may be seen, lets them be seen, and only then anything that came behind them.
-pub(super) async fn keep_back(socket: &LinkSocket, show: impl FnOnce()) {
+/// Lets bytes that came now be seen later, and only then anything that came behind them.
+pub(super) fn keep_back(hub: &Rc<Hub>, key: LinkKey, socket: &Rc<LinkSocket>, bytes: Vec<u8>) {
     socket.play.keeps_back.set(true);
-    let delay = socket.play.delay().unwrap_or_default();
-    tokio::time::sleep_until((Instant::now() + delay).into()).await;
-    show();
-    socket.play.keeps_back.set(false);
+    let due = Instant::now() + socket.play.delay().unwrap_or_default();
+    let (hub, socket) = (hub.clone(), socket.clone());
+    hub.clone().lifecycle.start_local("drill", async move {
+        tokio::time::sleep_until(due.into()).await;
+        hub.turn(|machine, now| machine.on_link_bytes(key, &bytes, now));
+        socket.play.keeps_back.set(false);
+        hub.look_at_link(key);
+    });
 }

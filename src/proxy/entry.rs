@@ -73,11 +73,13 @@ impl fmt::Display for Refused {
 }
 
 impl Entry {
-    /// Lets a client in, or counts and tells why not. A listener that asks for nothing costs nothing here.
+    /// Clients are served from their first byte on.
+    pub(super) const fn asks_for_nothing(&self) -> bool {
+        self.proxy_sources.is_none() && self.tls.is_none()
+    }
+
+    /// Lets a client in, or counts and tells why not.
     pub(super) async fn pass(&self, hub: &Rc<Hub>, stream: Stream) -> Option<(Stream, Addresses)> {
-        if self.proxy_sources.is_none() && self.tls.is_none() {
-            return Some((stream, None));
-        }
         let Stream::Tcp(socket) = &stream else { return Some((stream, None)) };
         let peer = socket.peer_addr().ok()?;
         let stopping = hub.lifecycle.stopping();

@@ -1,5 +1,5 @@
 //! One group on one worker: the multiplexer and the sockets that belong to it. Everything here runs on one thread
-//! and never waits; the tasks that wait for a socket stand in `client` and `link`.
+//! and never waits; the sockets are read and written in `sockets`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,24 +11,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use mio::Registry;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, warn};
 
-use super::entry::{Entry, Refused};
+use super::client::Place;
+use super::drill::Play;
+use super::entry::Refused;
 use super::inquiry::{self, Question};
-use super::link::LinkSocket;
 use super::notice::Notices;
-use super::{client, link, publish, unblock};
+use super::sockets::{ClientSocket, LinkSocket, Owner, Watched};
+use super::{link, publish, unblock};
 use crate::channels::{BackendId, Directions, Drill, Known, WorkerId, WorkerReport};
 use crate::lifecycle::Lifecycle;
 use crate::logic::arena::SideTable;
 use crate::logic::identity::{IdentityId, Login, Users};
 use crate::logic::multiplexer::{
-    CloseReason, Counters, Link, LinkKey, Multiplexer, Output, Peer, Report, Session, SessionKey, Settings,
+    CloseReason, Counters, DialOutcome, Link, LinkKey, Multiplexer, Output, Peer, Report, Session, SessionKey, Settings,
 };
 use crate::logic::settings::Conduct;
 use crate::net::dial::Endpoint;
-use crate::net::stream::{Stream, WriteHalf};
+use crate::net::socket::Socket;
 use crate::telemetry::counters::{self, WorkerCounters};
 
 /// What is read from a client at a time.
@@ -40,6 +43,8 @@ const REPORTS_WAITING_MAX: usize = 4096;
 /// Between two regular looks at the clock, within these bounds.
 const TICK_MIN: Duration = Duration::from_millis(5);
 const TICK_MAX: Duration = Duration::from_millis(50);
+/// What was written to a client and waits for the kernel has so long when its connection ends.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// Between two warnings of clients that speak another protocol.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -66,14 +71,6 @@ pub struct HubSpec {
     pub heartbeat: Arc<AtomicU64>,
 }
 
-/// A client's socket.
-pub(super) struct ClientSocket {
-    pub(super) write: WriteHalf,
-    pub(super) wake: Notify,
-    pub(super) closing: Cell<bool>,
-    pub(super) is_blocked: Cell<bool>,
-}
-
 /// One group on one worker.
 pub(super) struct Hub {
     spec: HubSpec,
@@ -83,15 +80,23 @@ pub(super) struct Hub {
     /// Between two regular looks at the clock.
     pub(super) regular_tick: Cell<Duration>,
     pub(super) lifecycle: Lifecycle,
-    machine: RefCell<Multiplexer>,
-    clients: RefCell<SideTable<Session, Rc<ClientSocket>>>,
-    links: RefCell<SideTable<Link, Rc<LinkSocket>>>,
+    pub(super) machine: RefCell<Multiplexer>,
+    pub(super) clients: RefCell<SideTable<Session, Rc<ClientSocket>>>,
+    pub(super) links: RefCell<SideTable<Link, Rc<LinkSocket>>>,
+    /// Where sockets are watched from.
+    registry: Registry,
+    /// Sockets that hold something of which nobody will tell again.
+    pub(super) unread: RefCell<Vec<Owner>>,
+    /// A round is under way, at whose end the backends are written to.
+    pub(super) is_serving: Cell<bool>,
+    /// Asks for a round.
+    pub(super) attention: Notify,
+    /// Clients that are gone but for a goodbye that the kernel did not take yet, and until when that is tried.
+    leaving: RefCell<Vec<(Rc<ClientSocket>, Instant)>>,
     /// The drill in force.
     pub(super) drill: Cell<Option<Drill>>,
     pub(super) client_scratch: RefCell<Vec<u8>>,
     pub(super) link_scratch: RefCell<Vec<u8>>,
-    /// Wakes the task that writes to the backends, once every client at hand was read.
-    pub(super) flush: Notify,
     /// Wakes the ticker when something waits for time to pass.
     pub(super) hurry: Notify,
     is_hurried: Cell<bool>,
@@ -110,7 +115,7 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(spec: HubSpec, lifecycle: Lifecycle) -> Rc<Self> {
+    pub(super) fn new(spec: HubSpec, lifecycle: Lifecycle, registry: Registry) -> Rc<Self> {
         let machine = Multiplexer::new(spec.settings.clone(), Instant::now());
         Rc::new(Self {
             directions: RefCell::new(spec.directions.clone()),
@@ -124,7 +129,11 @@ impl Hub {
             drill: Cell::new(None),
             client_scratch: RefCell::new(vec![0; CLIENT_READ_BYTES]),
             link_scratch: RefCell::new(vec![0; LINK_READ_BYTES]),
-            flush: Notify::new(),
+            registry,
+            unread: RefCell::default(),
+            is_serving: Cell::new(false),
+            attention: Notify::new(),
+            leaving: RefCell::default(),
             hurry: Notify::new(),
             is_hurried: Cell::new(false),
             gauged_at: Cell::new(None),
@@ -140,7 +149,7 @@ impl Hub {
 
     /// Feeds the machine. A panic in it is contained: everything that it touched is closed, and it is replaced before
     /// anything else touches it.
-    fn feed<T: Default>(&self, event: impl FnOnce(&mut Multiplexer) -> T) -> T {
+    pub(super) fn feed<T: Default>(&self, event: impl FnOnce(&mut Multiplexer) -> T) -> T {
         match catch_unwind(AssertUnwindSafe(|| event(&mut self.machine.borrow_mut()))) {
             Ok(result) => result,
             Err(_) => {
@@ -158,7 +167,7 @@ impl Hub {
         result
     }
 
-    fn carry_out(self: &Rc<Self>, now: Instant) {
+    pub(super) fn carry_out(self: &Rc<Self>, now: Instant) {
         loop {
             self.write_clients(now);
             // What ends a session or a link must find it written as far as it goes.
@@ -168,8 +177,8 @@ impl Hub {
                 None => break,
             }
         }
-        if self.machine.borrow().has_link_to_write() {
-            self.flush.notify_one();
+        if !self.is_serving.get() && self.machine.borrow().has_link_to_write() {
+            self.attention.notify_one();
         }
         if !self.is_hurried.get() && self.machine.borrow().is_waiting() {
             self.is_hurried.set(true);
@@ -186,7 +195,7 @@ impl Hub {
             Output::CloseLink { link, reset } => {
                 let socket = self.links.borrow_mut().remove(link);
                 if let Some(socket) = socket {
-                    socket.close(reset);
+                    socket.part(reset);
                 }
             }
             Output::CloseSession { session, reason } => {
@@ -196,20 +205,17 @@ impl Hub {
                 let socket = self.clients.borrow_mut().remove(session);
                 if let Some(socket) = socket {
                     self.spec.counters.clients.subtract(1);
-                    socket.closing.set(true);
-                    socket.wake.notify_one();
+                    if !socket.watched.socket().finish() {
+                        self.leaving.borrow_mut().push((socket, now + GOODBYE_MAX));
+                    }
                 }
             }
             Output::Resume(session) => {
-                if let Some(socket) = self.clients.borrow().get(session) {
-                    socket.wake.notify_one();
+                if self.clients.borrow().get(session).is_some_and(|socket| socket.watched.is_readable()) {
+                    self.look_again(Owner::Client(session.index()));
                 }
             }
-            Output::ResumeLink(link) => {
-                if let Some(socket) = self.links.borrow().get(link) {
-                    socket.wake.notify_one();
-                }
-            }
+            Output::ResumeLink(link) => self.look_at_link(link),
             Output::Report(report) => self.queue_report(report, now),
             Output::Inquire { session, inquiry } => {
                 self.lifecycle.start_local("inquiry", inquiry::ask(self.clone(), session, inquiry));
@@ -262,22 +268,30 @@ impl Hub {
     /// A client connected. `origin`: its address and the one that it connected to, if others than the socket's.
     pub(super) fn open_client(
         self: &Rc<Self>,
-        write: WriteHalf,
+        socket: Socket,
         origin: Option<(String, String)>,
         dedicated: bool,
-    ) -> Option<(SessionKey, Rc<ClientSocket>)> {
-        let (address, local_address) = origin.unwrap_or_else(|| write.addresses());
+        place: Place,
+    ) {
+        let (address, local_address) = origin.unwrap_or_else(|| socket.addresses());
         let peer = Peer { address, local_address, dedicated, ..Peer::default() };
-        let key = self.turn(|machine, now| Some(machine.on_client(peer, now)))?;
-        let socket = Rc::new(ClientSocket {
-            write,
-            wake: Notify::new(),
-            closing: Cell::new(false),
-            is_blocked: Cell::new(false),
-        });
-        self.clients.borrow_mut().insert(key, socket.clone());
+        let Some(key) = self.turn(|machine, now| Some(machine.on_client(peer, now))) else { return };
+        let owner = Owner::Client(key.index());
+        let Ok(watched) = Watched::new(socket, owner, &self.registry) else {
+            return self.turn(|machine, _| machine.on_client_lost(key, CloseReason::ClientLost));
+        };
+        if watched.is_readable() {
+            self.look_again(owner);
+        }
+        self.clients.borrow_mut().insert(key, Rc::new(ClientSocket { watched, _place: place }));
         self.spec.counters.clients.add(1);
-        Some((key, socket))
+    }
+
+    /// A backend connection may hold something that was not wanted before.
+    pub(super) fn look_at_link(&self, link: LinkKey) {
+        if self.links.borrow().get(link).is_some_and(|socket| socket.watched.is_readable()) {
+            self.look_again(Owner::Link(link.index()));
+        }
     }
 
     pub(super) fn wants_client_bytes(&self, key: SessionKey) -> bool {
@@ -288,129 +302,33 @@ impl Hub {
         self.machine.borrow().wants_link_bytes(key)
     }
 
-    /// A backend connection is open; false when nobody wants it any more.
+    /// A backend connection is open, or could not be opened.
     pub(super) fn open_link(
         self: &Rc<Self>,
         key: LinkKey,
-        socket: Option<&Rc<LinkSocket>>,
-        outcome: crate::logic::multiplexer::DialOutcome,
-    ) -> bool {
-        if let Some(socket) = socket {
-            self.links.borrow_mut().insert(key, socket.clone());
+        opened: Option<(Socket, BackendId)>,
+        outcome: DialOutcome,
+    ) -> io::Result<()> {
+        if let Some((socket, backend)) = opened {
+            let owner = Owner::Link(key.index());
+            let watched = Watched::new(socket, owner, &self.registry)?;
+            if watched.is_readable() {
+                self.look_again(owner);
+            }
+            let play = Play::begun(self.played(backend));
+            self.links.borrow_mut().insert(key, Rc::new(LinkSocket { watched, backend, play }));
         }
         let is_wanted = self.turn(|machine, now| machine.on_dialled(key, outcome, now));
         if !is_wanted {
             self.links.borrow_mut().remove(key);
         }
-        is_wanted
+        Ok(())
     }
 
     /// A backend connection ended by itself.
     pub(super) fn lose_link(self: &Rc<Self>, key: LinkKey, cause: &str) {
         self.links.borrow_mut().remove(key);
         self.turn(|machine, now| machine.on_link_lost(key, cause, now));
-    }
-
-    /// Writes to every client that has something to read, as far as its socket takes it.
-    fn write_clients(self: &Rc<Self>, now: Instant) {
-        loop {
-            let key = self.machine.borrow_mut().next_session_to_write();
-            let Some(key) = key else { return };
-            self.write_client(key, now);
-        }
-    }
-
-    /// Writes to one client.
-    pub(super) fn write_client(self: &Rc<Self>, key: SessionKey, now: Instant) {
-        let Some(socket) = self.clients.borrow().get(key).cloned() else { return };
-        let result = loop {
-            let written = {
-                let machine = self.machine.borrow();
-                let output = machine.client_output(key);
-                if output.is_empty() {
-                    break match socket.write.try_flush() {
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-                        result => result.map(|()| false),
-                    };
-                }
-                socket.write.try_write(output)
-            };
-            match written {
-                Ok(0) => break Err(io::Error::from(io::ErrorKind::WriteZero)),
-                Ok(bytes) => self.feed(|machine| machine.on_client_written(key, bytes, now)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(true),
-                Err(error) => break Err(error),
-            }
-        };
-        match result {
-            Ok(is_blocked) => {
-                if is_blocked && !socket.is_blocked.replace(true) {
-                    socket.wake.notify_one();
-                }
-            }
-            Err(_) => self.feed(|machine| machine.on_client_lost(key, CloseReason::ClientLost)),
-        }
-    }
-
-    /// Writes to every backend connection that has something to send.
-    pub(super) fn write_links(self: &Rc<Self>) {
-        self.catch_up();
-        let now = Instant::now();
-        loop {
-            let key = self.machine.borrow_mut().next_link_to_write();
-            let Some(key) = key else { break };
-            self.write_link(key, now);
-        }
-        self.carry_out(now);
-    }
-
-    /// Writes to one backend connection.
-    pub(super) fn write_link(self: &Rc<Self>, key: LinkKey, now: Instant) {
-        let Some(socket) = self.links.borrow().get(key).cloned() else { return };
-        let failure = loop {
-            let written = {
-                let machine = self.machine.borrow();
-                let output = machine.link_output(key, now);
-                if output.is_empty() {
-                    socket.play.try_flush(&socket.write).map(|()| None)
-                } else {
-                    socket.play.try_write(&socket.write, output).map(Some)
-                }
-            };
-            match written {
-                Ok(None) => return,
-                Ok(Some(0)) => break "the kernel takes no more bytes".to_owned(),
-                Ok(Some(bytes)) => self.feed(|machine| machine.on_link_written(key, bytes, now)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !socket.is_blocked.replace(true) {
-                        socket.wake.notify_one();
-                    }
-                    return;
-                }
-                Err(error) => break error.to_string(),
-            }
-        };
-        // Replies that came before the fault are worth more than the fault.
-        self.read_dry(key, &socket, now);
-        self.links.borrow_mut().remove(key);
-        socket.close(true);
-        self.feed(|machine| machine.on_link_lost(key, &failure, now));
-    }
-
-    /// Reads everything that is there from one backend connection.
-    fn read_dry(&self, key: LinkKey, socket: &LinkSocket, now: Instant) {
-        let mut scratch = self.link_scratch.borrow_mut();
-        while self.wants_link_bytes(key) && !socket.play.is_private() {
-            let read = socket.read.borrow().try_read(&mut scratch);
-            match read {
-                Ok(bytes) if bytes > 0 => {
-                    let seen = socket.play.seen(&scratch[..bytes]);
-                    let bytes = seen.as_deref().unwrap_or(&scratch[..bytes]);
-                    self.feed(|machine| machine.on_link_bytes(key, bytes, now));
-                }
-                _ => return,
-            }
-        }
     }
 
     fn read_all_dry(&self, now: Instant) {
@@ -490,6 +408,7 @@ impl Hub {
                 self.read_dry(key, &socket, now);
             }
         }
+        self.leaving.borrow_mut().retain(|(socket, until)| now < *until && !socket.watched.socket().finish());
         self.feed(|machine| machine.on_tick(now));
         self.carry_out(now);
         if is_late {
@@ -626,14 +545,10 @@ impl Hub {
     }
 
     /// A panic left the machine in an unknown state: everything that it touched is closed, and another takes its place.
-    fn rebuild(&self) {
+    pub(super) fn rebuild(&self) {
         error!("a bug was contained: every connection of one worker is closed");
-        for socket in self.clients.borrow_mut().take_all() {
-            self.spec.counters.clients.subtract(1);
-            socket.closing.set(true);
-            socket.wake.notify_one();
-        }
-        self.links.borrow_mut().take_all().for_each(|socket| socket.close(true));
+        self.clients.borrow_mut().take_all().for_each(|_| self.spec.counters.clients.subtract(1));
+        self.links.borrow_mut().take_all().for_each(|socket| socket.part(true));
         let now = Instant::now();
         let mut machine = self.machine.borrow().successor(now);
         machine.on_route(self.machine.borrow().route().clone(), now);
@@ -646,11 +561,6 @@ impl Hub {
 /// Silence is seen in steps of a twentieth of what is allowed.
 fn regular_tick(conduct: &Conduct) -> Duration {
     (conduct.detector.hang_timeout / 20).clamp(TICK_MIN, TICK_MAX)
-}
-
-/// Serves one client on this hub.
-pub(super) fn admit(hub: &Rc<Hub>, stream: Stream, entry: Arc<Entry>, place: client::Place) {
-    hub.lifecycle.start_local("client", client::serve(hub.clone(), stream, entry, place));
 }
 
 #[cfg(test)]
@@ -678,7 +588,8 @@ mod tests {
             counters: Arc::default(),
             heartbeat: Arc::default(),
         };
-        (Hub::new(spec, Lifecycle::new()), sender)
+        let poll = mio::Poll::new().unwrap();
+        (Hub::new(spec, Lifecycle::new(), poll.registry().try_clone().unwrap()), sender)
     }
 
     #[test]

@@ -12,5 +12,6 @@ pub mod inquiry;
 mod link;
 mod notice;
 mod publish;
+mod sockets;
 mod unblock;
 pub mod worker;

@@ -6,17 +6,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mio::{Poll, Registry};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::client::Place;
+use super::client::{self, Place};
 use super::entry::Entry;
-use super::hub::{self, Hub, HubSpec};
+use super::hub::{Hub, HubSpec};
 use super::inquiry::{self, Question};
+use super::sockets;
 use crate::channels::Directions;
 use crate::lifecycle::Lifecycle;
 use crate::logic::identity::Users;
+use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 
 /// Between two looks at what waits for a moment that comes soon.
@@ -59,7 +62,19 @@ impl Detached {
         }
     }
 
-    fn attach(self) -> io::Result<Stream> {
+    /// For a worker to serve.
+    pub(super) fn into_socket(self) -> Socket {
+        match self {
+            Self::Tcp(stream) => Socket::Tcp(mio::net::TcpStream::from_std(stream)),
+            Self::Unix(stream) => Socket::Unix(mio::net::UnixStream::from_std(stream)),
+        }
+    }
+
+    /// For a task to wait for.
+    ///
+    /// # Errors
+    /// The runtime has no room for it.
+    pub(super) fn attach(self) -> io::Result<Stream> {
         match self {
             Self::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Stream::Tcp),
             Self::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Stream::Unix),
@@ -101,15 +116,24 @@ pub struct WorkerSpec {
 /// No thread or no runtime could be had.
 pub fn start(spec: WorkerSpec) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let watches = spec.groups.iter().map(|_| watch_sockets()).collect::<io::Result<Vec<_>>>()?;
     std::thread::Builder::new().name(format!("worker-{}", spec.worker)).spawn(move || {
         let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, run(spec));
+        local.block_on(&runtime, run(spec, watches));
     })
 }
 
-async fn run(mut spec: WorkerSpec) {
+/// What a hub's sockets are watched with, and where they are registered.
+fn watch_sockets() -> io::Result<(Poll, Registry)> {
+    let poll = Poll::new()?;
+    let registry = poll.registry().try_clone()?;
+    Ok((poll, registry))
+}
+
+async fn run(mut spec: WorkerSpec, watches: Vec<(Poll, Registry)>) {
     let stopping = spec.lifecycle.stopping();
-    let hubs: Vec<Rc<Hub>> = spec.groups.drain(..).map(|group| start_group(group, &spec.lifecycle)).collect();
+    let groups = spec.groups.drain(..).zip(watches);
+    let hubs: Vec<Rc<Hub>> = groups.map(|(group, watch)| start_group(group, watch, &spec.lifecycle)).collect();
     spec.lifecycle.start_local("drain", drain(hubs.clone(), spec.draining.clone(), spec.remaining));
     loop {
         tokio::select! {
@@ -124,18 +148,17 @@ async fn run(mut spec: WorkerSpec) {
 }
 
 fn admit(hubs: &[Rc<Hub>], arrival: Arrival) {
-    match arrival.stream.attach() {
-        Ok(stream) => hub::admit(&hubs[arrival.group], stream, arrival.entry, arrival.place),
-        Err(error) => warn!(%error, "a new connection broke before it was served"),
+    if let Err(error) = client::admit(&hubs[arrival.group], arrival) {
+        warn!(%error, "a new connection broke before it was served");
     }
 }
 
 /// Starts what keeps a hub going.
-fn start_group(group: WorkerGroup, lifecycle: &Lifecycle) -> Rc<Hub> {
-    let hub = Hub::new(group.hub, lifecycle.clone());
+fn start_group(group: WorkerGroup, (poll, registry): (Poll, Registry), lifecycle: &Lifecycle) -> Rc<Hub> {
+    let hub = Hub::new(group.hub, lifecycle.clone(), registry);
     lifecycle.start_local("route", follow(hub.clone(), group.directions));
     lifecycle.start_local("users", follow_users(hub.clone(), group.users));
-    lifecycle.start_local("flush", flush(hub.clone()));
+    lifecycle.start_local("sockets", sockets::serve(hub.clone(), poll));
     lifecycle.start_local("tick", tick(hub.clone()));
     lifecycle.start_local("report", report(hub.clone()));
     lifecycle.start_local("inquiries", inquiry::answer(hub.clone(), group.inquiries));
@@ -165,18 +188,6 @@ async fn follow_users(hub: Rc<Hub>, mut users: watch::Receiver<Arc<Users>>) {
         }
         let latest = users.borrow_and_update().clone();
         hub.follow_users(latest);
-    }
-}
-
-/// Writes to the backends once every client at hand was read: what many clients sent goes out in one write.
-async fn flush(hub: Rc<Hub>) {
-    let stopping = hub.lifecycle.stopping();
-    loop {
-        tokio::select! {
-            biased;
-            () = hub.flush.notified() => hub.write_links(),
-            () = stopping.cancelled() => return,
-        }
     }
 }
 

@@ -1,0 +1,385 @@
+//! The sockets of a hub: which of them have something, and what is read from them and written to them.
+//!
+//! One task serves all of them. It waits for the poller, which is edge-triggered: each socket remembers what it was told
+//! until a read or a write finds that no longer true. In a round everybody at hand is read once, then the backends are
+//! written to: what many clients sent goes out in one write.
+
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::{Events, Interest, Poll, Registry, Token};
+use tokio::io::unix::AsyncFd;
+use tracing::error;
+
+use super::client::Place;
+use super::drill::{self, Play};
+use super::hub::Hub;
+use crate::channels::BackendId;
+use crate::logic::multiplexer::{CloseReason, LinkKey, SessionKey};
+use crate::net::socket::Socket;
+
+/// Sockets served in a round: the backends get what they sent before others are read.
+const EVENTS_MAX: usize = 128;
+
+/// Whose socket it is, by its place in the hub's tables. A place may have got a new socket since an event was told of
+/// the old one: then there is nothing to be read, and no harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Client(usize),
+    Link(usize),
+}
+
+impl From<Owner> for Token {
+    fn from(owner: Owner) -> Self {
+        match owner {
+            Owner::Client(index) => Self(index << 1),
+            Owner::Link(index) => Self(index << 1 | 1),
+        }
+    }
+}
+
+impl From<Token> for Owner {
+    fn from(Token(number): Token) -> Self {
+        if number & 1 == 0 { Self::Client(number >> 1) } else { Self::Link(number >> 1) }
+    }
+}
+
+/// Tells which sockets of a hub have something.
+pub(super) struct Poller {
+    poll: AsyncFd<Poll>,
+    events: Events,
+}
+
+impl Poller {
+    #[expect(deprecated, reason = "its successor is unsafe code, for descriptors that change: a Poll keeps its own")]
+    fn new(poll: Poll) -> io::Result<Self> {
+        let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
+        Ok(Self { poll, events: Events::with_capacity(EVENTS_MAX) })
+    }
+
+    /// Waits until a socket has something, and gathers what has. Nothing is lost when the wait is given up.
+    async fn ready(&mut self) -> io::Result<()> {
+        let mut guard = self.poll.readable_mut().await?;
+        match guard.get_inner_mut().poll(&mut self.events, Some(Duration::ZERO)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            result => result?,
+        }
+        // What comes from now on makes it ready again; what did not fit would not.
+        if self.events.iter().count() < EVENTS_MAX {
+            guard.clear_ready();
+        }
+        Ok(())
+    }
+}
+
+/// A socket and what was told of it.
+pub(super) struct Watched {
+    socket: Socket,
+    /// There may be something to read.
+    is_readable: Cell<bool>,
+    /// The other side has ended, which is found behind its last bytes.
+    is_ended: Cell<bool>,
+    /// The kernel took no more bytes.
+    is_blocked: Cell<bool>,
+}
+
+impl Watched {
+    pub(super) fn new(mut socket: Socket, owner: Owner, registry: &Registry) -> io::Result<Self> {
+        registry.register(socket.source(), owner.into(), Interest::READABLE | Interest::WRITABLE)?;
+        let is_readable = Cell::new(socket.may_hold_bytes());
+        Ok(Self { socket, is_readable, is_ended: Cell::new(false), is_blocked: Cell::new(false) })
+    }
+
+    pub(super) const fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    pub(super) const fn is_readable(&self) -> bool {
+        self.is_readable.get()
+    }
+
+    /// Takes an event in; whether the socket can be written to again.
+    fn note(&self, event: &Event) -> bool {
+        let is_ended = event.is_read_closed() || event.is_error();
+        if is_ended {
+            self.is_ended.set(true);
+        }
+        if is_ended || event.is_readable() {
+            self.is_readable.set(true);
+        }
+        (event.is_writable() || is_ended) && self.is_blocked.replace(false)
+    }
+
+    /// Reads once.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = self.socket.try_read(buffer);
+        let is_dry = match &result {
+            Ok(bytes) => !self.is_ended.get() && self.socket.is_dry(*bytes, buffer.len()),
+            Err(error) => error.kind() != ErrorKind::Interrupted,
+        };
+        if is_dry {
+            self.is_readable.set(false);
+        }
+        result
+    }
+
+    /// An event says when the kernel takes bytes again.
+    pub(super) fn block(&self) {
+        self.is_blocked.set(true);
+    }
+}
+
+/// A client's socket.
+pub(super) struct ClientSocket {
+    pub(super) watched: Watched,
+    pub(super) _place: Place,
+}
+
+/// A backend connection's socket.
+pub(super) struct LinkSocket {
+    pub(super) watched: Watched,
+    pub(super) backend: BackendId,
+    pub(super) play: Play,
+}
+
+impl LinkSocket {
+    /// The connection is about to be closed: with a goodbye, or as rudely as can be.
+    pub(super) fn part(&self, reset: bool) {
+        match reset {
+            true => self.watched.socket.reset_on_close(),
+            false => drop(self.watched.socket.finish()),
+        }
+    }
+
+    /// Whether it may be read at all.
+    fn is_open_to_reads(&self) -> bool {
+        !self.play.is_deaf() && !self.play.keeps_back()
+    }
+}
+
+/// Serves the sockets of a hub.
+pub(super) async fn serve(hub: Rc<Hub>, poll: Poll) {
+    let stopping = hub.lifecycle.stopping();
+    let mut poller = match Poller::new(poll) {
+        Ok(poller) => poller,
+        Err(error) => return error!(%error, "a worker cannot watch its sockets"),
+    };
+    loop {
+        let is_ready = tokio::select! {
+            biased;
+            ready = poller.ready() => match ready {
+                Ok(()) => true,
+                Err(error) => return error!(%error, "a worker cannot watch its sockets any more"),
+            },
+            () = hub.attention.notified() => false,
+            () = stopping.cancelled() => return,
+        };
+        let events = is_ready.then_some(&poller.events).into_iter().flatten();
+        hub.contain(|| hub.serve_round(events));
+    }
+}
+
+impl Hub {
+    /// Serves every socket that has something, then writes to the backends.
+    fn serve_round<'a>(self: &Rc<Self>, events: impl Iterator<Item = &'a Event>) {
+        self.is_serving.set(true);
+        let unread = std::mem::take(&mut *self.unread.borrow_mut());
+        events.for_each(|event| self.serve_event(event));
+        unread.into_iter().for_each(|owner| self.read_again(owner));
+        self.write_links();
+        self.is_serving.set(false);
+        if !self.unread.borrow().is_empty() || self.machine.borrow().has_link_to_write() {
+            self.attention.notify_one();
+        }
+    }
+
+    fn serve_event(self: &Rc<Self>, event: &Event) {
+        match event.token().into() {
+            Owner::Client(index) => {
+                let Some((key, socket)) = self.clients.borrow().at(index).map(cloned) else { return };
+                if socket.watched.note(event) {
+                    self.write_client(key, Instant::now());
+                    self.turn(|_, _| ());
+                }
+                self.read_client(key, &socket);
+            }
+            Owner::Link(index) => {
+                let Some((key, socket)) = self.links.borrow().at(index).map(cloned) else { return };
+                if socket.watched.note(event) {
+                    self.catch_up();
+                    self.write_link(key, Instant::now());
+                    self.turn(|_, _| ());
+                }
+                self.read_link(key, &socket);
+            }
+        }
+    }
+
+    fn read_again(self: &Rc<Self>, owner: Owner) {
+        match owner {
+            Owner::Client(index) => {
+                if let Some((key, socket)) = self.clients.borrow().at(index).map(cloned) {
+                    self.read_client(key, &socket);
+                }
+            }
+            Owner::Link(index) => {
+                if let Some((key, socket)) = self.links.borrow().at(index).map(cloned) {
+                    self.read_link(key, &socket);
+                }
+            }
+        }
+    }
+
+    /// Looks at a socket again in the next round: it holds something that nobody will tell of once more.
+    pub(super) fn look_again(&self, owner: Owner) {
+        self.unread.borrow_mut().push(owner);
+        if !self.is_serving.get() {
+            self.attention.notify_one();
+        }
+    }
+
+    /// Reads a client once, if there is something and it is wanted.
+    fn read_client(self: &Rc<Self>, key: SessionKey, socket: &ClientSocket) {
+        if !socket.watched.is_readable() || !self.wants_client_bytes(key) {
+            return;
+        }
+        let mut scratch = self.client_scratch.borrow_mut();
+        match socket.watched.read(&mut scratch) {
+            Ok(0) => self.turn(|machine, now| machine.on_client_end(key, now)),
+            Ok(bytes) => self.turn(|machine, now| machine.on_client_bytes(key, &scratch[..bytes], now)),
+            Err(error) if is_passing(&error) => {}
+            Err(_) => return self.turn(|machine, _| machine.on_client_lost(key, CloseReason::ClientLost)),
+        }
+        if socket.watched.is_readable() && self.wants_client_bytes(key) {
+            self.look_again(Owner::Client(key.index()));
+        }
+    }
+
+    /// Reads a backend connection once, if there is something and it is wanted.
+    fn read_link(self: &Rc<Self>, key: LinkKey, socket: &Rc<LinkSocket>) {
+        if !socket.watched.is_readable() || !self.wants_link_bytes(key) || !socket.is_open_to_reads() {
+            return;
+        }
+        let mut scratch = self.link_scratch.borrow_mut();
+        match socket.watched.read(&mut scratch) {
+            Ok(0) => return self.lose_link(key, "closed by the server"),
+            Ok(bytes) if socket.play.delay().is_some() => {
+                drill::keep_back(self, key, socket, scratch[..bytes].to_vec())
+            }
+            Ok(bytes) => {
+                let seen = socket.play.seen(&scratch[..bytes]);
+                let bytes = seen.as_deref().unwrap_or(&scratch[..bytes]);
+                self.turn(|machine, now| machine.on_link_bytes(key, bytes, now));
+            }
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return self.lose_link(key, &error.to_string()),
+        }
+        if socket.watched.is_readable() && self.wants_link_bytes(key) && socket.is_open_to_reads() {
+            self.look_again(Owner::Link(key.index()));
+        }
+    }
+
+    /// Writes to every client that has something to read, as far as its socket takes it.
+    pub(super) fn write_clients(self: &Rc<Self>, now: Instant) {
+        loop {
+            let Some(key) = self.machine.borrow_mut().next_session_to_write() else { return };
+            self.write_client(key, now);
+        }
+    }
+
+    /// Writes to one client.
+    fn write_client(self: &Rc<Self>, key: SessionKey, now: Instant) {
+        let Some(socket) = self.clients.borrow().get(key).cloned() else { return };
+        let result = loop {
+            let written = match self.machine.borrow().client_output(key) {
+                [] => socket.watched.socket.try_flush().map(|()| None),
+                output => socket.watched.socket.try_write(output).map(Some),
+            };
+            match written {
+                Ok(None) => break Ok(()),
+                Ok(Some(0)) => break Err(ErrorKind::WriteZero.into()),
+                Ok(Some(bytes)) => self.feed(|machine| machine.on_client_written(key, bytes, now)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        match result {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => socket.watched.block(),
+            Err(_) => self.feed(|machine| machine.on_client_lost(key, CloseReason::ClientLost)),
+        }
+    }
+
+    /// Writes to every backend connection that has something to send.
+    pub(super) fn write_links(self: &Rc<Self>) {
+        self.catch_up();
+        let now = Instant::now();
+        loop {
+            let Some(key) = self.machine.borrow_mut().next_link_to_write() else { break };
+            self.write_link(key, now);
+        }
+        self.carry_out(now);
+    }
+
+    /// Writes to one backend connection.
+    fn write_link(self: &Rc<Self>, key: LinkKey, now: Instant) {
+        let Some(socket) = self.links.borrow().get(key).cloned() else { return };
+        let failure = loop {
+            let written = match self.machine.borrow().link_output(key, now) {
+                [] => socket.play.try_flush(&socket.watched.socket).map(|()| None),
+                output => socket.play.try_write(&socket.watched.socket, output).map(Some),
+            };
+            match written {
+                Ok(None) => return,
+                Ok(Some(0)) => break "the kernel takes no more bytes".to_owned(),
+                Ok(Some(bytes)) => self.feed(|machine| machine.on_link_written(key, bytes, now)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return socket.watched.block(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => break error.to_string(),
+            }
+        };
+        // Replies that came before the fault are worth more than the fault.
+        self.read_dry(key, &socket, now);
+        self.links.borrow_mut().remove(key);
+        socket.part(true);
+        self.feed(|machine| machine.on_link_lost(key, &failure, now));
+    }
+
+    /// Reads everything that is there from one backend connection.
+    pub(super) fn read_dry(&self, key: LinkKey, socket: &LinkSocket, now: Instant) {
+        let mut scratch = self.link_scratch.borrow_mut();
+        while self.wants_link_bytes(key) && !socket.play.is_private() {
+            match socket.watched.socket.try_read(&mut scratch) {
+                Ok(bytes) if bytes > 0 => {
+                    let seen = socket.play.seen(&scratch[..bytes]);
+                    let bytes = seen.as_deref().unwrap_or(&scratch[..bytes]);
+                    self.feed(|machine| machine.on_link_bytes(key, bytes, now));
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // The end, or a fault, is still there for the next event's read.
+                _ => return,
+            }
+        }
+    }
+
+    /// Runs a piece of the shell. A panic in it is contained like one in the machine.
+    fn contain(&self, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.is_serving.set(false);
+            self.rebuild();
+        }
+    }
+}
+
+fn cloned<K, S>((key, socket): (K, &Rc<S>)) -> (K, Rc<S>) {
+    (key, socket.clone())
+}
+
+/// Nothing is wrong with the connection.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
