@@ -53,6 +53,8 @@ mod tests {
         let mut budget = Budget::new(10.0, 3.0, start);
         let allowed = |budget: &mut Budget, at| (0..10).filter(|_| budget.spend(at)).count();
         assert_eq!(allowed(&mut budget, start), 3);
+        let mut later = budget;
+        assert!(!budget.has_some(start) && later.has_some(start + Duration::from_millis(200)));
         assert_eq!(allowed(&mut budget, start + Duration::from_millis(250)), 2);
         budget.pay(1.0);
         assert_eq!(allowed(&mut budget, start + Duration::from_millis(250)), 1);

@@ -160,6 +160,8 @@ pub struct Multiplexer {
     pins: usize,
     /// Sessions that hold a pin.
     pinned: Vec<SessionKey>,
+    /// Sessions that have subscriptions, or had some when they were last looked through.
+    subscribers: Vec<SessionKey>,
     /// Sessions that wait for something else than their own replies, longest first.
     waiting: Vec<SessionKey>,
     /// Sessions whose last reply came, to be looked at once the bytes at hand are dealt with.
@@ -241,6 +243,7 @@ impl Multiplexer {
             pool: Vec::new(),
             pins: 0,
             pinned: Vec::new(),
+            subscribers: Vec::new(),
             waiting: Vec::new(),
             settled: Vec::new(),
             outputs: VecDeque::new(),

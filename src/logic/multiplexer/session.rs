@@ -327,6 +327,8 @@ pub struct Session {
     pub flushing: bool,
     /// Already on the list of sessions that wait.
     pub listed: bool,
+    /// Among those that have subscriptions, or had some.
+    pub subscribes: bool,
 }
 
 impl Session {
@@ -371,6 +373,7 @@ impl Session {
             upload_bytes: 0,
             flushing: false,
             listed: false,
+            subscribes: false,
         }
     }
 

@@ -731,6 +731,34 @@ fn a_lane_out_of_step_ends_whoever_it_served_since_it_was_proven() {
 }
 
 #[test]
+fn who_waits_for_the_connect_rate_is_served_at_that_rate_and_not_refused() {
+    let mut settings = settings(RetryCeiling::WriteLastWins);
+    settings.limits.pins_per_backend_max = 1000;
+    let mut bench = Bench::with(settings);
+    let clients: Vec<SessionKey> = (0..1000).map(|_| bench.client()).collect();
+    let pins = |bench: &Bench| bench.links.iter().filter(|(_, dial)| matches!(dial.role, Role::Pin(_))).count();
+    for &client in &clients {
+        bench.say(client, &["WATCH key"]);
+    }
+    assert_eq!(pins(&bench), 200);
+    for _ in 0..16 {
+        bench.pass(ms(100));
+    }
+    assert_eq!(pins(&bench), 1000);
+    while bench.serve() {}
+    for &client in &clients {
+        assert_eq!(bench.heard(client), "+OK\r\n");
+    }
+    // All are taken, and nobody leaves: that is another matter.
+    let last = bench.client();
+    bench.say(last, &["WATCH key"]);
+    bench.pass(ms(100));
+    assert_eq!(bench.heard(last), "");
+    bench.pass(ms(100));
+    assert!(bench.heard(last).starts_with("-ERR handover: no connection of its own is free"));
+}
+
+#[test]
 fn pins_are_capped_with_a_clear_error() {
     let mut bench = Bench::new();
     let clients: Vec<SessionKey> = (0..3).map(|_| bench.client()).collect();
