@@ -85,7 +85,7 @@ impl Multiplexer {
         let (backend, epoch) = (link.backend, link.epoch);
         self.continuity += u64::from(link.role == Role::Lane);
         let lost = self.judge_link(key, now);
-        self.settings.commons.scripts().doubt();
+        self.doubt_scripts();
         // One fault, however much was in flight: a deep pipeline on one killed connection is no reason to switch.
         let record = self.record(backend);
         record.failures += u64::from(lost > 0);

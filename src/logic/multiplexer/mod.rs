@@ -61,6 +61,7 @@ use self::link::{Run, RunKind};
 use self::pubsub::Circles;
 pub use self::pubsub::Kind as SubscriptionKind;
 use self::requests::Request;
+use self::scripts::FreshScripts;
 use self::session::Wait;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
@@ -188,6 +189,7 @@ pub struct Multiplexer {
     clients_pause: Option<Pause>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
+    fresh_scripts: FreshScripts,
     /// Bytes of large requests that are arriving.
     upload_bytes: usize,
     /// Sessions not read until there is room for their large requests.
@@ -260,6 +262,7 @@ impl Multiplexer {
             pause: None,
             clients_pause: None,
             crowded: false,
+            fresh_scripts: FreshScripts::default(),
             upload_bytes: 0,
             starved: Vec::new(),
             held_bytes: 0,
