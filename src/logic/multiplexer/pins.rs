@@ -14,8 +14,10 @@ use crate::resp::encode;
 const PIN_IDLE_MAX: Duration = Duration::from_millis(50);
 /// How long a blocked command is still waited for after its client has closed its sending half.
 const LEAVER_WAIT_MAX: Duration = Duration::from_millis(100);
-/// Pins that nobody holds, kept for the next who needs one.
-const POOL_MAX: usize = 16;
+/// Pins that nobody holds are kept for so long for the next who needs one …
+const POOL_IDLE_MAX: Duration = Duration::from_secs(5);
+/// … and so many of them for longer.
+const POOL_MIN: usize = 16;
 
 impl Multiplexer {
     /// The session's own connection; takes one when it has none, and makes it wait while there is none.
@@ -88,10 +90,11 @@ impl Multiplexer {
     /// A pin from the pool, or one that is being opened; none when there are too many.
     fn take_pin(&mut self, key: SessionKey, profile: Profile, now: Instant) -> Option<LinkKey> {
         let active = self.route.active?;
+        // The newest first, so that those beyond what is needed grow old.
         let pooled =
-            self.pool.iter().position(|&link| self.links.get(link).is_some_and(|link| link.profile == profile));
+            self.pool.iter().rposition(|&link| self.links.get(link).is_some_and(|link| link.profile == profile));
         if let Some(position) = pooled {
-            let link_key = self.pool.swap_remove(position);
+            let link_key = self.pool.remove(position);
             self.links.get_mut(link_key)?.role = Role::Pin(Some(key));
             self.monitor_again(key, link_key, now);
             return Some(link_key);
@@ -224,12 +227,7 @@ impl Multiplexer {
         // Without ECHO there is no fence.
         let is_laneless = self.is_laneless(profile.identity);
         let Some(link) = self.links.get_mut(link_key) else { return };
-        if tainted
-            || is_laneless
-            || link.state != LinkState::Ready
-            || link.epoch != self.route.epoch
-            || self.pool.len() >= POOL_MAX
-        {
+        if tainted || is_laneless || link.state != LinkState::Ready || link.epoch != self.route.epoch {
             return self.close_link(link_key, false);
         }
         link.role = Role::Pin(None);
@@ -246,6 +244,16 @@ impl Multiplexer {
             link.sentinel = (now, 0);
         }
         self.send_own(link_key, RunKind::Echo(expected.freeze()), &request, now);
+    }
+
+    /// Closes pins that nobody has needed for a while, but for a few.
+    pub(super) fn trim_pool(&mut self, now: Instant) {
+        let is_old = |link: &Link| now.saturating_duration_since(link.heard_at) >= POOL_IDLE_MAX;
+        let beyond = self.pool.len().saturating_sub(POOL_MIN);
+        let is_spare = |key: &&LinkKey| self.links.get(**key).is_none_or(is_old);
+        let spare = self.pool.iter().take(beyond).take_while(is_spare).count();
+        let closed: Vec<LinkKey> = self.pool.drain(..spare).collect();
+        closed.into_iter().for_each(|key| self.close_link(key, false));
     }
 
     /// The fence was passed: the pin may serve the next client.

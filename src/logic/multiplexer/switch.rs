@@ -374,6 +374,7 @@ impl Multiplexer {
     pub fn on_tick(&mut self, now: Instant) {
         self.end_leavers(now);
         self.release_idle_pins(now);
+        self.trim_pool(now);
         self.reopen_pins(now);
         self.follow_targets(now);
         self.reopen_lanes(now);
