@@ -63,6 +63,7 @@ use self::link::{Run, RunKind};
 use self::pubsub::Circles;
 pub use self::pubsub::Kind as SubscriptionKind;
 use self::requests::Request;
+use self::scripts::FreshScripts;
 use self::session::Wait;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
@@ -158,8 +159,12 @@ pub struct Multiplexer {
     standbys: Vec<Lane>,
     /// Pins that nobody holds, washed by the fence.
     pool: Vec<LinkKey>,
+    /// Connections that are pins: held, in the fence, in the pool, or being opened.
+    pins: usize,
     /// Sessions that hold a pin.
     pinned: Vec<SessionKey>,
+    /// Sessions that have subscriptions, or had some when they were last looked through.
+    subscribers: Vec<SessionKey>,
     /// Sessions that wait for something else than their own replies, longest first.
     waiting: Vec<SessionKey>,
     /// Sessions whose last reply came, to be looked at once the bytes at hand are dealt with.
@@ -187,6 +192,7 @@ pub struct Multiplexer {
     clients_pause: Option<Pause>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
+    fresh_scripts: FreshScripts,
     /// Bytes of large requests that are arriving.
     upload_bytes: usize,
     /// Sessions not read until there is room for their large requests.
@@ -244,7 +250,9 @@ impl Multiplexer {
             lanes: Vec::new(),
             standbys: Vec::new(),
             pool: Vec::new(),
+            pins: 0,
             pinned: Vec::new(),
+            subscribers: Vec::new(),
             waiting: Vec::new(),
             settled: Vec::new(),
             outputs: VecDeque::new(),
@@ -261,6 +269,7 @@ impl Multiplexer {
             pause: None,
             clients_pause: None,
             crowded: false,
+            fresh_scripts: FreshScripts::default(),
             upload_bytes: 0,
             starved: Vec::new(),
             held_bytes: 0,
@@ -653,8 +662,15 @@ impl Multiplexer {
 
     /// Looks again at every session that waits for something else than its own replies.
     fn advance_waiting(&mut self, now: Instant) {
-        let waiting = std::mem::take(&mut self.waiting);
-        for key in waiting {
+        self.advance_waiting_while(|_| true, now);
+    }
+
+    /// The same, longest first, as long as there is something to be had.
+    fn advance_waiting_while(&mut self, is_some_left: impl Fn(&Self) -> bool, now: Instant) {
+        let mut waiting = std::mem::take(&mut self.waiting).into_iter();
+        while is_some_left(self)
+            && let Some(key) = waiting.next()
+        {
             if self.is_paused(key) {
                 self.waiting.push(key);
             } else if let Some(session) = self.sessions.get_mut(key) {
@@ -663,6 +679,7 @@ impl Multiplexer {
                 self.finish_if_done(key);
             }
         }
+        self.waiting.extend(waiting);
     }
 
     /// Looks again at the sessions whose last reply came.
