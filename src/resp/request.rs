@@ -1,6 +1,6 @@
 //! Where a request ends: an incremental scanner that resumes where it stopped and allocates nothing.
 
-use super::parse_number;
+use super::{ends_line, parse_number, plain_number};
 
 /// The longest header line or inline request, as Redis has it (`PROTO_INLINE_MAX_SIZE`).
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -136,6 +136,52 @@ impl RequestScanner {
 
     /// Looks at `input`, whose first byte is the first of a request and stays so until it is whole.
     pub fn scan(&mut self, input: &[u8]) -> Scan {
+        if self.at_start()
+            && let Some(frame) = self.plain_frame(input)
+        {
+            return Scan::Frame(frame);
+        }
+        self.scan_carefully(input)
+    }
+
+    const fn at_start(&self) -> bool {
+        self.remaining.is_none() && self.position == 0
+    }
+
+    /// The request at the start of `input` when all of it is there and nothing about it is odd, as nearly always: in one
+    /// pass that keeps no state. `None` judges nothing: [`Self::scan_carefully`] does.
+    #[inline]
+    fn plain_frame(&self, input: &[u8]) -> Option<Frame> {
+        // Nothing within so little can be above what a whole request may have.
+        if input.first() != Some(&b'*') || input.len() > REQUEST_BYTES_MIN {
+            return None;
+        }
+        let (count, position) = plain_number(input, 1)?;
+        if count == 0 || count as i64 > self.arguments_max {
+            return None;
+        }
+        let (name_start, name_end) = self.plain_bulk(input, position)?;
+        let mut end = name_end;
+        for _ in 1..count {
+            (_, end) = self.plain_bulk(input, end + 2)?;
+        }
+        Some(Frame { bytes: end + 2, name_start, name_bytes: name_end - name_start })
+    }
+
+    /// Where the value of the bulk at `position` starts and ends.
+    #[inline]
+    fn plain_bulk(&self, input: &[u8], position: usize) -> Option<(usize, usize)> {
+        if input.get(position) != Some(&b'$') {
+            return None;
+        }
+        let (length, start) = plain_number(input, position + 1)?;
+        let end = start + length;
+        (length <= self.value_bytes_max && ends_line(input, end)).then_some((start, end))
+    }
+
+    /// Judges everything, and keeps its place when there is not enough yet.
+    #[inline(never)]
+    fn scan_carefully(&mut self, input: &[u8]) -> Scan {
         let outcome = self.advance(input).unwrap_or_else(Scan::Invalid);
         if outcome != Scan::Incomplete {
             self.reset();
@@ -354,7 +400,16 @@ mod tests {
 
     /// Scans as a session does, with the input arriving in pieces that end at `cuts`.
     fn scan_in_pieces(input: &[u8], cuts: &[usize]) -> Vec<Scan> {
-        let mut scanner = RequestScanner::new(1024);
+        scan_in_pieces_by(RequestScanner::scan, RequestScanner::new(1024), input, cuts)
+    }
+
+    /// The same with `scan`.
+    fn scan_in_pieces_by(
+        scan: fn(&mut RequestScanner, &[u8]) -> Scan,
+        mut scanner: RequestScanner,
+        input: &[u8],
+        cuts: &[usize],
+    ) -> Vec<Scan> {
         let (mut buffer, mut found) = (Vec::new(), Vec::new());
         let mut start = 0;
         for &cut in cuts.iter().chain([&input.len()]) {
@@ -362,7 +417,7 @@ mod tests {
             buffer.extend_from_slice(&input[start..cut]);
             start = cut;
             loop {
-                let scan = scanner.scan(&buffer);
+                let scan = scan(&mut scanner, &buffer);
                 let bytes = match scan {
                     Scan::Frame(frame) => frame.bytes,
                     Scan::Inline { bytes, .. } | Scan::Nothing { bytes } => bytes,
@@ -379,6 +434,10 @@ mod tests {
         found
     }
 
+    fn any_byte() -> impl Strategy<Value = u8> {
+        prop_oneof![proptest::sample::select(b"*$\r\n0123456789-+:".to_vec()), any::<u8>()]
+    }
+
     fn any_input() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             Just(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n".to_vec()),
@@ -386,6 +445,8 @@ mod tests {
             Just(b"PING\r\n".to_vec()),
             Just(b"*0\r\n".to_vec()),
             Just(b"*1\r\n$0\r\n\r\n".to_vec()),
+            Just(b"*11\r\n".iter().chain(b"$1\r\n*\r\n".repeat(11).iter()).copied().collect()),
+            Just(b"*2\r\n$4\r\nECHO\r\n$12\r\n*1\r\n$4\r\nPING\r\n".to_vec()),
             proptest::collection::vec(proptest::sample::select(b"*$\r\n0123456789-+:aG".to_vec()), 0..12),
             proptest::collection::vec(any::<u8>(), 0..6),
         ];
@@ -420,6 +481,28 @@ mod tests {
                 }
             }
             prop_assert_eq!(ends, [input.len()]);
+        }
+
+        #[test]
+        fn the_plain_pass_finds_what_the_careful_one_finds(
+            input in any_input(),
+            damage in proptest::collection::vec((any::<proptest::sample::Index>(), any_byte()), 0..3),
+            mut cuts in proptest::collection::vec(0_usize..120, 0..4),
+            limited in proptest::sample::select(vec![
+                RequestScanner::new(1024), RequestScanner::new(3), RequestScanner::new(0),
+                RequestScanner::unauthenticated(),
+            ]),
+        ) {
+            let mut input = input;
+            for (place, byte) in damage {
+                if !input.is_empty() {
+                    let place = place.index(input.len());
+                    input[place] = byte;
+                }
+            }
+            cuts.sort_unstable();
+            let carefully = scan_in_pieces_by(RequestScanner::scan_carefully, limited, &input, &cuts);
+            prop_assert_eq!(scan_in_pieces_by(RequestScanner::scan, limited, &input, &cuts), carefully);
         }
 
         #[test]
