@@ -1,6 +1,6 @@
 //! Where a reply ends: an incremental scanner that keeps a counter, not a stack, and no bytes.
 
-use super::parse_number;
+use super::{ends_line, parse_number, plain_number};
 
 /// The longest line of a reply: simple strings, errors, numbers and headers.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -10,6 +10,9 @@ const ELEMENTS_MAX: u64 = 1 << 27;
 
 /// The longest bulk of a reply.
 const BULK_BYTES_MAX: i64 = 1 << 40;
+
+/// Lines up to so long are looked through by a plain loop: a search would first have to set itself up.
+const SHORT_LINE_BYTES_MAX: usize = 32;
 
 /// What a scan found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +81,18 @@ impl ReplyScanner {
 
     /// Looks at `input`, which continues where the last scan's bytes ended.
     pub fn scan(&mut self, input: &[u8]) -> ReplyScan {
-        match self.advance(input) {
+        if self.at_start()
+            && let Some(bytes) = plain_element(input)
+        {
+            return ReplyScan::Complete { bytes, kind: ReplyKind::Reply };
+        }
+        self.scan_carefully(input, plain_element)
+    }
+
+    /// The same for whatever is more than one element of which `plain` knows the end at a glance.
+    #[inline(never)]
+    fn scan_carefully(&mut self, input: &[u8], plain: impl Fn(&[u8]) -> Option<usize>) -> ReplyScan {
+        match self.advance(input, plain) {
             Ok(Ok(bytes)) => {
                 let kind = self.kind.unwrap_or(ReplyKind::Reply);
                 *self = Self::new();
@@ -90,7 +104,11 @@ impl ReplyScanner {
     }
 
     /// `Ok(Ok(end))` when whole, `Ok(Err(consumed))` when more is needed.
-    fn advance(&mut self, input: &[u8]) -> Result<Result<usize, usize>, &'static str> {
+    fn advance(
+        &mut self,
+        input: &[u8],
+        plain: impl Fn(&[u8]) -> Option<usize>,
+    ) -> Result<Result<usize, usize>, &'static str> {
         let mut position = 0;
         while self.elements > 0 {
             if self.bulk > 0 {
@@ -99,6 +117,12 @@ impl ReplyScanner {
                     return Ok(Err(position));
                 }
                 self.elements -= 1;
+                continue;
+            }
+            if let Some(bytes) = plain(&input[position..]) {
+                self.kind.get_or_insert(ReplyKind::Reply);
+                self.elements -= 1;
+                position += bytes;
                 continue;
             }
             let Some(line_bytes) = line_length(&input[position..])? else {
@@ -168,8 +192,40 @@ impl ReplyScanner {
     }
 }
 
+/// Bytes of the element at the start of `input` when all of it is there and it is what nearly every reply is: a bulk, or a
+/// short line of its own. `None` judges nothing: [`ReplyScanner::take_line`] does.
+#[inline]
+fn plain_element(input: &[u8]) -> Option<usize> {
+    match input.first()? {
+        b'$' => {
+            let end = match plain_number(input, 1) {
+                Some((length, start)) => start + length,
+                None if input.starts_with(b"$-1") => 3,
+                None => return None,
+            };
+            ends_line(input, end).then_some(end + 2)
+        }
+        b'+' | b':' | b'_' | b'#' | b',' => Some(short_line_length(input)? + 2),
+        _ => None,
+    }
+}
+
+/// Bytes of the line at the start of `input`, without its CRLF, when it is short, whole and free of control characters.
+#[inline]
+fn short_line_length(input: &[u8]) -> Option<usize> {
+    let end = input.iter().take(SHORT_LINE_BYTES_MAX).position(|&byte| byte < b' ')?;
+    ends_line(input, end).then_some(end)
+}
+
 /// Bytes of the line at the start of `input`, without its CRLF; `None`: not whole yet.
 fn line_length(input: &[u8]) -> Result<Option<usize>, &'static str> {
+    match short_line_length(input) {
+        Some(bytes) => Ok(Some(bytes)),
+        None => long_line_length(input),
+    }
+}
+
+fn long_line_length(input: &[u8]) -> Result<Option<usize>, &'static str> {
     let window = &input[..input.len().min(LINE_BYTES_MAX)];
     let Some(end) = memchr::memchr2(b'\r', b'\n', window) else {
         return if input.len() >= LINE_BYTES_MAX { Err("a line too long") } else { Ok(None) };
@@ -198,13 +254,22 @@ mod tests {
 
     /// Reads everything as a link does, in pieces: the ends of the replies, or the error.
     fn read_in_pieces(input: &[u8], cuts: &[usize]) -> Result<Vec<(usize, ReplyKind)>, &'static str> {
+        read_in_pieces_by(ReplyScanner::scan, input, cuts)
+    }
+
+    /// The same with `scan`.
+    fn read_in_pieces_by(
+        scan: fn(&mut ReplyScanner, &[u8]) -> ReplyScan,
+        input: &[u8],
+        cuts: &[usize],
+    ) -> Result<Vec<(usize, ReplyKind)>, &'static str> {
         let mut scanner = ReplyScanner::new();
         let (mut ends, mut consumed, mut start) = (Vec::new(), 0, 0);
         for &cut in cuts.iter().chain([&input.len()]) {
             let cut = cut.clamp(start, input.len());
             start = cut;
             while consumed < cut {
-                match scanner.scan(&input[consumed..cut]) {
+                match scan(&mut scanner, &input[consumed..cut]) {
                     ReplyScan::Complete { bytes, kind } => {
                         consumed += bytes;
                         ends.push((consumed, kind));
@@ -298,19 +363,62 @@ mod tests {
         assert_eq!(first_word(b"+OK\r\n"), b"");
     }
 
+    fn any_byte() -> impl Strategy<Value = u8> {
+        prop_oneof![proptest::sample::select(b"*$\r\n0123456789-+:>".to_vec()), any::<u8>()]
+    }
+
+    fn any_input() -> impl Strategy<Value = Vec<u8>> {
+        let piece = proptest::sample::select(vec![
+            b"+OK\r\n".to_vec(),
+            b"$3\r\nabc\r\n".to_vec(),
+            b"*2\r\n".to_vec(),
+            b":1\r\n".to_vec(),
+            b"%1\r\n".to_vec(),
+            b">1\r\n".to_vec(),
+            b"|1\r\n".to_vec(),
+            b"$2\r\n\r\n\r\n".to_vec(),
+            b"-ERR x\r\n".to_vec(),
+            b"$1\r\n".to_vec(),
+            b"x".to_vec(),
+            b"_\r\n".to_vec(),
+            b"$-1\r\n".to_vec(),
+            b"$0\r\n\r\n".to_vec(),
+            b"$12\r\n123456789012\r\n".to_vec(),
+            b"#t\r\n".to_vec(),
+            b",1.5\r\n".to_vec(),
+            [b"+".as_slice(), &[b'a'; 40], b"\r\n"].concat(),
+        ]);
+        proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
     proptest! {
         #[test]
+        fn the_plain_pass_finds_what_the_careful_one_finds(
+            input in any_input(),
+            damage in proptest::collection::vec((any::<proptest::sample::Index>(), any_byte()), 0..3),
+            mut cuts in proptest::collection::vec(0_usize..80, 0..4),
+        ) {
+            let mut input = input;
+            for (place, byte) in damage {
+                if !input.is_empty() {
+                    let place = place.index(input.len());
+                    input[place] = byte;
+                }
+            }
+            cuts.sort_unstable();
+            let carefully = read_in_pieces_by(|scanner, input| scanner.scan_carefully(input, |_| None), &input, &cuts);
+            prop_assert_eq!(read_in_pieces(&input, &cuts), carefully);
+            if let Some(bytes) = short_line_length(&input) {
+                prop_assert_eq!(long_line_length(&input), Ok(Some(bytes)));
+            }
+        }
+
+        #[test]
         fn cuts_do_not_change_the_result(
-            pieces in proptest::collection::vec(
-                proptest::sample::select(vec![
-                    b"+OK\r\n".to_vec(), b"$3\r\nabc\r\n".to_vec(), b"*2\r\n".to_vec(), b":1\r\n".to_vec(),
-                    b"%1\r\n".to_vec(), b">1\r\n".to_vec(), b"|1\r\n".to_vec(), b"$2\r\n\r\n\r\n".to_vec(),
-                    b"-ERR x\r\n".to_vec(), b"$1\r\n".to_vec(), b"x".to_vec(), b"_\r\n".to_vec(),
-                ]), 0..12),
+            input in any_input(),
             mut cuts in proptest::collection::vec(0_usize..80, 0..20),
         ) {
             cuts.sort_unstable();
-            let input = pieces.concat();
             let whole = read_in_pieces(&input, &[]);
             prop_assert_eq!(read_in_pieces(&input, &cuts), whole.clone());
             let bytewise: Vec<usize> = (0..input.len()).collect();
