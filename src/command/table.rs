@@ -261,15 +261,19 @@ pub fn find(name: &[u8]) -> Option<&'static Command> {
     if name.len() > NAME_BYTES_MAX {
         return None;
     }
-    let mut slot = slot_of(name);
+    let word = fold(name);
+    let mut slot = slot_of(word);
     loop {
-        let position = INDEX[slot];
-        if position == EMPTY {
+        let entry = &INDEX[slot];
+        if entry.name_bytes == 0 {
             return None;
         }
-        let command = &COMMANDS[usize::from(position)];
-        if command.name.as_bytes().eq_ignore_ascii_case(name) {
-            return Some(command);
+        if entry.word == word && usize::from(entry.name_bytes) == name.len() {
+            let command = &COMMANDS[usize::from(entry.position)];
+            // A longer name is only hashed by its word.
+            if name.len() <= WORD_BYTES || command.name.as_bytes().eq_ignore_ascii_case(name) {
+                return Some(command);
+            }
         }
         slot = (slot + 1) % SLOTS;
     }
@@ -284,25 +288,42 @@ pub fn find_full(name: &str) -> Option<&'static Command> {
     }
 }
 
+/// Where a name leads: an entry of the index.
+#[derive(Clone, Copy)]
+struct Entry {
+    word: u64,
+    /// Zero in an empty slot.
+    name_bytes: u8,
+    position: u16,
+}
+
 /// Slots of the index; a power of two, at most a quarter of them taken.
-const SLOTS: usize = 4096;
-const EMPTY: u16 = u16::MAX;
+const SLOTS: usize = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 12;
+/// So many bytes of a name make up its word.
+const WORD_BYTES: usize = size_of::<u64>();
 /// Longer names are not looked up.
 const NAME_BYTES_MAX: usize = longest_name();
 /// Open addressing from a hash of the name to its position in the table.
-static INDEX: [u16; SLOTS] = build_index();
+static INDEX: [Entry; SLOTS] = build_index();
 
 const _: () = assert!(COMMANDS.len() * 4 <= SLOTS, "make the index larger");
+const _: () = assert!(NAME_BYTES_MAX <= u8::MAX as usize, "a name too long for the index");
 
-/// FNV-1a over the name in lower case; other bytes may fold together, which the comparison sorts out.
-const fn slot_of(name: &[u8]) -> usize {
-    let mut hash = 0x811c_9dc5_u32;
+/// The name in lower case as a number: among names of one length up to [`WORD_BYTES`] each has its own.
+const fn fold(name: &[u8]) -> u64 {
+    let mut word = 0_u64;
     let mut position = 0;
     while position < name.len() {
-        hash = (hash ^ (name[position] | 0x20) as u32).wrapping_mul(0x0100_0193);
+        word = word.rotate_left(8) ^ name[position].to_ascii_lowercase() as u64;
         position += 1;
     }
-    (hash ^ (hash >> 15)) as usize % SLOTS
+    word
+}
+
+/// The upper bits of a multiplication depend on all of the word (Fibonacci hashing).
+const fn slot_of(word: u64) -> usize {
+    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SLOT_BITS)) as usize
 }
 
 const fn longest_name() -> usize {
@@ -317,17 +338,18 @@ const fn longest_name() -> usize {
     longest
 }
 
-const fn build_index() -> [u16; SLOTS] {
-    let mut index = [EMPTY; SLOTS];
+const fn build_index() -> [Entry; SLOTS] {
+    let mut index = [Entry { word: 0, name_bytes: 0, position: 0 }; SLOTS];
     let mut position = 0;
     while position < COMMANDS.len() {
         let name = COMMANDS[position].name.as_bytes();
         if !is_subcommand(name) {
-            let mut slot = slot_of(name);
-            while index[slot] != EMPTY {
+            let word = fold(name);
+            let mut slot = slot_of(word);
+            while index[slot].name_bytes != 0 {
                 slot = (slot + 1) % SLOTS;
             }
-            index[slot] = position as u16;
+            index[slot] = Entry { word, name_bytes: name.len() as u8, position: position as u16 };
         }
         position += 1;
     }
@@ -365,6 +387,11 @@ mod tests {
         assert_eq!(find(b""), None);
         assert_eq!(find(b"getx"), None);
         assert_eq!(find(&[b'a'; 70_000]), None);
+        for almost in
+            [b"\0get".as_slice(), b"get\0", b"ge\x14", b"\0\0\0\0\0\0\0\0get", b"incrbyfloax", b"xincrbyfloat"]
+        {
+            assert_eq!(find(almost), None, "{almost:?}");
+        }
     }
 
     #[test]
@@ -398,6 +425,20 @@ mod tests {
             if let Some(command) = find(&name) {
                 prop_assert!(command.name.as_bytes().eq_ignore_ascii_case(&name));
             }
+        }
+
+        #[test]
+        fn a_damaged_name_is_found_only_when_it_is_another(
+            which in 0..COMMANDS.len(),
+            place in any::<proptest::sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let mut name = COMMANDS[which].name.as_bytes().to_vec();
+            let place = place.index(name.len());
+            name[place] = byte;
+            let bears_it = |command: &&Command| command.name.as_bytes().eq_ignore_ascii_case(&name);
+            let searched = all().iter().filter(|command| !command.name.contains('|')).find(bears_it);
+            prop_assert_eq!(find(&name), searched);
         }
     }
 }
