@@ -29,6 +29,7 @@ impl Classified {
 /// Classifies `frame`, a whole multibulk request whose first argument is `name`.
 ///
 /// Looks at nothing but the name, unless the command has subcommands or blocks only with an option.
+#[inline]
 #[must_use]
 pub fn classify(frame: &[u8], name: &[u8]) -> Classified {
     let Some(command) = table::find(name) else { return Classified::UNKNOWN };
@@ -42,6 +43,7 @@ pub fn classify(frame: &[u8], name: &[u8]) -> Classified {
 
 /// A container alone is what its own entry says; a subcommand that the table does not have is unknown,
 /// unless the container as a whole travels in a stricter class than a lane.
+#[inline(never)]
 fn classify_container(container: &'static Command, frame: &[u8]) -> Classified {
     let Some(word) = Arguments::new(frame).nth(1) else {
         return Classified { command: Some(container), class: container.class };
@@ -57,6 +59,7 @@ fn classify_container(container: &'static Command, frame: &[u8]) -> Classified {
 ///
 /// Operands are skipped: a consumer group may be called `streams`. What cannot be read is taken for blocking,
 /// since a pin does no harm and a blocked lane does.
+#[inline(never)]
 fn has_block_option(frame: &[u8]) -> bool {
     let mut arguments = Arguments::new(frame).skip(1);
     while let Some(option) = arguments.next() {

@@ -66,6 +66,7 @@ impl Policy {
     }
 
     /// What `frame`, whose first argument is `name`, is by the table and the operator's lists.
+    #[inline]
     #[must_use]
     pub fn apply(&self, frame: &[u8], name: &[u8]) -> Classified {
         let classified = classify(frame, name);
@@ -135,6 +136,7 @@ impl Lists {
         Ok(())
     }
 
+    #[inline(never)]
     fn class(&self, classified: Classified, frame: &[u8], name: &[u8]) -> Class {
         let Some(command) = classified.command else { return self.class_of_unknown(classified.class, frame, name) };
         if classified.class == Class::Closed {
