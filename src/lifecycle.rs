@@ -11,13 +11,14 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,13 +62,13 @@ impl Lifecycle {
     /// Starts a task on the runtime that the caller runs on.
     pub fn start(&self, name: impl Into<TaskName>, future: impl Future<Output = ()> + Send + 'static) {
         let entry = self.enter(name.into());
-        self.tracker.spawn(contained(entry, future));
+        self.tracker.spawn(Contained { future, entry });
     }
 
     /// Starts a task that stays on the caller's thread: within a `LocalSet` or a `LocalRuntime` only.
     pub fn start_local(&self, name: impl Into<TaskName>, future: impl Future<Output = ()> + 'static) {
         let entry = self.enter(name.into());
-        self.tracker.spawn_local(contained(entry, future));
+        self.tracker.spawn_local(Contained { future, entry });
     }
 
     /// Is cancelled when everything shall end; long-lived tasks wait for it.
@@ -160,18 +161,29 @@ impl Drop for Entry {
     }
 }
 
-/// Runs the task, and reports a panic in it instead of passing it on.
-async fn contained(entry: Entry, future: impl Future<Output = ()>) {
-    let mut future = pin!(future);
-    // A future that panicked is dropped and never polled again, so nobody sees its broken state.
-    let outcome = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
-        Err(payload) => Poll::Ready(Err(payload)),
-    })
-    .await;
-    if let Err(payload) = outcome {
-        entry.panicked(payload.as_ref());
+pin_project! {
+    /// Runs the task, and reports a panic in it instead of passing it on. Not an async function, which would hold the
+    /// future that it is given twice.
+    struct Contained<F> {
+        #[pin]
+        future: F,
+        entry: Entry,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Contained<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let task = self.project();
+        // A future that panicked is dropped and never polled again, so nobody sees its broken state.
+        match catch_unwind(AssertUnwindSafe(|| task.future.poll(context))) {
+            Ok(poll) => poll,
+            Err(payload) => {
+                task.entry.panicked(payload.as_ref());
+                Poll::Ready(())
+            }
+        }
     }
 }
 

@@ -149,9 +149,8 @@ impl Hub {
         let Some(Drill { backend, fault }) = drill else { return };
         for (key, socket) in self.sockets_of(backend) {
             let footing = (fault == DrillFault::Readonly).then(|| self.footing(key)).flatten();
-            if fault == DrillFault::Kill {
-                self.break_link(key, &socket, "connection reset (a drill)");
-            } else if !socket.play.begin(Some(fault), footing) && self.is_lane(key) {
+            let can_play = fault != DrillFault::Kill && socket.play.begin(Some(fault), footing);
+            if !can_play && (fault == DrillFault::Kill || self.is_lane(key)) {
                 self.break_link(key, &socket, "connection reset (a drill)");
             }
         }

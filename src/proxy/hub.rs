@@ -274,7 +274,7 @@ impl Hub {
         place: Place,
     ) {
         let (address, local_address) = origin.unwrap_or_else(|| socket.addresses());
-        let peer = Peer { address, local_address, dedicated, ..Peer::default() };
+        let peer = Peer { address: address.into(), local_address: local_address.into(), dedicated, ..Peer::default() };
         let Some(key) = self.turn(|machine, now| Some(machine.on_client(peer, now))) else { return };
         let owner = Owner::Client(key.index());
         let Ok(watched) = Watched::new(socket, owner, &self.registry) else {
@@ -434,6 +434,7 @@ impl Hub {
             let (id, Some(vitals)) = (known.id, known.vitals.get(self.spec.worker)) else { continue };
             let signs = machine.vital_signs(id);
             let waiting_since = signs.waiting_since.filter(|_| !is_late);
+            vitals.looked_at_us.store(micros(Some(Instant::now())), Ordering::Relaxed);
             vitals.last_byte_us.store(micros(signs.heard_at), Ordering::Relaxed);
             vitals.waiting_slow.store(signs.waiting_slow, Ordering::Relaxed);
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);

@@ -80,7 +80,8 @@ impl Multiplexer {
     }
 
     fn answer_whoami(&mut self, key: SessionKey, now: Instant) {
-        let user = self.sessions.get(key).map(|session| session.access.user.clone()).unwrap_or_default();
+        let Some(session) = self.sessions.get(key) else { return };
+        let user = Bytes::copy_from_slice(session.access.user());
         self.answer(key, |out| encode::bulk(out, &user), now);
     }
 
@@ -187,7 +188,7 @@ impl Multiplexer {
         }
         let is_laneless = session.access.is_laneless;
         if owns_link || (is_laneless && !changes) {
-            if owns_link && session.due > 0 && session.pin.is_some_and(|pin| !pin.dedicated) {
+            if owns_link && session.due > 0 && session.pin.as_ref().is_some_and(|pin| !pin.dedicated) {
                 self.wait(key, Wait::Due, now);
                 return Step::Wait;
             }
@@ -250,7 +251,7 @@ impl Multiplexer {
         let server = self.route.active.and_then(|active| self.backend(active)?.server.clone());
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(name) = hello.name {
-            session.peer.name = name;
+            session.peer.name = (*name).into();
         }
         let (id, protocol) = (session.id, hello.protocol);
         let (name, version) =
@@ -300,7 +301,7 @@ impl Multiplexer {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.leave_transaction();
         session.profile = Profile::default();
-        session.peer.name = Bytes::new();
+        session.peer.name = Box::default();
         self.forget_identity(key, now);
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(pin) = session.pin.as_mut() {
@@ -377,17 +378,17 @@ impl Multiplexer {
             return self.refuse(key, &refusal, now);
         }
         if let Some(session) = self.sessions.get_mut(key) {
-            session.peer.name = Bytes::copy_from_slice(name);
+            session.peer.name = name.into();
         }
         self.answer(key, |out| encode::simple(out, "OK"), now);
     }
 
     fn set_info(&mut self, key: SessionKey, field: &[u8], value: &[u8], now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let place = if field.eq_ignore_ascii_case(b"lib-name") {
-            &mut session.peer.library_name
+        let (place, latest) = if field.eq_ignore_ascii_case(b"lib-name") {
+            (&mut session.peer.library_name, &mut self.interned.library_name)
         } else if field.eq_ignore_ascii_case(b"lib-ver") {
-            &mut session.peer.library_version
+            (&mut session.peer.library_version, &mut self.interned.library_version)
         } else {
             let refusal = Refusal::UnknownAttribute(printed(field));
             return self.refuse(key, &refusal, now);
@@ -396,7 +397,7 @@ impl Multiplexer {
             let name = String::from_utf8_lossy(field).to_lowercase();
             return self.refuse(key, &Refusal::InvalidAttribute(name), now);
         }
-        *place = Bytes::copy_from_slice(value);
+        *place = latest.share(value);
         self.answer(key, |out| encode::simple(out, "OK"), now);
     }
 }
@@ -468,7 +469,7 @@ pub(super) fn client_line(session: &Session, is_blocked: bool, now: Instant) -> 
         _ => -1,
     };
     let states = [
-        ('O', session.pin.is_some_and(|pin| pin.monitoring)),
+        ('O', session.pin.as_ref().is_some_and(|pin| pin.monitoring)),
         ('P', session.is_subscriber()),
         ('x', multi >= 0),
         ('b', is_blocked),
@@ -489,7 +490,7 @@ pub(super) fn client_line(session: &Session, is_blocked: bool, now: Instant) -> 
         session.input.len(),
         session.output.len(),
         if peer.last_command.is_empty() { "NULL" } else { peer.last_command },
-        String::from_utf8_lossy(&session.access.user),
+        String::from_utf8_lossy(session.access.user()),
         String::from_utf8_lossy(&peer.library_name),
         String::from_utf8_lossy(&peer.library_version),
         session.profile.protocol.number(),

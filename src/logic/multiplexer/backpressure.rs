@@ -5,9 +5,11 @@ use std::time::Instant;
 use super::session::CloseReason;
 use super::{INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, Session, SessionKey};
 
-/// A request announced longer than this is passed on as it comes, with no more than this unwritten. One that cannot be
-/// needs room among the uploads before the rest of it is read.
+/// A request announced longer than this is passed on as it comes. One that cannot be needs room among the uploads before
+/// the rest of it is read.
 pub(super) const UPLOAD_BYTES: usize = 1024 * 1024;
+/// Of a request that is passed on, or waits for a connection to be passed on to, no more than this is held.
+pub(super) const PASSING_BYTES_MAX: usize = 256 * 1024;
 /// What such requests may take together; one alone may always go on.
 const UPLOADS_BYTES_MAX: usize = 192 * 1024 * 1024;
 
@@ -55,27 +57,46 @@ impl Multiplexer {
 
     /// Stops or resumes reading a client, by what it has waiting.
     pub(super) fn update_reading(&mut self, key: SessionKey) {
+        let limits = &self.settings.limits;
+        let is_at_ease = |session: &Session| {
+            !session.paused
+                && session.wait.is_none()
+                && session.upload.is_none()
+                && session.upload_bytes == 0
+                && session.scanner.bytes_announced() <= UPLOAD_BYTES
+                && (session.due as usize) < limits.inflight_max
+                && session.output.len() < limits.output_bytes_max
+                && session.input.len() < INPUT_BYTES_MAX
+        };
+        if !self.sessions.get(key).is_some_and(is_at_ease) {
+            self.weigh_reading(key);
+        }
+    }
+
+    fn weigh_reading(&mut self, key: SessionKey) {
         let has_room = self.take_upload_room(key, false);
         let is_crowded = self.held_bytes > self.settings.limits.held_bytes_max;
-        let unwritten = if self.is_uploading(key) { self.upload_unwritten(key) } else { None };
+        let is_uploading = self.is_uploading(key);
+        let unwritten = if is_uploading { self.upload_unwritten(key) } else { None };
         let limits = &self.settings.limits;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let is_held = session.wait.is_some();
+        let input_bytes_max = if is_uploading { PASSING_BYTES_MAX } else { INPUT_BYTES_MAX };
         let due = if unwritten.is_some() { 0 } else { session.due as usize };
         let unwritten = unwritten.unwrap_or(0);
         // A request that is still arriving may be larger than the limit of what is held: only its rest ends the wait.
         let is_arriving = session.scanner.bytes_announced() > 0 && session.takes_requests();
         let full = due >= limits.inflight_max
-            || unwritten >= UPLOAD_BYTES
+            || unwritten >= PASSING_BYTES_MAX
             || session.output.len() >= limits.output_bytes_max
-            || (session.input.len() >= INPUT_BYTES_MAX && !is_arriving)
+            || (session.input.len() >= input_bytes_max && !is_arriving)
             || (is_held && is_crowded)
             || !has_room;
         // Input that waits for nothing is the start of a request, whose rest must come.
         let relieved = due <= limits.inflight_max / 2
-            && unwritten <= UPLOAD_BYTES / 2
+            && unwritten <= PASSING_BYTES_MAX / 2
             && session.output.len() <= limits.output_bytes_max / 2
-            && (session.input.len() <= INPUT_BYTES_MAX / 2 || !is_held || is_arriving);
+            && (session.input.len() <= input_bytes_max / 2 || !is_held || is_arriving);
         if full {
             session.paused = true;
         } else if session.paused && relieved {

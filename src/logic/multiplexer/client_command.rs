@@ -114,7 +114,7 @@ impl Filter {
             && self.client_type.is_none_or(|client_type| client_type == session.client_type())
             && is(&self.address, session.peer.address.as_bytes())
             && is(&self.local_address, session.peer.local_address.as_bytes())
-            && is(&self.user, &session.access.user)
+            && is(&self.user, session.access.user())
             && self.age_min.is_none_or(|age_min| age >= age_min)
     }
 }
@@ -165,9 +165,9 @@ impl Multiplexer {
         }
         match &mut inquiry {
             Inquiry::List(filter) | Inquiry::Kill { filter, .. }
-                if filter.user.as_ref().is_none_or(|user| *user == session.access.user) =>
+                if filter.user.as_ref().is_none_or(|user| user == session.access.user()) =>
             {
-                filter.user = Some(session.access.user.clone());
+                filter.user = Some(Bytes::copy_from_slice(session.access.user()));
                 Ok(inquiry)
             }
             Inquiry::List(_)
@@ -256,7 +256,7 @@ impl Multiplexer {
             return Finding { count: 1, ..Finding::default() };
         }
         let Some(session) = self.sessions.get_mut(key) else { return Finding::default() };
-        let link = session.pin.and_then(|pin| pin.link).and_then(|link| self.links.get_mut(link));
+        let link = session.pin.as_ref().and_then(|pin| pin.link).and_then(|link| self.links.get_mut(link));
         let Some(link) = link.filter(|link| link.client_requests() > 0) else { return Finding::default() };
         // Its number must not stand for another client by the time that the backend hears of it.
         session.taint_pin();

@@ -72,7 +72,7 @@ impl Session {
 
     /// Something on its pin goes on without its doing: MONITOR, or what is set up there.
     pub(super) fn keeps_pin(&self) -> bool {
-        self.state.is_some() || self.pin.is_some_and(|pin| pin.monitoring)
+        self.state.is_some() || self.pin.as_ref().is_some_and(|pin| pin.monitoring)
     }
 }
 
@@ -110,7 +110,7 @@ impl Multiplexer {
     /// Sets up on a connection what its session keeps there, unless that is done; false while it cannot be.
     pub(super) fn set_up(&mut self, key: SessionKey, link: LinkKey, now: Instant) -> bool {
         let Some(session) = self.sessions.get(key) else { return false };
-        if session.pin.is_none_or(|pin| pin.set_up == Some(link)) {
+        if session.pin.as_ref().is_none_or(|pin| pin.set_up == Some(link)) {
             return true;
         }
         if session.state.is_some() && !self.set_up_state(key, link, now) {

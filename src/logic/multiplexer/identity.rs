@@ -241,7 +241,7 @@ impl Multiplexer {
     /// By Handover's own users.
     fn judge_account(&mut self, key: SessionKey, user: Option<&[u8]>, password: &[u8], now: Instant) -> Attempt {
         let users = self.settings.users.clone();
-        let Some(account) = users.verify(user.unwrap_or(&Access::USER_DEFAULT), password) else {
+        let Some(account) = users.verify(user.unwrap_or(Access::USER_DEFAULT), password) else {
             return Attempt::Refused(Refusal::WrongPassword);
         };
         let profile = self.sessions.get(key).map(|session| session.profile).unwrap_or_default();
@@ -282,7 +282,7 @@ impl Multiplexer {
         }
         match self.guard.registry.standing(identity) {
             Standing::Accepted => {
-                let user = login.user.unwrap_or(Access::USER_DEFAULT);
+                let user = login.user.unwrap_or(Bytes::from_static(Access::USER_DEFAULT));
                 Attempt::Granted(Grant { identity, user, policy: None })
             }
             Standing::Refused(reply) => Attempt::RefusedThere(reply),
@@ -332,7 +332,7 @@ impl Multiplexer {
         }
         session.access.is_authenticated = true;
         session.access.is_laneless = is_laneless;
-        session.access.user = grant.user;
+        session.access.named_user = (grant.user != Access::USER_DEFAULT).then(|| self.interned.user.share(&grant.user));
         session.access.policy = grant.policy;
         if session.profile.identity == grant.identity {
             return;
@@ -635,8 +635,8 @@ impl Multiplexer {
         for key in self.sessions.keys() {
             let is_client = |session: &&mut super::Session| session.access.is_authenticated && !session.is_reader();
             let Some(session) = self.sessions.get_mut(key).filter(is_client) else { continue };
-            let before = old.find(&session.access.user).map(|account| &account.login);
-            match users.find(&session.access.user) {
+            let before = old.find(session.access.user()).map(|account| &account.login);
+            match users.find(session.access.user()) {
                 Some(account) if Some(&account.login) == before => session.access.policy.clone_from(&account.policy),
                 _ if self.settings.identity.mode == IdentityMode::Users => self.close_revoked(key, now),
                 _ => {}
@@ -652,7 +652,8 @@ impl Multiplexer {
 
 /// What a server without a password answers.
 fn judge_open(user: Option<&[u8]>) -> Attempt {
-    let grant = Grant { identity: IdentityId::CONFIGURED, user: Access::USER_DEFAULT, policy: None };
+    let grant =
+        Grant { identity: IdentityId::CONFIGURED, user: Bytes::from_static(Access::USER_DEFAULT), policy: None };
     match user {
         None => Attempt::Refused(Refusal::Redis(
             "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",

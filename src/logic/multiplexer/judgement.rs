@@ -583,7 +583,7 @@ impl Due {
 impl Session {
     /// Forgets a pin that has no connection, unless the session keeps one for life.
     pub(super) fn drop_idle_pin(&mut self) {
-        if !self.keeps_pin() && self.pin.is_some_and(|pin| pin.link.is_none() && !pin.dedicated) {
+        if !self.keeps_pin() && self.pin.as_ref().is_some_and(|pin| pin.link.is_none() && !pin.dedicated) {
             self.pin = None;
         }
     }

@@ -6,7 +6,7 @@ mod upload;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use self::timing::Timing;
 pub(super) use self::timing::Waited;
@@ -216,8 +216,10 @@ pub enum Taken {
     Invalid(&'static str),
 }
 
-/// A connection on which nothing is due keeps a buffer of at most so many bytes.
+/// A connection that many share keeps a buffer of at most so many bytes while nothing is due on it …
 const IDLE_BYTES_MAX: usize = 512 * 1024;
+/// … and one that a single client has, of which there may be thousands, so many.
+const IDLE_OWN_BYTES_MAX: usize = 16 * 1024;
 
 /// One backend connection.
 #[derive(Debug)]
@@ -604,13 +606,20 @@ impl Link {
         }
         let run = self.ring.pop_front()?;
         self.cursor = (0, 0);
-        self.retained.advance(run.bytes);
+        super::consume(&mut self.retained, run.bytes);
         self.timing.on_released(run.bytes);
         self.written = self.written.saturating_sub(run.bytes);
-        if self.ring.is_empty() && self.retained.capacity() > IDLE_BYTES_MAX {
+        if self.ring.is_empty() && self.retained.capacity() > self.idle_bytes_max() {
             self.retained = BytesMut::new();
         }
         Some(run)
+    }
+
+    const fn idle_bytes_max(&self) -> usize {
+        match self.role {
+            Role::Lane | Role::Standby => IDLE_BYTES_MAX,
+            Role::Pin(_) | Role::Subscription(_) | Role::Verification => IDLE_OWN_BYTES_MAX,
+        }
     }
 
     /// The next local reply whose turn has come.

@@ -16,6 +16,7 @@ mod connection_state;
 mod counters;
 mod events;
 mod identity;
+mod interned;
 mod judgement;
 mod link;
 mod membership;
@@ -45,7 +46,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 
 pub use backend_record::BackendRecord;
 pub use client_command::{ClientType, Filter, Finding, Inquiry};
@@ -57,6 +58,7 @@ pub use pause::Pause;
 pub use session::{Access, CloseReason, Session};
 
 use self::identity::Guard;
+use self::interned::Interned;
 use self::link::{Run, RunKind};
 use self::pubsub::Circles;
 pub use self::pubsub::Kind as SubscriptionKind;
@@ -118,15 +120,15 @@ pub struct Settings {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// Its address, for CLIENT INFO.
-    pub address: String,
-    /// The address that it connected to.
-    pub local_address: String,
+    pub address: Box<str>,
+    /// The address that it connected to, which many have in common.
+    pub local_address: Arc<str>,
     /// CLIENT SETNAME.
-    pub name: Bytes,
-    /// CLIENT SETINFO LIB-NAME.
-    pub library_name: Bytes,
-    /// CLIENT SETINFO LIB-VER.
-    pub library_version: Bytes,
+    pub name: Box<[u8]>,
+    /// CLIENT SETINFO LIB-NAME, which many have in common.
+    pub library_name: Arc<[u8]>,
+    /// CLIENT SETINFO LIB-VER, which many have in common.
+    pub library_version: Arc<[u8]>,
     /// When it connected.
     pub connected_at: Option<Instant>,
     /// When it last sent something.
@@ -170,7 +172,8 @@ pub struct Multiplexer {
     outputs: VecDeque<Output>,
     links_to_write: Vec<LinkKey>,
     sessions_to_write: Vec<SessionKey>,
-    backends: Vec<(BackendId, BackendRecord)>,
+    /// Boxed, so that one is found without a walk over the others.
+    backends: Vec<(BackendId, Box<BackendRecord>)>,
     /// Requests of clients without a reply.
     in_flight: usize,
     judged: Judged,
@@ -198,6 +201,7 @@ pub struct Multiplexer {
     held_bytes: usize,
     counters: Counters,
     guard: Guard,
+    interned: Interned,
     budget: Budget,
     connects: Budget,
     random: u64,
@@ -214,7 +218,9 @@ const STREAM_BYTES: usize = 64 * 1024;
 /// A request longer than this takes a connection of its own, so that nobody waits behind it.
 const LARGE_REQUEST_BYTES: usize = 64 * 1024;
 /// Buffers kept for the next client that has something to say.
-const SPARE_BUFFERS_MAX: usize = 64;
+const SPARE_BUFFERS_MAX: usize = 256;
+/// A new buffer has room for so much.
+const SPARE_BUFFER_BYTES_MIN: usize = 256;
 /// A buffer larger than this is given back.
 const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
 /// Repeats outside a switch that are allowed whatever the traffic, and how many may come at once.
@@ -234,6 +240,7 @@ impl Multiplexer {
         let guard = Guard::new(&settings, now);
         let machine = Self {
             guard,
+            interned: Interned::default(),
             random: settings.seed | 1,
             next_client_id: settings.client_id_first,
             settings,
@@ -295,6 +302,7 @@ impl Multiplexer {
 
     /// A client connected.
     pub fn on_client(&mut self, mut peer: Peer, now: Instant) -> SessionKey {
+        peer.local_address = self.interned.local_address.share(&peer.local_address);
         peer.connected_at = Some(now);
         peer.active_at = Some(now);
         let id = self.next_client_id;
@@ -333,12 +341,12 @@ impl Multiplexer {
     /// What is known of a backend.
     #[must_use]
     pub fn backend(&self, backend: BackendId) -> Option<&BackendRecord> {
-        self.backends.iter().find(|(id, _)| *id == backend).map(|(_, record)| record)
+        self.backends.iter().find(|(id, _)| *id == backend).map(|(_, record)| &**record)
     }
 
     fn record(&mut self, backend: BackendId) -> &mut BackendRecord {
         let index = self.backends.iter().position(|(id, _)| *id == backend).unwrap_or_else(|| {
-            self.backends.push((backend, BackendRecord::default()));
+            self.backends.push((backend, Box::default()));
             self.backends.len() - 1
         });
         &mut self.backends[index].1
@@ -376,13 +384,16 @@ impl Multiplexer {
     /// The kernel took bytes for a client.
     pub fn on_client_written(&mut self, key: SessionKey, bytes: usize, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.output.advance(bytes);
+        consume(&mut session.output, bytes);
         if let Some(subscriptions) = session.subscriptions.as_mut() {
             subscriptions.note_read(bytes);
         }
         if session.output.is_empty() {
             let buffer = std::mem::take(&mut session.output);
             recycle(&mut self.spare, buffer);
+        }
+        if session.is_at_ease() {
+            return;
         }
         self.relieve(key, now);
         self.finish_if_done(key);
@@ -410,7 +421,8 @@ impl Multiplexer {
             {
                 &[]
             }
-            Some(link) if link.state == LinkState::Ready && !self.is_suspect(link.backend, now) => link.unwritten(),
+            Some(link) if link.state != LinkState::Ready || link.unwritten().is_empty() => &[],
+            Some(link) if !self.is_suspect(link.backend, now) => link.unwritten(),
             _ => &[],
         }
     }
@@ -673,6 +685,9 @@ impl Multiplexer {
     /// Looks again at the sessions whose last reply came.
     fn advance_settled(&mut self, now: Instant) {
         while let Some(key) = self.settled.pop() {
+            if self.sessions.get(key).is_some_and(Session::is_at_ease) {
+                continue;
+            }
             self.advance_session(key, now);
             self.update_reading(key);
             self.finish_if_done(key);
@@ -690,9 +705,14 @@ impl Multiplexer {
     /// Whether a backend has been silent for so long that writing more to it makes no sense.
     fn is_suspect(&self, backend: BackendId, now: Instant) -> bool {
         let Some(record) = self.backend(backend) else { return false };
-        let patience = self.settings.detector.suspect_after.max(record.reply_time * 20);
         let Some(heard_at) = record.heard_at else { return false };
-        now.saturating_duration_since(heard_at) > patience
+        let silence = now.saturating_duration_since(heard_at);
+        let patience = self.settings.detector.suspect_after;
+        if silence <= patience {
+            return false;
+        }
+        let patience = patience.max(record.reply_time * 20);
+        silence > patience
             && self
                 .links
                 .iter()
@@ -705,12 +725,19 @@ impl Multiplexer {
     }
 }
 
-/// Gives an empty buffer from those kept, when there is none yet.
+/// Takes bytes off the front. Who takes all of them keeps the room that they stood in.
+fn consume(buffer: &mut BytesMut, bytes: usize) {
+    if bytes == buffer.len() {
+        buffer.clear();
+    } else {
+        buffer.advance(bytes);
+    }
+}
+
+/// Gives an empty buffer when there is none yet, from those kept if it can.
 fn borrow_buffer(spare: &mut Vec<BytesMut>, buffer: &mut BytesMut) {
-    if buffer.capacity() == 0
-        && let Some(kept) = spare.pop()
-    {
-        *buffer = kept;
+    if buffer.capacity() == 0 {
+        *buffer = spare.pop().unwrap_or_else(|| BytesMut::with_capacity(SPARE_BUFFER_BYTES_MIN));
     }
 }
 

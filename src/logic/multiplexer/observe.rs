@@ -57,7 +57,7 @@ impl Multiplexer {
 
     /// A command of this session blocks on its pin.
     pub(super) fn is_blocked(&self, session: &Session) -> bool {
-        let pin = session.pin.and_then(|pin| pin.link).and_then(|link| self.links.get(link));
+        let pin = session.pin.as_ref().and_then(|pin| pin.link).and_then(|link| self.links.get(link));
         pin.and_then(Link::front).is_some_and(|run| run.kind.may_block())
     }
 

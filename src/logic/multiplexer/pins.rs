@@ -29,7 +29,7 @@ impl Multiplexer {
                 return None;
             }
             let dedicated = session.peer.dedicated;
-            session.pin = Some(Pin {
+            session.pin = Some(Box::new(Pin {
                 link: None,
                 dedicated,
                 tainted: false,
@@ -38,7 +38,7 @@ impl Multiplexer {
                 renew: false,
                 follows: false,
                 idle_since: None,
-            });
+            }));
             self.pinned.push(key);
         }
         self.pin_link(key, now)
@@ -164,7 +164,7 @@ impl Multiplexer {
     pub(super) fn reopen_pins(&mut self, now: Instant) {
         let is_cut_off = |key: &SessionKey| {
             let Some(session) = self.sessions.get(*key).filter(|session| session.keeps_pin()) else { return false };
-            session.pin.is_some_and(|pin| {
+            session.pin.as_ref().is_some_and(|pin| {
                 let is_left = pin.renew && session.due == 0;
                 pin.link.is_none() || is_left || (pin.set_up != pin.link && session.wait.is_none())
             })
@@ -209,7 +209,7 @@ impl Multiplexer {
         let is_blocked =
             front.is_some_and(|run| is_blocking(&run.kind) && now.saturating_duration_since(run.at) >= LEAVER_WAIT_MAX);
         let is_rearmed = matches!(session.pending.front(), Some(Pending::Send { kind, .. }) if is_blocking(kind));
-        is_blocked || is_rearmed || session.pin.is_some_and(|pin| pin.monitoring)
+        is_blocked || is_rearmed || session.pin.as_ref().is_some_and(|pin| pin.monitoring)
     }
 
     fn release_pin(&mut self, key: SessionKey, now: Instant) {
@@ -264,7 +264,7 @@ impl Multiplexer {
 
     /// What becomes of a session's own connections when it is gone.
     pub(super) fn release_own_links(&mut self, session: &Session) {
-        if let Some(link) = session.pin.and_then(|pin| pin.link) {
+        if let Some(link) = session.pin.as_ref().and_then(|pin| pin.link) {
             self.orphan(link);
         }
         if let Some(subscriptions) = &session.subscriptions {

@@ -12,6 +12,8 @@ mod uploads;
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::*;
 use crate::logic::route::Availability;
 use crate::logic::settings::{

@@ -359,7 +359,7 @@ impl Multiplexer {
     pub(super) fn follow_target(&mut self, target: SessionKey, now: Instant) {
         let Some(id) = self.sessions.get(target).map(|session| session.id) else { return };
         for key in self.sessions_redirecting_to(id) {
-            let Some(pin) = self.sessions.get(key).and_then(|session| session.pin) else { continue };
+            let Some(pin) = self.sessions.get(key).and_then(|session| session.pin.as_ref()) else { continue };
             let is_ready = |link: &LinkKey| self.links.get(*link).is_some_and(|link| link.state == LinkState::Ready);
             let Some(link) = pin.link.filter(is_ready) else { continue };
             if pin.set_up == Some(link) {
@@ -388,8 +388,9 @@ impl Multiplexer {
 
     /// Looks again at redirects that could not follow their targets at once.
     pub(super) fn follow_targets(&mut self, now: Instant) {
-        let follows =
-            |key: &SessionKey| self.sessions.get(*key).and_then(|session| session.pin).is_some_and(|pin| pin.follows);
+        let follows = |key: &SessionKey| {
+            self.sessions.get(*key).and_then(|session| session.pin.as_ref()).is_some_and(|pin| pin.follows)
+        };
         let following: Vec<SessionKey> = self.pinned.iter().copied().filter(follows).collect();
         following.into_iter().for_each(|key| self.follow_when_free(key, now));
     }

@@ -310,7 +310,7 @@ fn a_flood_of_logins_is_asked_for_in_turn_and_keeps_nobody_out() {
         bench.multiplexer.on_dialled(link, wrong_password(), bench.now);
     }
     bench.settle();
-    let peer = Peer { address: "192.0.2.7:1".to_owned(), ..Peer::default() };
+    let peer = Peer { address: "192.0.2.7:1".into(), ..Peer::default() };
     let bob = bench.multiplexer.on_client(peer, bench.now);
     bench.say(bob, &["AUTH bob x"]);
     (0..4).for_each(|_| bench.pass(ms(300)));

@@ -1,6 +1,7 @@
 //! Large requests: passed on as they come, never repeated, and never in anybody's way.
 
 use super::*;
+use crate::logic::multiplexer::backpressure::PASSING_BYTES_MAX;
 use crate::logic::multiplexer::link::{Run, RunKind};
 
 const MIB: usize = 1 << 20;
@@ -148,14 +149,42 @@ fn a_client_is_not_read_while_its_upload_is_not_written() {
     let mut bench = bench();
     let (client, bytes) = (bench.client(), set(8 * MIB));
     let taken = send(&mut bench, client, &bytes, READ_BYTES);
-    assert!((MIB..MIB + 2 * READ_BYTES).contains(&taken), "{taken}");
+    let expected = PASSING_BYTES_MAX..PASSING_BYTES_MAX + 2 * READ_BYTES;
+    assert!(expected.contains(&taken), "{taken}");
+    let memory = bench.multiplexer.memory();
+    assert!(memory[0] + memory[2] <= MIB, "{memory:?}");
     let pin = bench.pin();
-    bench.multiplexer.on_link_written(pin, MIB / 4, bench.now);
+    bench.multiplexer.on_link_written(pin, PASSING_BYTES_MAX / 4, bench.now);
     bench.settle();
     assert!(!bench.multiplexer.wants_client_bytes(client), "three quarters are too much");
     drain(&mut bench, pin);
     let more = send(&mut bench, client, &bytes[taken..], READ_BYTES);
-    assert!((MIB..MIB + 2 * READ_BYTES).contains(&more), "{more}");
+    assert!(expected.contains(&more), "{more}");
+}
+
+/// Its first bytes are no more than those of one that is under way.
+#[test]
+fn a_client_is_not_read_on_while_its_upload_waits_for_a_connection() {
+    let mut bench = bench();
+    let (client, bytes) = (bench.client(), set(8 * MIB));
+    hold(&mut bench);
+    let taken = send(&mut bench, client, &bytes, READ_BYTES);
+    assert!((PASSING_BYTES_MAX..PASSING_BYTES_MAX + 2 * READ_BYTES).contains(&taken), "{taken}");
+    bench.route(0, Phase::Serve);
+    let written = transfer(&mut bench, client, &bytes[taken..], READ_BYTES);
+    assert!(written == bytes, "{}", written.len());
+}
+
+/// There may be thousands of connections of single clients.
+#[test]
+fn a_connection_of_a_clients_own_keeps_no_large_buffer() {
+    let mut bench = bench();
+    let client = bench.client();
+    transfer(&mut bench, client, &set(3 * MIB), READ_BYTES);
+    let pin = bench.pin();
+    bench.reply(pin, "+OK\r\n");
+    let memory = bench.multiplexer.memory();
+    assert!(memory[2] < 2 * READ_BYTES, "{memory:?}");
 }
 
 /// A client may have one request in flight only, and its upload is not stopped by itself.
