@@ -12,11 +12,15 @@ ensure_cargo
 ensure_cargo_components
 ensure_redis
 ensure_hiredis
+ensure_valgrind
 ensure_python
 
-cargo fmt --check
+cargo fmt --all --check
 cargo clippy --locked --all-targets -- -D warnings
+cargo clippy --locked --package handover-instructions -- -D warnings
 cargo test --locked --doc
+# What a command costs in the pure core, against the stored counts.
+cargo run --locked --quiet --profile instructions --package handover-instructions
 # Last, so that the runner's own summary is what the output ends with.
 if cargo nextest --version >/dev/null 2>&1; then
   cargo nextest run --locked

@@ -124,6 +124,9 @@ ensure_redis() {
 # The headers of hiredis, the C client, which a test compiles a program with.
 ensure_hiredis() { [ -e /usr/include/hiredis/hiredis.h ] || apt_install libhiredis-dev; }
 
+# Counts instructions: `callgrind` runs the benches of the pure core.
+ensure_valgrind() { command -v valgrind >/dev/null || apt_install valgrind; }
+
 # A virtual environment with the pinned redis-py, Celery and RQ; made anew when the pins change or its Python is gone.
 ensure_python() {
   local environment="$ROOT/.venv" pins="$ROOT/tests/python/requirements.txt"

@@ -163,6 +163,8 @@ pub use crate::logic::record::EventRecord;
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Vitals {
+    /// When the worker last looked and wrote the rest: what it says of silence holds until then.
+    pub looked_at_us: AtomicU64,
     /// When a byte last came from any connection to this backend.
     pub last_byte_us: AtomicU64,
     /// Since when a wholly written request has waited with no byte from any connection since; 0: none waits.

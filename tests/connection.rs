@@ -180,7 +180,11 @@ fn field_sets_and_no_touch_are_set_again_on_the_new_active() {
         format!("[[backend]]\nname = \"{name}\"\nurl = \"redis://127.0.0.1:{port}\"\nweight = {weight}\n")
     };
     let both = backend("east", relay.port(), "2.0") + &backend("west", west.port(), "1.0");
-    let handover = Handover::builder(&both).allow_warning("backend is unhealthy").allow_warning("switched").start();
+    // West must be known to be good before east is gone.
+    let quick = "failover.initial = \"all\"\nhealth.standby_interval = \"100ms\"\n";
+    let builder = Handover::builder(&format!("{quick}{both}"));
+    let handover = builder.allow_warning("backend is unhealthy").allow_warning("switched").start();
+    handover.expect_metric("handover_backend_up", &[], 2.0);
     let mut client = handover.client();
     client.send(frames(&["HIMPORT PREPARE s a b", "HIMPORT PREPARE t a", "HIMPORT SET k s 1 2", "HIMPORT DISCARD t"]));
     client.send(frames(&["HIMPORT SET k t 1", "CLIENT NO-TOUCH ON", "CLIENT MAINT_NOTIFICATIONS OFF"]));

@@ -47,7 +47,7 @@ impl Stream {
     fn open(handover: &Handover, path: &str, last: Option<u64>) -> Self {
         let mut socket = TcpStream::connect(handover.http_address()).expect("the admin port");
         let last = last.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-        write!(socket, "GET {path} HTTP/1.0\r\nHost: x\r\n{last}\r\n").expect("a request");
+        write!(socket, "GET {path} HTTP/1.0\r\nHost: localhost\r\n{last}\r\n").expect("a request");
         let mut reader = BufReader::new(socket);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -399,7 +399,7 @@ fn a_program_that_hangs_is_killed_and_the_next_record_comes() {
     // The first one hangs, the next ones do not.
     let script =
         format!(r#"read -r line; echo "x $line" >> {0}; [ "$(wc -l < {0})" -gt 1 ] || sleep 3600"#, file.display());
-    let events = format!("[events]\ncommand = ['/bin/sh', '-c', '{script}']\ncommand_timeout = '300ms'\n");
+    let events = format!("[events]\ncommand = ['/bin/sh', '-c', '{script}']\ncommand_timeout = '3s'\n");
     let pair = Pair::builder().configuration(&events).start();
     pair.handover.expect_warning("was killed");
     wait_until(PATIENCE, || appended(&file).len() >= 2);
@@ -473,7 +473,7 @@ fn streams_have_a_bound_and_a_place_comes_free() {
     let open = || {
         let mut socket = TcpStream::connect(pair.handover.http_address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.write_all(b"GET /events/stream HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        socket.write_all(b"GET /events/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut start = [0; 12];
         socket.read_exact(&mut start).unwrap();
         (String::from_utf8_lossy(&start[9..]).into_owned(), socket)

@@ -284,6 +284,14 @@ fn a_relay_cuts_after_so_many_bytes_of_replies() {
     client.send("PING\r\nPING\r\n");
     assert_eq!(client.read_to_end(), b"+PONG\r\n+PO");
     RawClient::connect(relay.address()).command(&["PING"]);
+
+    // Only where it was asked: others pass.
+    let (mut client, mut other) = (RawClient::connect(relay.address()), RawClient::connect(relay.address()));
+    relay.cut_replies_to("ECHO", 6, Cut::End);
+    (0..10).for_each(|_| assert_eq!(other.command(&["PING"]), pong()));
+    client.send("ECHO x\r\n");
+    assert_eq!(client.read_to_end(), b"$1\r\nx\r");
+    assert_eq!(other.command(&["PING"]), pong());
 }
 
 #[test]

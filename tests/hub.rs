@@ -163,6 +163,7 @@ fn only_the_client_whose_subscription_the_new_backend_refuses_hears_of_it() {
     assert!(refused.read_reply().is_error("NOPERM"));
     refused.expect_end();
     wait_for_confirmed(&pair, 1);
+    wait_until(PATIENCE, || subscribers(&pair.west, "open") == 1);
     assert_eq!(publish(&pair.west, "open", "x"), 1);
     assert_eq!(words(&allowed.read_reply()), ["message", "open", "x"]);
     allowed.expect_silence(SILENCE);
@@ -180,6 +181,7 @@ fn everybody_gets_messages_again_after_a_kill_and_hears_of_it() {
     pair.break_east();
     pair.wait_for("west");
     wait_for_confirmed(&pair, clients.len() + 1);
+    wait_until(PATIENCE, || subscribers(&pair.west, "news") == 1);
     assert_eq!(publish(&pair.west, "news", "again"), 1);
     assert_eq!(words(&clients[0].read_reply())[1], "__handover__:events");
     for client in &mut clients {

@@ -326,7 +326,7 @@ fn users_of_handovers_own_reach_the_backend_as_whom_they_are_mapped_to_and_follo
 fn who_does_not_authenticate_is_closed_and_a_listener_beyond_loopback_needs_no_allowance() {
     let server = with_users(RedisServer::builder()).start();
     let configuration = format!(
-        "[identity]\nmode = \"passthrough\"\nauthentication_timeout = \"300ms\"\n[[listener]]\nbind = \"0.0.0.0:0\"\n{}",
+        "[identity]\nmode = \"passthrough\"\nauthentication_timeout = \"2s\"\n[[listener]]\nbind = \"0.0.0.0:0\"\n{}",
         backend(&server, "")
     );
     let handover = alone(&configuration);

@@ -377,7 +377,7 @@ fn a_broken_probe_path_alone_moves_nothing() {
     let mut probes = Relay::start(east.address());
     let configuration = backends(east.address(), west.address())
         .replace("weight = 2.0", &format!("weight = 2.0, health_check_url = 'redis://{}'", probes.address()));
-    let handover = start(&format!("{configuration}{STAY}health.timeout = '100ms'\n"));
+    let handover = start(&format!("{configuration}{STAY}health.timeout = '1s'\n"));
     let load = Load::start(&handover, "n");
     load.wait_for(100);
     assert!(probes.accepted() > 0, "probes go their own way");
@@ -418,7 +418,7 @@ fn probes_that_fail_together_move_nothing() {
     let configuration = backends(east.address(), west.address())
         .replace("weight = 2.0", &format!("weight = 2.0, health_check_url = 'redis://{}'", east_probes.address()))
         .replace("'west',", &format!("'west', health_check_url = 'redis://{}',", west_probes.address()));
-    let handover = start(&format!("{configuration}{STAY}health.timeout = '100ms'\n"));
+    let handover = start(&format!("{configuration}{STAY}health.timeout = '1s'\n"));
     // West's first: while one is healthy, an idle east that fails its probes is left.
     for (name, probes) in [("west", &mut west_probes), ("east", &mut east_probes)] {
         probes.refuse();
@@ -457,7 +457,10 @@ fn one_killed_connection_with_a_deep_pipeline_is_no_reason_to_leave() {
     const DEPTH: i64 = 2_000;
     let (east, west) = (RedisServer::start(), RedisServer::start());
     let relay = Relay::start(east.address());
-    let handover = start(&format!("{}{STAY}", backends(relay.address(), west.address())));
+    // Nobody is called silent, so that only the lost connection speaks.
+    let patient =
+        "detector.hang_timeout = '8s'\ndetector.slow_timeout = '9s'\nhealth.timeout = '5s'\nfailover.hold = '6s'\n";
+    let handover = start(&format!("{}{STAY}{patient}", backends(relay.address(), west.address())));
     let mut client = handover.client();
     assert_eq!(client.command(&["GET", "n"]), Value::Null);
     relay.set_mode(Mode::HoldReplies);

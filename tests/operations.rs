@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{
     Handover, HandoverBuilder, Mode, PATIENCE, RawClient, RedisServer, Relay, Signal, Value, encode, wait_until,
@@ -201,10 +201,18 @@ fn sighup_takes_weights_and_the_log_level() {
     std::fs::write(&path, text.replace("format = \"json\"", "format = \"json\"\nlevel = \"error\"")).unwrap();
     handover.signal(Signal::HUP);
     wait_until(PATIENCE, || handover.metric("handover_config_reload_success", &[]) == 1.0);
-    let lines = handover.log().len();
-    handover.signal(Signal::HUP);
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (text, success) in [(format!("{text}\n[nonsense]\n"), 0.0), (text, 1.0)] {
+        std::fs::write(&path, text).unwrap();
+        handover.signal(Signal::HUP);
+        handover.expect_metric("handover_config_reload_success", &[], success);
+    }
     assert_eq!(client.command(&["INCR", "n"]), Value::Integer(3));
-    assert_eq!(handover.log().len(), lines, "a line below the level");
+    // Its whole log: of the last three reloads only the one that changed the level may have said so.
+    handover.signal(Signal::TERM);
+    assert_eq!(handover.wait().code(), Some(0));
+    let told = handover.log().iter().filter(|line| line.message().contains("reloaded")).count();
+    assert!(told <= 3, "{told} lines, some of them below the level");
 }
 
 #[test]
@@ -233,7 +241,8 @@ fn http_tells_the_truth_before_and_after_a_switch() {
     wait_until(PATIENCE, || commands("ok") + commands("error") >= 105.0);
     assert_eq!(commands("error"), 5.0);
     assert_eq!(commands("ok"), 100.0, "an error is not a success too");
-    assert!(handover.metric("handover_backend_connections", &[("backend", "east")]) >= 1.0);
+    let connections = |backend| handover.metric("handover_backend_connections", &[("backend", backend)]);
+    wait_until(PATIENCE, || connections("east") >= 1.0);
     east.kill();
     wait_until(PATIENCE, || status()["groups"][0]["active"] == "west");
     for client in &mut clients {
@@ -247,8 +256,7 @@ fn http_tells_the_truth_before_and_after_a_switch() {
     assert_eq!(group["backends"][1]["active"], true);
     handover.expect_metric("handover_epoch", &[], 2.0);
     handover.expect_metric("handover_switches_total", &[("from", "east"), ("to", "west")], 1.0);
-    wait_until(PATIENCE, || handover.metric("handover_backend_connections", &[("backend", "east")]) == 0.0);
-    assert!(handover.metric("handover_backend_connections", &[("backend", "west")]) >= 1.0);
+    wait_until(PATIENCE, || connections("east") == 0.0 && connections("west") >= 1.0);
     handover.expect_ready();
     clients.clear();
     wait_until(PATIENCE, || handover.metric("handover_clients", &[]) == 0.0);
@@ -445,6 +453,8 @@ fn without_descriptors_nothing_spins() {
     let handover = alone(&backend(&server)).expect_warning("could not be accepted").start();
     let mut served = handover.client();
     assert_eq!(served.command(&["PING"]), pong());
+    // Before, so that it is not the state file that finds no descriptor.
+    wait_until(PATIENCE, || handover.folder().join("state/state.json").exists());
     let open = std::fs::read_dir(format!("/proc/{}/fd", handover.pid())).unwrap().count();
     let limit = |descriptors: usize| {
         let pid = handover.pid().to_string();
@@ -454,13 +464,14 @@ fn without_descriptors_nothing_spins() {
     limit(open + 2);
     let waiting: Vec<RawClient> = (0..20).map(|_| handover.client()).collect();
     handover.wait_for_log(|line| line.text.contains("could not be accepted"), PATIENCE);
-    let before = cpu_ticks(handover.pid());
+    let (before, since) = (cpu_ticks(handover.pid()), Instant::now());
     for _ in 0..100 {
         assert_eq!(served.command(&["PING"]), pong());
     }
     std::thread::sleep(Duration::from_millis(500));
     let used = cpu_ticks(handover.pid()) - before;
-    assert!(used < 30, "{used} hundredths of a second of work within half a second");
+    let passed = since.elapsed();
+    assert!(used < passed.as_millis() as u64 * 6 / 100, "{used} hundredths of a second of work within {passed:?}");
     drop(waiting);
     limit(1_000);
     wait_until(PATIENCE, || {

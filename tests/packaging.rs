@@ -31,7 +31,7 @@ fn the_dockerfile_copies_what_exists_and_runs_what_it_copied() {
             }
         }
     }
-    for needed in ["Cargo.toml", "Cargo.lock", "src"] {
+    for needed in ["Cargo.toml", "Cargo.lock", "src", "benches"] {
         assert!(root().join(needed).exists() && !ignored.contains(needed), "{needed} does not reach the builder");
     }
 }

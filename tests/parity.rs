@@ -128,8 +128,9 @@ fn a_difference_is_told_once_while_running() {
     assert!(lines.contains(&"differs from others: databases: east: 16; west: 4".to_owned()), "{lines:?}");
     west.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     wait_until(PATIENCE, || of("maxmemory-policy") == 1.0);
-    let told = handover.log().iter().filter(|line| line.message() == "backends differ").count();
-    assert_eq!(told, 2, "once for each change");
+    let told = || handover.log().iter().filter(|line| line.message() == "backends differ").count();
+    wait_until(PATIENCE, || told() >= 2);
+    assert_eq!(told(), 2, "once for each change");
 }
 
 #[test]
@@ -155,9 +156,9 @@ fn libraries_of_functions_move_along_if_that_is_wanted() {
         let call = |name| west.command(&["FCALL", name, "0"]);
         if is_wanted {
             wait_until(PATIENCE, || call("missing") == Value::Integer(1) && call("changed") == Value::Integer(2));
-            let log = handover.log();
-            let line = log.iter().find(|line| line.message().contains("were loaded on the new active"));
-            assert!(line.is_some_and(|line| line.field("libraries").contains("missing")), "{line:?}");
+            let is_told = |line: &support::LogLine| line.message().contains("were loaded on the new active");
+            let line = handover.wait_for_log(is_told, PATIENCE);
+            assert!(line.field("libraries").contains("missing"), "{line:?}");
         } else {
             assert_eq!(call("changed"), Value::Integer(1));
             assert!(matches!(call("missing"), Value::Error(_)));

@@ -155,8 +155,15 @@ fn nothing_is_promoted_unless_it_is_configured() {
     stand.handover.expect_metric("handover_backend_role", &[("backend", "west"), ("role", "slave")], 1.0);
     let why = stand.why();
     assert!(why.contains("west is a replica of east (link up") && why.contains("until somebody promotes it"), "{why}");
+    // It is what it should be, and that is what is shown.
+    let status = || ask(&mut stand.console(), "STATUS");
+    wait_until(PATIENCE, || status().contains("\nwest is a replica of east (link up"));
+    let status = status();
+    assert!(status.lines().any(|line| line.contains("west") && line.contains(" replica ")), "{status}");
+    assert!(!status.contains("UNHEALTHY"), "{status}");
     assert!(ask(&mut stand.console(), "SWITCH west").contains("not healthy"));
     stand.east.kill();
+    wait_until(PATIENCE, || ask(&mut stand.console(), "STATUS").contains("UNHEALTHY"));
     stand.handover.expect_metric("handover_backend_up", &[("backend", "east")], 0.0);
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(info(&stand.replicas[0], "role").as_deref(), Some("slave"));

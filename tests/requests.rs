@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{Handover, PATIENCE, RawClient, RedisServer, Value, encode, wait_until};
 
@@ -368,6 +368,7 @@ fn a_long_name_is_an_unknown_command() {
 fn http_is_closed_before_anything_is_forwarded() {
     let pair = serve("");
     pair.handover.expect_warning("HTTP or TLS");
+    let since = Instant::now();
     for request in [
         "POST / HTTP/1.1\r\nHost: x\r\n\r\nSET http 1\r\n",
         "GET / HTTP/1.1\r\nHost: x\r\n\r\nSET http 1\r\n",
@@ -387,7 +388,7 @@ fn http_is_closed_before_anything_is_forwarded() {
     pair.handover.expect_metric("handover_protocol_errors_total", &[("class", "client_foreign")], 5.0);
     pair.handover.wait_for_log(|line| line.text.contains("HTTP or TLS"), PATIENCE);
     let warnings = pair.handover.log().iter().filter(|line| line.text.contains("HTTP or TLS")).count();
-    assert_eq!(warnings, 1, "one warning a second");
+    assert!(warnings as u64 <= 1 + since.elapsed().as_secs(), "one warning a second, not {warnings}");
 }
 
 /// Row 15: a TLS hello on the plain port.
@@ -544,7 +545,7 @@ fn every_byte_passes() {
 
 #[test]
 fn a_value_of_sixty_megabytes_passes() {
-    let pair = serve("");
+    let pair = serve(PATIENT);
     let mut client = pair.handover.client();
     let value: Vec<u8> = (0..60_000_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     assert_eq!(client.command(&[b"SET".as_slice(), b"big", &value]), Value::ok());

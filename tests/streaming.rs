@@ -53,20 +53,23 @@ fn forget_peak(pid: u32) {
 }
 
 /// One server, and Handover before it.
-fn one() -> (RedisServer, Handover) {
+fn one(settings: &str) -> (RedisServer, Handover) {
     let server = RedisServer::start();
     let url = format!("redis://{}", server.address());
-    let handover = Handover::builder(&format!("runtime.workers = 1\nbackend = [{{ name = 'east', url = '{url}' }}]"))
-        .expect_warning("nothing to hand over to")
-        .start();
+    let backend = format!("runtime.workers = 1\nbackend = [{{ name = 'east', url = '{url}' }}]\n");
+    let handover = Handover::builder(&format!("{backend}{settings}")).expect_warning("nothing to hand over to").start();
     (server, handover)
 }
+
+/// A server may take long for very much, and is not to be called silent for it.
+const PATIENT: &str = "detector.hang_timeout = '8s'\ndetector.slow_timeout = '9s'\nhealth.timeout = '5s'\n\
+    failover.hold = '6s'\n";
 
 /// Rows 8 and 29.
 #[test]
 fn a_hundred_mebibytes_there_and_back_in_bounded_memory() {
     const PIECES: usize = 100;
-    let (server, handover) = one();
+    let (server, handover) = one(PATIENT);
     let mut client = handover.client();
     assert_eq!(client.command(&["PING"]), Value::Simple("PONG".into()));
     forget_peak(handover.pid());
@@ -88,7 +91,7 @@ fn a_hundred_mebibytes_there_and_back_in_bounded_memory() {
 /// Row 8: Redis's own limit is the limit.
 #[test]
 fn more_than_512_mebibytes_are_refused_at_once() {
-    let (_server, handover) = one();
+    let (_server, handover) = one(PATIENT);
     let mut client = handover.client();
     client.send(header("k", 536_870_912));
     client.expect_silence(Duration::from_millis(100));
@@ -145,7 +148,7 @@ fn an_upload_does_not_call_a_planned_switch_off() {
 /// Row 7: whoever sends one byte after the other is in nobody's way, and says nothing of the backend.
 #[test]
 fn a_crawling_upload_is_in_nobodys_way() {
-    let (server, handover) = one();
+    let (server, handover) = one("");
     let (mut slow, mut other) = (handover.client(), handover.client());
     slow.send(header("k", 2 * MIB));
     slow.send(piece(0));
@@ -165,7 +168,7 @@ fn a_crawling_upload_is_in_nobodys_way() {
 /// Row 19: nothing of it was applied, and others go on.
 #[test]
 fn a_client_that_resets_in_the_middle_leaves_nothing_behind() {
-    let (server, handover) = one();
+    let (server, handover) = one(PATIENT);
     let mut other = handover.client();
     for key in ["a", "b", "c"] {
         let mut client = handover.client();

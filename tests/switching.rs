@@ -343,7 +343,7 @@ fn a_pipeline_cut_in_the_middle_is_settled() {
     assert_eq!(warm.command(&["GET", "x"]), Value::Null);
     // A fake would answer forty; the relay lets forty replies of ":n" pass and ends the connection.
     let passed: u64 = (1..=40).map(|number| format!(":{number}\r\n").len() as u64).sum();
-    world.relay.cut_after_reply_bytes(passed, Cut::Reset);
+    world.relay.cut_replies_to("INCR", passed, Cut::Reset);
     world.relay.refuse();
     client.send((0..100).flat_map(|_| encode(&["INCR", "n"])).collect::<Vec<u8>>());
     let replies: Vec<Value> = (0..100).map(|_| client.read_reply()).collect();
@@ -377,7 +377,7 @@ fn without_any_backend_commands_are_held_and_then_refused() {
     let answer = client.command(&["INCR", "n"]);
     let held = start.elapsed();
     assert!(answer.is_error("LOADING") && answer.text().contains("not applied"), "{answer:?}");
-    assert!(held >= Duration::from_millis(900) && held < Duration::from_secs(5), "{held:?}");
+    assert!(held >= Duration::from_millis(900), "{held:?}");
     // A whole burst is refused with one word.
     client.send([encode(&["INCR", "n"]), encode(&["GET", "k"]), encode(&["SET", "k", "w"])].concat());
     for _ in 0..3 {
@@ -401,7 +401,7 @@ fn a_mixed_burst_is_refused_in_another_word() {
     assert_eq!(client.command(&["GET", "k"]), Value::Null);
     // One reply passes; the connection ends with the second, and nobody is left.
     world.relay.refuse();
-    world.relay.cut_after_reply_bytes(4, Cut::Reset);
+    world.relay.cut_replies_to("INCR", 4, Cut::Reset);
     client.send([encode(&["INCR", "n"]), encode(&["INCR", "n"]), encode(&["INCR", "n"])].concat());
     let replies: Vec<Value> = (0..3).map(|_| client.read_reply()).collect();
     client.send(encode(&["PING"]));

@@ -93,7 +93,7 @@ fn sessions_survive_a_failover_with_mutual_tls_on_both_sides() {
     let configuration = listener(&authority, &own, "required")
         + &east.backend("east", 2.0, &authority, &own)
         + &west.backend("west", 1.0, &authority, &own)
-        + TIMES;
+        + &TIMES.replace("hold =", "initial = \"all\"\n    hold =");
     let handover = Handover::builder(&configuration)
         .allow_warning("backend is unhealthy")
         .expect_warning("switched")
@@ -138,7 +138,7 @@ fn a_planned_switch_unblocks_over_tls() {
     let handover = Handover::builder(&configuration)
         .allow_warning("backend is unhealthy")
         .allow_warning("switched")
-        .allow_warning("workers did not acknowledge a switch in time")
+        .allow_warning("planned switch called off")
         .start();
     let is_active = |name| handover.metric("handover_backend_active", &[("backend", name)]) > 0.0;
     for backend in ["east", "west"] {
@@ -194,7 +194,7 @@ fn whoever_cannot_be_verified_hears_no_password() {
         let told = handover
             .wait_for_log(|line| line.message() == "backend is unhealthy" && line.field("backend") == *name, PATIENCE);
         assert!(told.text.contains(cause), "{name}: {told:?}");
-        assert!(handover.http_get("/status").body.contains(cause), "{name}");
+        wait_until(PATIENCE, || handover.http_get("/status").body.contains(cause));
         wait_until(PATIENCE, || server.connections() >= 3);
         assert_eq!(String::from_utf8_lossy(&server.heard()), "", "{name}");
     }
@@ -221,9 +221,8 @@ fn a_server_that_speaks_without_tls_hears_no_password_and_the_cause_is_told() {
     let handover = Handover::builder(&configuration).allow_warning("backend is unhealthy").start();
     // Redis waits for the end of a line in our hello, or finds one and complains.
     handover.wait_for_log(|line| line.field("backend") == "deaf" && line.message() == "backend is unhealthy", PATIENCE);
-    let told = handover
-        .wait_for_log(|line| line.field("backend") == "strict" && line.message() == "backend is unhealthy", PATIENCE);
-    assert!(told.text.contains("asks for a certificate"), "{told:?}");
+    // Whatever a busy machine made of the first attempt.
+    wait_until(PATIENCE, || handover.http_get("/status").body.contains("asks for a certificate"));
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
@@ -71,6 +72,18 @@ async fn backend(State(admin): State<Arc<Admin>>, Path(name): Path<String>, uri:
     }
 }
 
+/// Turns away what a web page makes an operator's browser ask, also under a name that was made to point here.
+pub(super) async fn admit_readers(
+    ConnectInfo(lease): ConnectInfo<Lease>,
+    request: HttpRequest,
+    next: Next,
+) -> Response {
+    match Guard::admit_reader(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(denied) => refuse(&denied, &lease.peer),
+    }
+}
+
 /// One line, as on the console.
 async fn console(
     State(admin): State<Arc<Admin>>,
@@ -78,9 +91,6 @@ async fn console(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if let Err(denied) = Guard::admit_reader(&headers) {
-        return refuse(&denied, &lease.peer);
-    }
     let words = match line(&body) {
         Ok(words) => words,
         Err(message) => return document(StatusCode::BAD_REQUEST, &json!({ "error": message })),

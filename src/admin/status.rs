@@ -197,7 +197,13 @@ impl<'a> Group<'a> {
         }
         let header = ["", "backend", "weight", "health", "circuit", "role", "wanted", "last check"].map(str::to_owned);
         let rows: Vec<[String; 8]> = std::iter::once(header).chain(self.backends.iter().map(Backend::row)).collect();
-        write_table(page, &rows)
+        write_table(page, &rows)?;
+        for backend in &self.backends {
+            if let Some(replication) = backend.replication {
+                writeln!(page, "{} is {}", backend.name, one_line(replication))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -227,12 +233,21 @@ impl<'a> Backend<'a> {
             if self.active { "*" } else { "" }.to_owned(),
             self.name.to_owned(),
             self.weight.to_string(),
-            if self.healthy { "healthy" } else { "UNHEALTHY" }.to_owned(),
+            health(self.healthy, self.replication, self.last_verdict).to_owned(),
             self.circuit.to_owned(),
             one_line(self.role),
             one_line(&self.wishes.join(", ")),
             one_line(self.last_verdict),
         ]
+    }
+}
+
+/// A replica that answers is what it should be: it takes no writes until it is promoted.
+pub(super) fn health(is_healthy: bool, replication: Option<&str>, last_verdict: &str) -> &'static str {
+    match replication {
+        _ if is_healthy => "healthy",
+        Some(_) if last_verdict.starts_with("cannot serve: ") => "replica",
+        _ => "UNHEALTHY",
     }
 }
 

@@ -212,7 +212,7 @@ impl Facts {
         let EventSettings { webhook, command, kinds } = events;
         self.put("events.webhook", optional(webhook.as_ref().map(|webhook| &webhook.url)));
         if let Some(WebhookSettings { url, timeout, secret, tls }) = webhook {
-            // A query can hold a token: it counts, and is not shown.
+            // Path and query can hold a token: they count, and are not shown.
             let whole = Fact { value: url.target.clone(), shown: url.to_string() };
             self.put_fact("events.webhook.target", whole);
             self.put_time("events.webhook_timeout", *timeout);

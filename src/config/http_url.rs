@@ -78,11 +78,11 @@ impl HttpUrl {
 }
 
 impl fmt::Display for HttpUrl {
-    /// As it may be logged: a query can hold a token, so it is left out.
+    /// As it may be logged: path and query can hold a token, as those of webhooks do, so they are left out.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_secure { "https" } else { "http" };
-        let (path, query) = self.target.split_once('?').map_or((self.target.as_str(), ""), |(path, _)| (path, "?…"));
-        write!(formatter, "{scheme}://{}{path}{query}", self.authority())
+        let hidden = if self.target == "/" { "" } else { "…" };
+        write!(formatter, "{scheme}://{}/{hidden}", self.authority())
     }
 }
 
@@ -94,9 +94,9 @@ mod tests {
     fn urls_that_are_accepted() {
         for (text, host, port, target, authority, shown) in [
             ("http://host", "host", 80, "/", "host", "http://host/"),
-            ("https://host/a/b?c=d", "host", 443, "/a/b?c=d", "host", "https://host/a/b?…"),
-            ("https://host:9443/v1/bdbs", "host", 9443, "/v1/bdbs", "host:9443", "https://host:9443/v1/bdbs"),
-            ("http://127.0.0.1:1?x", "127.0.0.1", 1, "/?x", "127.0.0.1:1", "http://127.0.0.1:1/?…"),
+            ("https://host/a/b?c=d", "host", 443, "/a/b?c=d", "host", "https://host/…"),
+            ("https://host:9443/v1/bdbs", "host", 9443, "/v1/bdbs", "host:9443", "https://host:9443/…"),
+            ("http://127.0.0.1:1?x", "127.0.0.1", 1, "/?x", "127.0.0.1:1", "http://127.0.0.1:1/…"),
             ("http://[::1]:8080/", "::1", 8080, "/", "[::1]:8080", "http://[::1]:8080/"),
             ("https://[::1]/", "::1", 443, "/", "[::1]", "https://[::1]/"),
         ] {

@@ -164,7 +164,8 @@ impl Roster {
     /// The vitals of all workers together.
     pub(super) fn sample(&self, backend: BackendId) -> Sample {
         let vitals = self.find(backend).map_or(&[][..], |enrolled| &enrolled.known.vitals);
-        let readings: Vec<Reading> = vitals.iter().map(|vitals| read(vitals, self.origin)).collect();
+        let fresh_since = Instant::now() - self.group.detector.hang_timeout / FRESH_SHARE;
+        let readings: Vec<Reading> = vitals.iter().map(|vitals| read(vitals, self.origin, fresh_since)).collect();
         Sample::merge(&readings)
     }
 
@@ -214,6 +215,9 @@ impl Roster {
     }
 }
 
+/// A worker that has not looked for this part of the hang timeout says nothing of silence; it looks five times as often.
+const FRESH_SHARE: u32 = 4;
+
 fn conduct_of(group: &Group) -> Arc<Conduct> {
     let (failover, retry, detector) = (group.failover.clone(), group.retry.clone(), group.detector.clone());
     Arc::new(Conduct { failover, retry, detector })
@@ -229,15 +233,35 @@ pub(super) fn settings_of(group: &Group) -> GroupSettings {
     }
 }
 
-fn read(vitals: &Vitals, origin: Instant) -> Reading {
+/// A worker that has not looked since `fresh_since` is busy or stuck: that a request seems to wait is its own doing.
+fn read(vitals: &Vitals, origin: Instant, fresh_since: Instant) -> Reading {
     let moment = |micros: u64| (micros > 0).then(|| origin + Duration::from_micros(micros));
+    let is_fresh = moment(vitals.looked_at_us.load(Ordering::Relaxed)).is_none_or(|looked_at| looked_at >= fresh_since);
+    let waiting_since = moment(vitals.waiting_since_us.load(Ordering::Relaxed));
     Reading {
         last_byte: moment(vitals.last_byte_us.load(Ordering::Relaxed)),
-        waiting_since: moment(vitals.waiting_since_us.load(Ordering::Relaxed)),
+        waiting_since: waiting_since.filter(|_| is_fresh),
         is_slow: vitals.waiting_slow.load(Ordering::Relaxed),
         successes: vitals.successes.load(Ordering::Relaxed),
         failures: vitals.failures.load(Ordering::Relaxed),
         replies: vitals.replies.load(),
         disturbances: vitals.disturbances.load(Ordering::Relaxed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_silence_that_a_stuck_worker_saw_is_not_the_backends() {
+        const MS: Duration = Duration::from_millis(1);
+        let (vitals, origin) = (Vitals::default(), Instant::now());
+        vitals.waiting_since_us.store(5_000, Ordering::Relaxed);
+        let waiting = |fresh_since| read(&vitals, origin, fresh_since).waiting_since;
+        assert_eq!(waiting(origin + 100 * MS), Some(origin + 5 * MS), "it never said when it looked");
+        vitals.looked_at_us.store(50_000, Ordering::Relaxed);
+        assert_eq!(waiting(origin + 50 * MS), Some(origin + 5 * MS));
+        assert_eq!(waiting(origin + 51 * MS), None);
     }
 }

@@ -24,12 +24,17 @@ impl Budget {
         self.tokens = (self.tokens + tokens).min(self.burst);
     }
 
-    /// Takes one token, if there is one.
-    pub fn spend(&mut self, now: Instant) -> bool {
+    /// Whether there is a token.
+    pub fn has_some(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.filled_at = self.filled_at.max(now);
         self.pay(passed * self.per_second);
-        let allowed = self.tokens >= 1.0;
+        self.tokens >= 1.0
+    }
+
+    /// Takes one token, if there is one.
+    pub fn spend(&mut self, now: Instant) -> bool {
+        let allowed = self.has_some(now);
         if allowed {
             self.tokens -= 1.0;
         }
@@ -48,6 +53,8 @@ mod tests {
         let mut budget = Budget::new(10.0, 3.0, start);
         let allowed = |budget: &mut Budget, at| (0..10).filter(|_| budget.spend(at)).count();
         assert_eq!(allowed(&mut budget, start), 3);
+        let mut later = budget;
+        assert!(!budget.has_some(start) && later.has_some(start + Duration::from_millis(200)));
         assert_eq!(allowed(&mut budget, start + Duration::from_millis(250)), 2);
         budget.pay(1.0);
         assert_eq!(allowed(&mut budget, start + Duration::from_millis(250)), 1);

@@ -434,6 +434,7 @@ impl Hub {
             let (id, Some(vitals)) = (known.id, known.vitals.get(self.spec.worker)) else { continue };
             let signs = machine.vital_signs(id);
             let waiting_since = signs.waiting_since.filter(|_| !is_late);
+            vitals.looked_at_us.store(micros(Some(Instant::now())), Ordering::Relaxed);
             vitals.last_byte_us.store(micros(signs.heard_at), Ordering::Relaxed);
             vitals.waiting_slow.store(signs.waiting_slow, Ordering::Relaxed);
             vitals.waiting_since_us.store(micros(waiting_since), Ordering::Relaxed);

@@ -200,7 +200,7 @@ impl Hub {
     fn serve_event(self: &Rc<Self>, event: &Event) {
         match event.token().into() {
             Owner::Client(index) => {
-                let Some((key, socket)) = self.clients.borrow().at(index).map(cloned) else { return };
+                let Some((key, socket)) = self.client_at(index) else { return };
                 if socket.watched.note(event) {
                     self.write_client(key, Instant::now());
                     self.turn(|_, _| ());
@@ -208,7 +208,7 @@ impl Hub {
                 self.read_client(key, &socket);
             }
             Owner::Link(index) => {
-                let Some((key, socket)) = self.links.borrow().at(index).map(cloned) else { return };
+                let Some((key, socket)) = self.link_at(index) else { return };
                 if socket.watched.note(event) {
                     self.catch_up();
                     self.write_link(key, Instant::now());
@@ -219,15 +219,23 @@ impl Hub {
         }
     }
 
+    fn client_at(&self, index: usize) -> Option<(SessionKey, Rc<ClientSocket>)> {
+        self.clients.borrow().at(index).map(|(key, socket)| (key, socket.clone()))
+    }
+
+    fn link_at(&self, index: usize) -> Option<(LinkKey, Rc<LinkSocket>)> {
+        self.links.borrow().at(index).map(|(key, socket)| (key, socket.clone()))
+    }
+
     fn read_again(self: &Rc<Self>, owner: Owner) {
         match owner {
             Owner::Client(index) => {
-                if let Some((key, socket)) = self.clients.borrow().at(index).map(cloned) {
+                if let Some((key, socket)) = self.client_at(index) {
                     self.read_client(key, &socket);
                 }
             }
             Owner::Link(index) => {
-                if let Some((key, socket)) = self.links.borrow().at(index).map(cloned) {
+                if let Some((key, socket)) = self.link_at(index) {
                     self.read_link(key, &socket);
                 }
             }
@@ -374,10 +382,6 @@ impl Hub {
             self.rebuild();
         }
     }
-}
-
-fn cloned<K, S>((key, socket): (K, &Rc<S>)) -> (K, Rc<S>) {
-    (key, socket.clone())
 }
 
 /// Nothing is wrong with the connection.

@@ -101,9 +101,13 @@ impl Pair {
         self.handover.metric("handover_sessions", &[("mode", mode)]) as usize
     }
 
-    /// Planned switches that were called off so far.
+    /// Planned switches that were called off so far for something that did not drain. (Those for a late probe say only
+    /// that the machine is busy.)
     pub fn called_off(&self) -> Vec<LogLine> {
-        self.handover.log().into_iter().filter(|line| line.message() == "planned switch called off").collect()
+        let is_not_drained = |line: &LogLine| {
+            line.message() == "planned switch called off" && line.text.contains("still in flight after the drain time")
+        };
+        self.handover.log().into_iter().filter(is_not_drained).collect()
     }
 }
 

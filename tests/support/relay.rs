@@ -69,7 +69,7 @@ struct Shared {
 struct State {
     mode: Mode,
     /// Reply bytes that still pass before the connection that exceeds them is cut.
-    reply_budget: Option<(u64, Cut)>,
+    reply_budget: Option<Budget>,
     connections: Vec<Arc<Connection>>,
     /// Threads that still move bytes: the connections are closed when it is zero.
     movers: usize,
@@ -78,6 +78,16 @@ struct State {
     reply_bytes: u64,
     /// Until then the line is busy with requests, and with replies.
     busy_until: [Instant; 2],
+}
+
+/// How many bytes of replies still pass, and how the connection that exceeds them is ended.
+struct Budget {
+    left: u64,
+    how: Cut,
+    /// Counts on the connection alone that carries this.
+    asked: Vec<u8>,
+    /// That connection, by its address.
+    of: Option<usize>,
 }
 
 struct Connection {
@@ -138,7 +148,12 @@ impl Relay {
 
     /// Lets exactly `count` more bytes of replies pass, then ends the connection that would carry the next.
     pub fn cut_after_reply_bytes(&self, count: u64, how: Cut) {
-        self.shared.lock().reply_budget = Some((count, how));
+        self.cut_replies_to("", count, how);
+    }
+
+    /// The same on the connection alone that carries `asked` from now on: probes go through the relay too.
+    pub fn cut_replies_to(&self, asked: &str, count: u64, how: Cut) {
+        self.shared.lock().reply_budget = Some(Budget { left: count, how, asked: asked.into(), of: None });
     }
 
     /// Refuses new connections, as a dead server's kernel does; old ones stay, if a byte has gone through them.
@@ -314,7 +329,7 @@ fn write(shared: &Shared, connection: &Connection, direction: Direction, inbox: 
         if !wait_for_passage(shared, connection, direction, chunk.due) {
             return;
         }
-        let (allowed, cut) = take_from_budget(shared, direction, &chunk.bytes);
+        let (allowed, cut) = take_from_budget(shared, connection, direction, &chunk.bytes);
         // Before the write: whoever has seen a byte finds it counted.
         count(shared, direction, allowed.len());
         let written = write_all(connection, direction, allowed);
@@ -347,20 +362,32 @@ fn wait_for_passage(shared: &Shared, connection: &Connection, direction: Directi
     }
 }
 
-fn take_from_budget<'a>(shared: &Shared, direction: Direction, bytes: &'a [u8]) -> (&'a [u8], Option<Cut>) {
+fn take_from_budget<'a>(
+    shared: &Shared,
+    connection: &Connection,
+    direction: Direction,
+    bytes: &'a [u8],
+) -> (&'a [u8], Option<Cut>) {
     let mut state = shared.lock();
-    match &mut state.reply_budget {
-        Some((left, how)) if direction == Direction::Replies => {
-            let allowed = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-            *left -= allowed as u64;
-            let cut = (allowed < bytes.len()).then_some(*how);
-            if cut.is_some() {
-                state.reply_budget = None;
-            }
-            (&bytes[..allowed], cut)
+    let Some(budget) = &mut state.reply_budget else { return (bytes, None) };
+    let address = std::ptr::from_ref(connection).addr();
+    if direction == Direction::Requests {
+        let is_asked = || bytes.windows(budget.asked.len().max(1)).any(|window| window == budget.asked);
+        if budget.of.is_none() && is_asked() {
+            budget.of = Some(address);
         }
-        _ => (bytes, None),
+        return (bytes, None);
     }
+    if !budget.asked.is_empty() && budget.of != Some(address) {
+        return (bytes, None);
+    }
+    let allowed = usize::try_from(budget.left).unwrap_or(usize::MAX).min(bytes.len());
+    budget.left -= allowed as u64;
+    let cut = (allowed < bytes.len()).then_some(budget.how);
+    if cut.is_some() {
+        state.reply_budget = None;
+    }
+    (&bytes[..allowed], cut)
 }
 
 fn write_all(connection: &Connection, direction: Direction, bytes: &[u8]) -> usize {

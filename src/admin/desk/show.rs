@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::why::rounded;
+use crate::admin::status::health;
 use crate::channels::{BackendStatus, EventRecord, GroupStatus};
 
 /// The answer to SHOW.
 pub(super) fn backend(backend: &BackendStatus) -> Vec<String> {
-    let health = if backend.healthy { "healthy" } else { "UNHEALTHY" };
+    let health = health(backend.healthy, backend.replication.as_deref(), &backend.last_verdict);
     let mut lines = vec![format!(
         "{}: weight {}, {health}, circuit {}, role {}, checks {} good and {} bad",
         backend.name, backend.weight, backend.circuit, backend.role, backend.probes.0, backend.probes.1

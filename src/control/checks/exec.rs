@@ -133,6 +133,8 @@ struct Peer {
     unwritten: Vec<u8>,
     /// Answers that are owed to probes that were given up.
     owed: u32,
+    /// It has answered, and whether it says more than that is not known yet.
+    has_answered: bool,
 }
 
 /// Why there is no answer.
@@ -153,6 +155,11 @@ impl Conversation {
             peer.read_what_is_there().await;
             if peer.owed >= UNANSWERED_MAX {
                 self.stop(format!("did not answer {UNANSWERED_MAX} times"));
+            } else if peer.speaks_unasked().await {
+                // From here on each answer would be taken for that to another question.
+                self.stop("said something that nobody asked for: one line for each question is right".to_owned());
+            } else if peer.has_answered {
+                self.backoff.reset();
             }
         }
         if self.peer.is_none() {
@@ -166,7 +173,7 @@ impl Conversation {
         let Some(peer) = &mut self.peer else { return Err(String::new()) };
         match peer.ask(self.question.as_bytes()).await {
             Ok(line) => {
-                self.backoff.reset();
+                peer.has_answered = true;
                 Ok(meaning(&self.program, &line))
             }
             Err(why) => {
@@ -191,7 +198,8 @@ impl Conversation {
             return Err(format!("{} has no input or output", self.program.path()));
         };
         let output = BufReader::with_capacity(LINE_BYTES_MAX as usize, output);
-        self.peer = Some(Peer { running, input, output, line: Vec::new(), unwritten: Vec::new(), owed: 0 });
+        let (line, unwritten) = (Vec::new(), Vec::new());
+        self.peer = Some(Peer { running, input, output, line, unwritten, owed: 0, has_answered: false });
         Ok(())
     }
 
@@ -230,6 +238,18 @@ impl Peer {
                 },
                 () = std::future::ready(()) => return,
             }
+        }
+    }
+
+    /// Whether there is something to read although every question has its answer.
+    async fn speaks_unasked(&mut self) -> bool {
+        if self.owed > 0 {
+            return false;
+        }
+        tokio::select! {
+            biased;
+            chunk = self.output.fill_buf() => chunk.is_ok_and(|chunk| !chunk.is_empty()),
+            () = std::future::ready(()) => false,
         }
     }
 

@@ -99,7 +99,19 @@ impl Failover {
     pub fn would_promote(&self) -> Option<BackendId> {
         let candidates = (0..self.members.len()).filter(|index| self.is_promotable(*index));
         let best = candidates.max_by(|one, other| self.compare(*one, *other))?;
-        self.refuge().is_none().then_some(self.members[best].id)
+        let is_needed = self.refuge().or_else(|| self.promoted_refuge()).is_none();
+        is_needed.then_some(self.members[best].id)
+    }
+
+    /// Whether somebody else has made a master of it that goes on from what the active has: with another promotion there
+    /// would be two.
+    pub(super) fn was_promoted(&self, index: usize) -> bool {
+        let active = self.active.and_then(|id| self.index(id));
+        let seen = active.and_then(|active| self.members[active].server.seen.as_ref());
+        let Some(history) = seen.and_then(|seen| seen.histories.last()) else { return false };
+        let facts = self.members[index].server.facts.as_ref();
+        let is_from = |facts: &&Facts| facts.second_replication_id.as_ref() == Some(history);
+        facts.filter(is_from).is_some_and(|facts| facts.role == Role::Master)
     }
 
     /// Whether a planned switch may go there.

@@ -243,6 +243,10 @@ impl Failover {
         if is_working {
             return false;
         }
+        if let Some(to) = self.promoted_refuge() {
+            self.cut(now, switch(to));
+            return true;
+        }
         let last = self.last_refuge();
         let Some(placeholder) = last.or(self.active) else { return false };
         let switch = switch(placeholder);
@@ -263,6 +267,11 @@ impl Failover {
     /// As [`Self::refuge`], when there is no other: who is fenced is better than nobody.
     fn last_refuge(&self) -> Option<BackendId> {
         self.best_refuge(|index| !self.must_be_promoted(index))
+    }
+
+    /// As [`Self::refuge`], when there is no other: who is fenced as a second master because somebody promoted it.
+    pub(super) fn promoted_refuge(&self) -> Option<BackendId> {
+        self.best_refuge(|index| self.was_promoted(index))
     }
 
     pub(super) fn must_be_promoted(&self, index: usize) -> bool {

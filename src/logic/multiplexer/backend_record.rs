@@ -42,6 +42,14 @@ pub struct BackendRecord {
 }
 
 impl BackendRecord {
+    /// A run took so long.
+    pub(super) fn note_reply_time(&mut self, took: Duration) {
+        match took.checked_sub(self.reply_time) {
+            Some(more) => self.reply_time += more / 16,
+            None => self.reply_time -= (self.reply_time - took) / 16,
+        }
+    }
+
     /// A run was answered.
     pub(super) fn note_waited(&mut self, waited: Waited) {
         match waited.is_slow {

@@ -71,6 +71,23 @@ impl Multiplexer {
 
     /// Stops or resumes reading a client, by what it has waiting.
     pub(super) fn update_reading(&mut self, key: SessionKey) {
+        let limits = &self.settings.limits;
+        let is_at_ease = |session: &Session| {
+            !session.paused
+                && session.wait.is_none()
+                && session.upload.is_none()
+                && session.upload_bytes == 0
+                && session.scanner.bytes_announced() <= UPLOAD_BYTES
+                && (session.due as usize) < limits.inflight_max
+                && session.output.len() < limits.output_bytes_max
+                && session.input.len() < INPUT_BYTES_MAX
+        };
+        if !self.sessions.get(key).is_some_and(is_at_ease) {
+            self.weigh_reading(key);
+        }
+    }
+
+    fn weigh_reading(&mut self, key: SessionKey) {
         let has_room = self.take_upload_room(key, false);
         let is_crowded = self.is_crowded();
         let is_uploading = self.is_uploading(key);

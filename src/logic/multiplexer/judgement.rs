@@ -85,7 +85,7 @@ impl Multiplexer {
         let (backend, epoch) = (link.backend, link.epoch);
         self.continuity += u64::from(link.role == Role::Lane);
         let lost = self.judge_link(key, now);
-        self.settings.commons.scripts().doubt();
+        self.doubt_scripts();
         // One fault, however much was in flight: a deep pipeline on one killed connection is no reason to switch.
         let record = self.record(backend);
         record.failures += u64::from(lost > 0);
@@ -95,7 +95,7 @@ impl Multiplexer {
 
     /// Forgets a connection and judges what was due on it; returns how many requests of clients that was.
     pub(super) fn judge_link(&mut self, key: LinkKey, now: Instant) -> u64 {
-        let Some(mut link) = self.links.remove(key) else { return 0 };
+        let Some(mut link) = self.remove_link(key) else { return 0 };
         self.forget_link(key, link.proven, now);
         if let Role::Subscription(session) = link.role {
             self.on_subscription_lost(session, key, &link, now);

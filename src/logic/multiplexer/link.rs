@@ -6,7 +6,7 @@ mod upload;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use self::timing::Timing;
 pub(super) use self::timing::Waited;
@@ -606,7 +606,7 @@ impl Link {
         }
         let run = self.ring.pop_front()?;
         self.cursor = (0, 0);
-        self.retained.advance(run.bytes);
+        super::consume(&mut self.retained, run.bytes);
         self.timing.on_released(run.bytes);
         self.written = self.written.saturating_sub(run.bytes);
         if self.ring.is_empty() && self.retained.capacity() > self.idle_bytes_max() {

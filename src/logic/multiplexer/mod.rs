@@ -63,6 +63,7 @@ use self::link::{Run, RunKind};
 use self::pubsub::Circles;
 pub use self::pubsub::Kind as SubscriptionKind;
 use self::requests::Request;
+use self::scripts::FreshScripts;
 use self::session::Wait;
 pub use self::switch::VitalSigns;
 use super::arena::{Arena, Key};
@@ -158,8 +159,12 @@ pub struct Multiplexer {
     standbys: Vec<Lane>,
     /// Pins that nobody holds, washed by the fence.
     pool: Vec<LinkKey>,
+    /// Connections that are pins: held, in the fence, in the pool, or being opened.
+    pins: usize,
     /// Sessions that hold a pin.
     pinned: Vec<SessionKey>,
+    /// Sessions that have subscriptions, or had some when they were last looked through.
+    subscribers: Vec<SessionKey>,
     /// Sessions that wait for something else than their own replies, longest first.
     waiting: Vec<SessionKey>,
     /// Sessions whose last reply came, to be looked at once the bytes at hand are dealt with.
@@ -167,7 +172,8 @@ pub struct Multiplexer {
     outputs: VecDeque<Output>,
     links_to_write: Vec<LinkKey>,
     sessions_to_write: Vec<SessionKey>,
-    backends: Vec<(BackendId, BackendRecord)>,
+    /// Boxed, so that one is found without a walk over the others.
+    backends: Vec<(BackendId, Box<BackendRecord>)>,
     /// Requests of clients without a reply.
     in_flight: usize,
     judged: Judged,
@@ -186,6 +192,7 @@ pub struct Multiplexer {
     clients_pause: Option<Pause>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
+    fresh_scripts: FreshScripts,
     /// Bytes of large requests that are arriving.
     upload_bytes: usize,
     /// Sessions not read until there is room for their large requests.
@@ -211,7 +218,9 @@ const STREAM_BYTES: usize = 64 * 1024;
 /// A request longer than this takes a connection of its own, so that nobody waits behind it.
 const LARGE_REQUEST_BYTES: usize = 64 * 1024;
 /// Buffers kept for the next client that has something to say.
-const SPARE_BUFFERS_MAX: usize = 64;
+const SPARE_BUFFERS_MAX: usize = 256;
+/// A new buffer has room for so much.
+const SPARE_BUFFER_BYTES_MIN: usize = 256;
 /// A buffer larger than this is given back.
 const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
 /// Repeats outside a switch that are allowed whatever the traffic, and how many may come at once.
@@ -241,7 +250,9 @@ impl Multiplexer {
             lanes: Vec::new(),
             standbys: Vec::new(),
             pool: Vec::new(),
+            pins: 0,
             pinned: Vec::new(),
+            subscribers: Vec::new(),
             waiting: Vec::new(),
             settled: Vec::new(),
             outputs: VecDeque::new(),
@@ -258,6 +269,7 @@ impl Multiplexer {
             pause: None,
             clients_pause: None,
             crowded: false,
+            fresh_scripts: FreshScripts::default(),
             upload_bytes: 0,
             starved: Vec::new(),
             held_bytes: 0,
@@ -329,12 +341,12 @@ impl Multiplexer {
     /// What is known of a backend.
     #[must_use]
     pub fn backend(&self, backend: BackendId) -> Option<&BackendRecord> {
-        self.backends.iter().find(|(id, _)| *id == backend).map(|(_, record)| record)
+        self.backends.iter().find(|(id, _)| *id == backend).map(|(_, record)| &**record)
     }
 
     fn record(&mut self, backend: BackendId) -> &mut BackendRecord {
         let index = self.backends.iter().position(|(id, _)| *id == backend).unwrap_or_else(|| {
-            self.backends.push((backend, BackendRecord::default()));
+            self.backends.push((backend, Box::default()));
             self.backends.len() - 1
         });
         &mut self.backends[index].1
@@ -372,13 +384,16 @@ impl Multiplexer {
     /// The kernel took bytes for a client.
     pub fn on_client_written(&mut self, key: SessionKey, bytes: usize, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.output.advance(bytes);
+        consume(&mut session.output, bytes);
         if let Some(subscriptions) = session.subscriptions.as_mut() {
             subscriptions.note_read(bytes);
         }
         if session.output.is_empty() {
             let buffer = std::mem::take(&mut session.output);
             recycle(&mut self.spare, buffer);
+        }
+        if session.is_at_ease() {
+            return;
         }
         self.relieve(key, now);
         self.finish_if_done(key);
@@ -406,7 +421,8 @@ impl Multiplexer {
             {
                 &[]
             }
-            Some(link) if link.state == LinkState::Ready && !self.is_suspect(link.backend, now) => link.unwritten(),
+            Some(link) if link.state != LinkState::Ready || link.unwritten().is_empty() => &[],
+            Some(link) if !self.is_suspect(link.backend, now) => link.unwritten(),
             _ => &[],
         }
     }
@@ -646,8 +662,15 @@ impl Multiplexer {
 
     /// Looks again at every session that waits for something else than its own replies.
     fn advance_waiting(&mut self, now: Instant) {
-        let waiting = std::mem::take(&mut self.waiting);
-        for key in waiting {
+        self.advance_waiting_while(|_| true, now);
+    }
+
+    /// The same, longest first, as long as there is something to be had.
+    fn advance_waiting_while(&mut self, is_some_left: impl Fn(&Self) -> bool, now: Instant) {
+        let mut waiting = std::mem::take(&mut self.waiting).into_iter();
+        while is_some_left(self)
+            && let Some(key) = waiting.next()
+        {
             if self.is_paused(key) {
                 self.waiting.push(key);
             } else if let Some(session) = self.sessions.get_mut(key) {
@@ -656,11 +679,15 @@ impl Multiplexer {
                 self.finish_if_done(key);
             }
         }
+        self.waiting.extend(waiting);
     }
 
     /// Looks again at the sessions whose last reply came.
     fn advance_settled(&mut self, now: Instant) {
         while let Some(key) = self.settled.pop() {
+            if self.sessions.get(key).is_some_and(Session::is_at_ease) {
+                continue;
+            }
             self.advance_session(key, now);
             self.update_reading(key);
             self.finish_if_done(key);
@@ -678,9 +705,14 @@ impl Multiplexer {
     /// Whether a backend has been silent for so long that writing more to it makes no sense.
     fn is_suspect(&self, backend: BackendId, now: Instant) -> bool {
         let Some(record) = self.backend(backend) else { return false };
-        let patience = self.settings.detector.suspect_after.max(record.reply_time * 20);
         let Some(heard_at) = record.heard_at else { return false };
-        now.saturating_duration_since(heard_at) > patience
+        let silence = now.saturating_duration_since(heard_at);
+        let patience = self.settings.detector.suspect_after;
+        if silence <= patience {
+            return false;
+        }
+        let patience = patience.max(record.reply_time * 20);
+        silence > patience
             && self
                 .links
                 .iter()
@@ -693,12 +725,19 @@ impl Multiplexer {
     }
 }
 
-/// Gives an empty buffer from those kept, when there is none yet.
+/// Takes bytes off the front. Who takes all of them keeps the room that they stood in.
+fn consume(buffer: &mut BytesMut, bytes: usize) {
+    if bytes == buffer.len() {
+        buffer.clear();
+    } else {
+        buffer.advance(bytes);
+    }
+}
+
+/// Gives an empty buffer when there is none yet, from those kept if it can.
 fn borrow_buffer(spare: &mut Vec<BytesMut>, buffer: &mut BytesMut) {
-    if buffer.capacity() == 0
-        && let Some(kept) = spare.pop()
-    {
-        *buffer = kept;
+    if buffer.capacity() == 0 {
+        *buffer = spare.pop().unwrap_or_else(|| BytesMut::with_capacity(SPARE_BUFFER_BYTES_MIN));
     }
 }
 

@@ -14,8 +14,10 @@ use crate::resp::encode;
 const PIN_IDLE_MAX: Duration = Duration::from_millis(50);
 /// How long a blocked command is still waited for after its client has closed its sending half.
 const LEAVER_WAIT_MAX: Duration = Duration::from_millis(100);
-/// Pins that nobody holds, kept for the next who needs one.
-const POOL_MAX: usize = 16;
+/// Pins that nobody holds are kept for so long for the next who needs one …
+const POOL_IDLE_MAX: Duration = Duration::from_secs(5);
+/// … and so many of them for longer.
+const POOL_MIN: usize = 16;
 
 impl Multiplexer {
     /// The session's own connection; takes one when it has none, and makes it wait while there is none.
@@ -88,36 +90,52 @@ impl Multiplexer {
     /// A pin from the pool, or one that is being opened; none when there are too many.
     fn take_pin(&mut self, key: SessionKey, profile: Profile, now: Instant) -> Option<LinkKey> {
         let active = self.route.active?;
+        // The newest first, so that those beyond what is needed grow old.
         let pooled =
-            self.pool.iter().position(|&link| self.links.get(link).is_some_and(|link| link.profile == profile));
+            self.pool.iter().rposition(|&link| self.links.get(link).is_some_and(|link| link.profile == profile));
         if let Some(position) = pooled {
-            let link_key = self.pool.swap_remove(position);
+            let link_key = self.pool.remove(position);
             self.links.get_mut(link_key)?.role = Role::Pin(Some(key));
             self.monitor_again(key, link_key, now);
             return Some(link_key);
         }
-        let own = self.links.iter().filter(|(_, link)| matches!(link.role, Role::Pin(_))).count();
-        if own >= self.settings.limits.pins_per_backend_max {
+        if self.pins >= self.settings.limits.pins_per_backend_max {
             // One that nobody holds makes room for one that fits.
             let spare = self.pool.pop()?;
             self.close_link(spare, false);
         }
-        if !self.has_room_for_own(active) || self.is_profile_refused(active, profile) || !self.connects.spend(now) {
+        // The rate first: thousands that wait for it ask again and again.
+        if !self.connects.has_some(now) || !self.has_room_for_own(active) || self.is_profile_refused(active, profile) {
             return None;
         }
+        self.connects.spend(now);
         Some(self.dial(active, profile, Role::Pin(Some(key)), now))
+    }
+
+    /// Whether a pin or a connection for subscriptions may be opened, if not at once.
+    pub(super) fn may_open_own(&self, is_pin: bool) -> bool {
+        let has_room = |backend| self.has_room_for_standby(backend);
+        (!is_pin || self.pins < self.settings.limits.pins_per_backend_max) && self.route.active.is_none_or(has_room)
     }
 
     /// Begins to open a connection.
     pub(super) fn dial(&mut self, backend: BackendId, profile: Profile, role: Role, now: Instant) -> LinkKey {
         let link = self.links.insert(Link::new(backend, self.route.epoch, role, profile, now));
+        self.pins += usize::from(matches!(role, Role::Pin(_)));
         self.outputs.push_back(Output::Dial(Dial { link, backend, profile, role }));
         link
     }
 
+    /// Forgets a connection.
+    pub(super) fn remove_link(&mut self, key: LinkKey) -> Option<Link> {
+        let link = self.links.remove(key)?;
+        self.pins -= usize::from(matches!(link.role, Role::Pin(_)));
+        Some(link)
+    }
+
     /// Forgets a connection on which nothing is due to anybody, and has it closed.
     pub(super) fn close_link(&mut self, key: LinkKey, reset: bool) {
-        if self.links.remove(key).is_some() {
+        if self.remove_link(key).is_some() {
             self.outputs.push_back(Output::CloseLink { link: key, reset });
         }
     }
@@ -209,12 +227,7 @@ impl Multiplexer {
         // Without ECHO there is no fence.
         let is_laneless = self.is_laneless(profile.identity);
         let Some(link) = self.links.get_mut(link_key) else { return };
-        if tainted
-            || is_laneless
-            || link.state != LinkState::Ready
-            || link.epoch != self.route.epoch
-            || self.pool.len() >= POOL_MAX
-        {
+        if tainted || is_laneless || link.state != LinkState::Ready || link.epoch != self.route.epoch {
             return self.close_link(link_key, false);
         }
         link.role = Role::Pin(None);
@@ -233,10 +246,20 @@ impl Multiplexer {
         self.send_own(link_key, RunKind::Echo(expected.freeze()), &request, now);
     }
 
+    /// Closes pins that nobody has needed for a while, but for a few.
+    pub(super) fn trim_pool(&mut self, now: Instant) {
+        let is_old = |link: &Link| now.saturating_duration_since(link.heard_at) >= POOL_IDLE_MAX;
+        let beyond = self.pool.len().saturating_sub(POOL_MIN);
+        let is_spare = |key: &&LinkKey| self.links.get(**key).is_none_or(is_old);
+        let spare = self.pool.iter().take(beyond).take_while(is_spare).count();
+        let closed: Vec<LinkKey> = self.pool.drain(..spare).collect();
+        closed.into_iter().for_each(|key| self.close_link(key, false));
+    }
+
     /// The fence was passed: the pin may serve the next client.
     pub(super) fn pool_pin(&mut self, link_key: LinkKey, now: Instant) {
         self.pool.push(link_key);
-        self.advance_waiting(now);
+        self.advance_waiting_while(|machine| machine.pool.contains(&link_key), now);
     }
 
     /// What becomes of a session's own connections when it is gone.

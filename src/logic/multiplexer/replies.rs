@@ -179,27 +179,39 @@ impl Multiplexer {
         self.record(backend).successes += u64::from(count);
         self.budget.pay(f64::from(count) * self.settings.retry.budget);
         if let Some(session_key) = session_key {
-            self.settle_due(session_key, count);
-            self.note_served(session_key, proofs);
-            self.append_reply(session_key, replies);
-            self.deliver_deferred(session_key);
-            self.hold_back(key, session_key, now);
+            self.hand_over(key, session_key, replies, count, proofs, now);
         }
         if let Some(run) = finished {
             self.finish_run(key, &run, started_at, now);
         }
     }
 
-    /// So many requests of a session were answered.
-    pub(super) fn settle_due(&mut self, key: SessionKey, count: u32) {
+    /// Gives a session what it asked for; one look-up does all that every reply needs.
+    fn hand_over(&mut self, link_key: LinkKey, key: SessionKey, replies: &[u8], count: u32, proofs: u32, now: Instant) {
         self.in_flight = self.in_flight.saturating_sub(count as usize);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.due -= count;
         session.burst_answered = true;
+        session.served = Some(proofs);
+        if !session.reply_mode.is_muted() {
+            borrow_buffer(&mut self.spare, &mut session.output);
+            session.output.extend_from_slice(replies);
+            if !std::mem::replace(&mut session.flushing, true) {
+                self.sessions_to_write.push(key);
+            }
+        }
+        let (is_paused, has_messages) = (session.paused, session.subscriptions.is_some());
+        let is_large = session.output.len() > self.settings.limits.output_bytes_max;
         if session.due == 0 {
             self.settled.push(key);
-        } else if session.paused {
+        } else if is_paused {
             self.update_reading(key);
+        }
+        if has_messages {
+            self.deliver_deferred(key);
+        }
+        if is_large {
+            self.hold_back(link_key, key, now);
         }
     }
 
@@ -233,7 +245,7 @@ impl Multiplexer {
             let (backend, waited) = (link.backend, link.waited(run, now));
             let record = self.record(backend);
             if !run.kind.may_block() {
-                record.reply_time = (record.reply_time * 15 + took) / 16;
+                record.note_reply_time(took);
             }
             if let Some(waited) = waited {
                 record.note_waited(waited);

@@ -6,14 +6,14 @@ use bytes::{Buf, BytesMut};
 
 use super::backpressure::UPLOAD_BYTES;
 use super::counters::ProtocolFault;
-use super::link::{Inspect, Run, RunKind};
+use super::link::{Inspect, Link, Run, RunKind};
 use super::session::{CloseReason, Pending, Transaction, Wait};
 use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey, scan};
 use crate::command::classify::Classified;
 use crate::command::refusal::Refusal;
 use crate::command::table::{Class, Pinned};
 use crate::resp::arguments::Arguments;
-use crate::resp::request::{Frame, ProtocolError, RequestScanner, Scan};
+use crate::resp::request::{ProtocolError, RequestScanner, Scan};
 use crate::resp::{encode, inline};
 
 /// What became of one request that is not simply shared.
@@ -41,6 +41,34 @@ pub(super) struct Request<'a> {
     pub input: &'a [u8],
     /// Bytes that it takes of `input`.
     pub bytes: usize,
+}
+
+/// What stands at the start of a client's input.
+struct Batch<'a> {
+    /// Bytes of whole shared requests.
+    bytes: usize,
+    /// How many those are.
+    commands: u32,
+    /// What comes behind them.
+    next: Next<'a>,
+}
+
+/// What comes behind a batch.
+enum Next<'a> {
+    /// Nothing whole, or nothing that may be taken yet.
+    Nobody,
+    /// A request that may be shared, and no lane is open for it.
+    Shared(Request<'a>),
+    /// A request that wants a look.
+    Unshared(Request<'a>),
+    /// A large request that is arriving.
+    Upload,
+    /// Bytes that mean nothing.
+    Nothing { bytes: usize },
+    /// A request in one line.
+    Inline { line_bytes: usize, bytes: usize },
+    /// Not RESP.
+    Invalid(ProtocolError),
 }
 
 impl Multiplexer {
@@ -226,91 +254,88 @@ impl Multiplexer {
         if self.is_uploading(key) || !self.finish_skipped(key, now) {
             return position;
         }
-        let (mut batch_start, mut batch_commands) = (position, 0);
-        while let Some(session) = self.sessions.get_mut(key).filter(|session| session.takes_requests()) {
+        while position < bytes.len() && self.sessions.get(key).is_some_and(super::Session::takes_requests) {
             let input = &bytes[position..];
-            if session.due as usize + batch_commands as usize >= self.settings.limits.inflight_max && batch_commands > 0
-            {
-                break;
+            let lane = self.lane_at_hand(key);
+            let Batch { bytes: batch_bytes, commands, next } = self.scan_batch(key, input, lane.is_some());
+            if let Some(link) = lane.filter(|_| commands > 0) {
+                self.send(link, key, &input[..batch_bytes], commands, RunKind::Forward, now);
             }
-            let may_share = session.may_share();
-            let restricted = session.access.policy.is_some().then_some(key);
-            let step = match session.scanner.scan(input) {
-                Scan::Incomplete if session.scanner.bytes_announced() > UPLOAD_BYTES => {
-                    self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
-                    return position + self.begin_upload(key, input, now);
-                }
-                Scan::Incomplete => break,
-                Scan::Nothing { bytes } => {
-                    session.skip_nothing();
+            position += batch_bytes;
+            let input = &bytes[position..];
+            let step = match next {
+                Next::Nobody => return position,
+                Next::Unshared(request) => self.take_special(key, request, now),
+                Next::Shared(request) => match self.lane_link(key, now) {
+                    None => return position,
+                    Some(link) => {
+                        self.send_request(link, key, request, RunKind::Forward, now);
+                        Step::Done { bytes: request.bytes }
+                    }
+                },
+                Next::Upload => return position + self.begin_upload(key, input, now),
+                Next::Nothing { bytes } => {
+                    self.skip_nothing(key);
                     Step::Done { bytes }
                 }
-                Scan::Frame(frame) => {
-                    let request = self.request(restricted, input, frame);
-                    if may_share && self.may_batch(&request) {
-                        if batch_commands == 0 && self.lane_link(key, now).is_none() {
-                            return position;
-                        }
-                        batch_commands += 1;
-                        position += frame.bytes;
-                        continue;
-                    }
-                    self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
-                    batch_commands = 0;
-                    self.take_special(key, request, now)
-                }
-                Scan::Inline { line_bytes, bytes: request_bytes } => {
-                    self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
-                    batch_commands = 0;
-                    self.take_inline(key, &input[..line_bytes], input, request_bytes, now)
-                }
-                Scan::Invalid(error) => {
-                    self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
+                Next::Inline { line_bytes, bytes } => self.take_inline(key, &input[..line_bytes], input, bytes, now),
+                Next::Invalid(error) => {
                     self.end_for_protocol_error(key, error, now);
                     return bytes.len();
                 }
             };
-            if batch_commands > 0 {
-                self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
-                batch_commands = 0;
-            }
             self.end_skipped(key, step, now);
             match step {
                 Step::Wait => return position,
                 Step::Done { bytes } => position += bytes,
             }
-            batch_start = position;
         }
-        self.send_batch(key, &bytes[batch_start..position], batch_commands, now);
         position
     }
 
-    /// `restricted`: the session, when it has rules of its own.
-    fn request<'a>(&self, restricted: Option<SessionKey>, input: &'a [u8], frame: Frame) -> Request<'a> {
-        let name = frame.name(input);
-        let policy = restricted.map_or(&self.settings.policy, |key| self.policy_of(key));
-        let classified = policy.apply(&input[..frame.bytes], name);
-        Request { frame: &input[..frame.bytes], name, classified, input, bytes: frame.bytes }
+    /// Finds the whole shared requests at the start of `input`, as many as the session may still have in flight, and what
+    /// comes behind them. `is_lane_open`: they can go out.
+    fn scan_batch<'a>(&mut self, key: SessionKey, input: &'a [u8], is_lane_open: bool) -> Batch<'a> {
+        let is_unhindered = self.pause.is_none();
+        let is_barred = self.publish_barrier.is_some();
+        let mut batch = Batch { bytes: 0, commands: 0, next: Next::Nobody };
+        let Some(session) = self.sessions.get_mut(key) else { return batch };
+        let may_share = session.may_share() && is_unhindered;
+        let policy = session.access.policy.as_deref().unwrap_or(&self.settings.policy);
+        let room = self.settings.limits.inflight_max.saturating_sub(session.due as usize);
+        while batch.bytes < input.len() && (batch.commands == 0 || (batch.commands as usize) < room) {
+            let rest = &input[batch.bytes..];
+            batch.next = match session.scanner.scan(rest) {
+                Scan::Frame(frame) => {
+                    let name = frame.name(rest);
+                    let whole = &rest[..frame.bytes];
+                    let classified = policy.apply(whole, name);
+                    let request = Request { frame: whole, name, classified, input: rest, bytes: frame.bytes };
+                    if !(may_share && request.may_batch(is_barred)) {
+                        Next::Unshared(request)
+                    } else if !is_lane_open {
+                        Next::Shared(request)
+                    } else {
+                        batch.commands += 1;
+                        batch.bytes += frame.bytes;
+                        continue;
+                    }
+                }
+                Scan::Incomplete if session.scanner.bytes_announced() > UPLOAD_BYTES => Next::Upload,
+                Scan::Incomplete => Next::Nobody,
+                Scan::Nothing { bytes } => Next::Nothing { bytes },
+                Scan::Inline { line_bytes, bytes } => Next::Inline { line_bytes, bytes },
+                Scan::Invalid(error) => Next::Invalid(error),
+            };
+            return batch;
+        }
+        batch
     }
 
-    /// Puts a run of whole shared requests on the session's lane.
-    fn send_batch(&mut self, key: SessionKey, requests: &[u8], commands: u32, now: Instant) {
-        if commands == 0 {
-            return;
+    fn skip_nothing(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.skip_nothing();
         }
-        // The lane was there when the batch began, and nothing has happened since.
-        if let Some(link) = self.lane_link(key, now) {
-            self.send(link, key, requests, commands, RunKind::Forward, now);
-        }
-    }
-
-    /// It goes to the lane with its neighbours, and nothing is to be looked at. One that may run long goes by itself, so
-    /// that its time is told from theirs.
-    fn may_batch(&self, request: &Request<'_>) -> bool {
-        request.is_shared()
-            && !request.classified.is_slow()
-            && self.pause.is_none()
-            && !(self.publish_barrier.is_some() && request.publishes())
     }
 
     fn take_inline(&mut self, key: SessionKey, line: &[u8], input: &[u8], bytes: usize, now: Instant) -> Step {
@@ -319,9 +344,7 @@ impl Multiplexer {
             return Step::Done { bytes };
         };
         let Some(name) = words.first() else {
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.skip_nothing();
-            }
+            self.skip_nothing(key);
             return Step::Done { bytes };
         };
         // `GET / HTTP/1.1` is a valid Redis command; nobody means it.
@@ -334,7 +357,7 @@ impl Multiplexer {
         let classified = self.policy_of(key).apply(&frame, name);
         let request = Request { frame: &frame, name, classified, input, bytes };
         let may_share = self.sessions.get(key).is_some_and(super::Session::may_share);
-        if !(may_share && self.may_batch(&request)) {
+        if !(may_share && self.pause.is_none() && request.may_batch(self.publish_barrier.is_some())) {
             return self.take_special(key, request, now);
         }
         let Some(link) = self.lane_link(key, now) else { return Step::Wait };
@@ -378,44 +401,60 @@ impl Multiplexer {
 
     /// The session's lane; makes it wait when there is none, when it is full, or when replies are due elsewhere.
     pub(super) fn lane_link(&mut self, key: SessionKey, now: Instant) -> Option<LinkKey> {
-        let (profile, due_on) = {
-            let session = self.sessions.get(key)?;
-            (session.profile, session.link.filter(|_| session.due > 0))
+        let session = self.sessions.get(key)?;
+        let profile = session.profile;
+        let missing = match self.lane_of(session) {
+            Ok(link) => return Some(link),
+            Err(missing) => missing,
         };
-        let Some(link_key) = self.lane(profile, now) else {
-            self.wait(key, Wait::Lane, now);
-            return None;
-        };
-        if due_on.is_some_and(|due_on| due_on != link_key) {
-            self.wait(key, Wait::Due, now);
+        match missing {
+            Wait::Lane => drop(self.lane(profile, now)),
+            Wait::Room => self.crowded = true,
+            _ => {}
+        }
+        self.wait(key, missing, now);
+        None
+    }
+
+    /// The lane that the session's shared requests can go to now.
+    fn lane_at_hand(&self, key: SessionKey) -> Option<LinkKey> {
+        let session = self.sessions.get(key).filter(|session| session.may_share())?;
+        self.lane_of(session).ok()
+    }
+
+    /// The session's lane, or what has to be waited for.
+    fn lane_of(&self, session: &super::Session) -> Result<LinkKey, Wait> {
+        let (key, link) = self.ready_lane(session.profile).ok_or(Wait::Lane)?;
+        if session.due > 0 && session.link.is_some_and(|due_on| due_on != key) {
+            return Err(Wait::Due);
+        }
+        if link.retained().len() >= LANE_BYTES_MAX {
+            return Err(Wait::Room);
+        }
+        Ok(key)
+    }
+
+    /// A usable lane of the active for this profile.
+    fn ready_lane(&self, profile: super::Profile) -> Option<(LinkKey, &Link)> {
+        if !self.is_serving() {
             return None;
         }
-        let is_full = self.links.get(link_key).is_some_and(|link| link.retained().len() >= LANE_BYTES_MAX);
-        if is_full {
-            self.crowded = true;
-            self.wait(key, Wait::Room, now);
-            return None;
-        }
-        Some(link_key)
+        let key = self.lanes.iter().find(|lane| lane.profile == profile)?.link?;
+        let link = self.links.get(key)?;
+        (link.state == LinkState::Ready && !link.undecided).then_some((key, link))
     }
 
     /// A usable lane of the active for this profile; begins to open one when there is none.
     pub(super) fn lane(&mut self, profile: super::Profile, now: Instant) -> Option<LinkKey> {
-        if !self.is_serving() {
-            return None;
+        if let Some((key, _)) = self.ready_lane(profile) {
+            return Some(key);
         }
-        let Some(lane) = self.lanes.iter().find(|lane| lane.profile == profile) else {
+        let lane = self.lanes.iter().find(|lane| lane.profile == profile);
+        let is_due = lane.is_none_or(|lane| lane.link.is_none() && lane.retry_at.is_none_or(|at| at <= now));
+        if is_due && self.is_serving() {
             self.open_lane(profile, now);
-            return None;
-        };
-        let Some(link_key) = lane.link else {
-            if lane.retry_at.is_none_or(|at| at <= now) {
-                self.open_lane(profile, now);
-            }
-            return None;
-        };
-        let link = self.links.get(link_key)?;
-        (link.state == LinkState::Ready && !link.undecided).then_some(link_key)
+        }
+        None
     }
 }
 
@@ -428,6 +467,12 @@ impl Request<'_> {
     /// It may travel with the requests of other clients.
     pub(super) fn is_shared(&self) -> bool {
         self.classified.class == Class::Shared && !self.is_large()
+    }
+
+    /// It goes to the lane with its neighbours, and nothing is to be looked at. One that may run long goes by itself, so
+    /// that its time is told from theirs. `is_barred`: nothing is published now.
+    fn may_batch(&self, is_barred: bool) -> bool {
+        self.is_shared() && !self.classified.is_slow() && !(is_barred && self.publishes())
     }
 
     /// Nobody shall wait behind it.
@@ -452,6 +497,18 @@ fn first_argument(frame: &[u8]) -> &[u8] {
 }
 
 impl super::Session {
+    /// It waits for nothing, and nobody waits for it: whatever was written to it or answered changes nothing else.
+    pub(super) fn is_at_ease(&self) -> bool {
+        self.wait.is_none()
+            && self.input.is_empty()
+            && self.pending.is_empty()
+            && !(self.paused || self.half_closed || self.holds_back)
+            && self.ending.is_none()
+            && self.upload.is_none()
+            && self.upload_bytes == 0
+            && self.subscriptions.is_none()
+    }
+
     /// Its next request may be looked at.
     pub(super) fn takes_requests(&self) -> bool {
         self.ending.is_none() && self.wait.is_none()

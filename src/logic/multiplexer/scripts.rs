@@ -1,7 +1,7 @@
 //! Scripts: a backend knows those that it was shown, and after a switch the new active may have seen none. Bodies that
 //! pass through are kept, and loaded where EVALSHA would not find them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -24,6 +24,8 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 const RECENT_MAX: usize = 16;
 /// Requests behind a MULTI that are looked at for scripts to be loaded before it.
 const REQUESTS_AHEAD_MAX: usize = 64;
+/// Scripts that one worker remembers, of each kind of call, to spare itself the digest and the lock.
+const FRESH_MAX: usize = 16;
 /// Scripts that are remembered as loaded over one connection.
 const LOADED_MAX: usize = 64;
 
@@ -72,22 +74,25 @@ impl Scripts {
         Self { scripts: HashMap::new(), scripts_max, bytes: 0, bytes_max, uses: 0, losses: 0 }
     }
 
-    fn remember(&mut self, body: &[u8]) {
-        if self.scripts_max == 0 || body.len() > BODY_BYTES_MAX.min(self.bytes_max) {
-            return;
+    /// Keeps a body; whether others were given up for it.
+    fn remember(&mut self, digest: Digest, body: &Bytes) -> bool {
+        if self.scripts_max == 0 || body.len() > self.bytes_max {
+            return false;
         }
-        let digest = Sha1::digest(body).into();
         self.uses += 1;
         if let Some(known) = self.scripts.get_mut(&digest) {
             known.used = self.uses;
-            return;
+            return false;
         }
         self.bytes += body.len();
-        let script = Script { body: Bytes::copy_from_slice(body), known: None, used: self.uses };
+        let script = Script { body: body.clone(), known: None, used: self.uses };
         self.scripts.insert(digest, script);
+        let mut has_given_up = false;
         while self.scripts.len() > self.scripts_max || self.bytes > self.bytes_max {
             self.give_up_oldest();
+            has_given_up = true;
         }
+        has_given_up
     }
 
     fn give_up_oldest(&mut self) {
@@ -128,6 +133,31 @@ impl Scripts {
         self.scripts.clear();
         self.bytes = 0;
     }
+}
+
+/// What one worker has just met: bodies that are kept, and scripts that the active has. It holds while the version of
+/// what the workers have in common, and the epoch, stay the same.
+#[derive(Debug, Default)]
+pub(super) struct FreshScripts {
+    version: u64,
+    epoch: u64,
+    bodies: VecDeque<Bytes>,
+    known: VecDeque<Digest>,
+}
+
+impl FreshScripts {
+    /// Forgets what does not hold any more.
+    fn hold_for(&mut self, version: u64, epoch: u64) -> &mut Self {
+        if (self.version, self.epoch) != (version, epoch) {
+            *self = Self { version, epoch, ..Self::default() };
+        }
+        self
+    }
+}
+
+fn push_bounded<T>(queue: &mut VecDeque<T>, item: T) {
+    queue.truncate(FRESH_MAX - 1);
+    queue.push_front(item);
 }
 
 /// What a request has to do with scripts.
@@ -188,8 +218,11 @@ impl Multiplexer {
     /// Remembers what passes; returns which script is called.
     pub(super) fn note_script(&mut self, key: SessionKey, classified: Classified, frame: &[u8]) -> Option<Digest> {
         match script_use(classified, frame) {
-            ScriptUse::Body(body) => self.settings.commons.scripts().remember(body),
-            ScriptUse::Flush => self.settings.commons.scripts().clear(),
+            ScriptUse::Body(body) => self.remember_body(body),
+            ScriptUse::Flush => {
+                self.settings.commons.scripts().clear();
+                self.settings.commons.outdate_scripts();
+            }
             ScriptUse::Call(digest) => {
                 let recent = &mut self.sessions.get_mut(key)?.scripts;
                 if recent.last() != Some(&digest) {
@@ -204,6 +237,36 @@ impl Multiplexer {
             ScriptUse::None => {}
         }
         None
+    }
+
+    fn remember_body(&mut self, body: &[u8]) {
+        if body.len() > BODY_BYTES_MAX || self.fresh_scripts().bodies.iter().any(|known| known == body) {
+            return;
+        }
+        let (digest, body) = (Sha1::digest(body).into(), Bytes::copy_from_slice(body));
+        let has_given_up = self.settings.commons.scripts().remember(digest, &body);
+        if has_given_up {
+            self.settings.commons.outdate_scripts();
+        }
+        if body.len() <= LARGE_REQUEST_BYTES {
+            push_bounded(&mut self.fresh_scripts().bodies, body);
+        }
+    }
+
+    fn fresh_scripts(&mut self) -> &mut FreshScripts {
+        self.fresh_scripts.hold_for(self.settings.commons.scripts_version(), self.route.epoch)
+    }
+
+    /// This script was seen to be there, in the epoch of this connection.
+    fn is_fresh(&mut self, link: LinkKey, digest: Digest) -> bool {
+        let is_current = self.links.get(link).is_some_and(|link| link.epoch == self.route.epoch);
+        is_current && self.fresh_scripts().known.contains(&digest)
+    }
+
+    /// A connection was lost: whoever comes back may be another process, without scripts.
+    pub(super) fn doubt_scripts(&self) {
+        self.settings.commons.scripts().doubt();
+        self.settings.commons.outdate_scripts();
     }
 
     /// Loads the script of a call that is about to be sent, where the backend may lack it.
@@ -232,6 +295,9 @@ impl Multiplexer {
     }
 
     fn load_missing(&mut self, link_key: LinkKey, digest: Digest, now: Instant) {
+        if self.is_fresh(link_key, digest) {
+            return;
+        }
         let Some(link) = self.links.get_mut(link_key) else { return };
         let Presence::Kept(body) = self.settings.commons.scripts().look_up(digest, link.epoch) else { return };
         if link.loaded.contains(&digest) {
@@ -284,8 +350,13 @@ impl Multiplexer {
 
     /// A call of a script was answered: the backend has it.
     pub(super) fn on_called(&mut self, key: LinkKey, call: ScriptCall) {
-        if let Some(link) = self.links.get(key) {
-            self.settings.commons.scripts().note_known(call.digest, link.epoch);
+        if self.is_fresh(key, call.digest) {
+            return;
+        }
+        let Some(epoch) = self.links.get(key).map(|link| link.epoch) else { return };
+        self.settings.commons.scripts().note_known(call.digest, epoch);
+        if epoch == self.route.epoch {
+            push_bounded(&mut self.fresh_scripts().known, call.digest);
         }
     }
 
@@ -307,6 +378,10 @@ mod tests {
         Sha1::digest(body).into()
     }
 
+    fn remember(scripts: &mut Scripts, body: &[u8]) -> bool {
+        scripts.remember(Sha1::digest(body).into(), &Bytes::copy_from_slice(body))
+    }
+
     #[test]
     fn digests_are_read_in_any_case_and_whole() {
         let text = "E0E1F9FABFC9D4800C877A703B823AC0578FF8DB";
@@ -322,31 +397,44 @@ mod tests {
     fn bodies_are_bounded_by_count_and_bytes() {
         let mut scripts = Scripts::new(2, 10);
         for body in ["aaa", "bbb"] {
-            scripts.remember(body.as_bytes());
+            remember(&mut scripts, body.as_bytes());
         }
         assert_eq!(scripts.look_up(digest("aaa"), 1), Presence::Kept(Bytes::from_static(b"aaa")));
-        scripts.remember(b"ccc");
+        assert!(remember(&mut scripts, b"ccc"));
         // The one that was used longest ago made room.
         assert_eq!(scripts.look_up(digest("bbb"), 1), Presence::Unheard);
-        scripts.remember(b"dddddddd");
+        remember(&mut scripts, b"dddddddd");
         assert_eq!((scripts.scripts.len(), scripts.bytes), (1, 8));
-        scripts.remember(b"more than ten bytes");
+        remember(&mut scripts, b"more than ten bytes");
         assert_eq!(scripts.look_up(digest("more than ten bytes"), 1), Presence::Unheard);
         scripts.clear();
         assert_eq!((scripts.look_up(digest("dddddddd"), 1), scripts.bytes), (Presence::Unheard, 0));
         let mut none = Scripts::new(0, 10);
-        none.remember(b"a");
+        remember(&mut none, b"a");
         assert_eq!(none.look_up(digest("a"), 1), Presence::Unheard);
     }
 
     #[test]
     fn what_is_known_holds_for_one_epoch_and_until_a_connection_is_lost() {
         let mut scripts = Scripts::new(2, 10);
-        scripts.remember(b"a");
+        remember(&mut scripts, b"a");
         scripts.note_known(digest("a"), 3);
         assert_eq!(scripts.look_up(digest("a"), 3), Presence::Known);
         assert_ne!(scripts.look_up(digest("a"), 4), Presence::Known);
         scripts.doubt();
         assert_ne!(scripts.look_up(digest("a"), 3), Presence::Known);
+    }
+
+    #[test]
+    fn what_a_worker_has_just_met_holds_for_one_version_and_epoch() {
+        let mut fresh = FreshScripts::default();
+        for number in 0..=FRESH_MAX {
+            push_bounded(&mut fresh.hold_for(1, 1).bodies, Bytes::from(number.to_string()));
+        }
+        assert_eq!((fresh.bodies.len(), &fresh.bodies[0]), (FRESH_MAX, &Bytes::from(FRESH_MAX.to_string())));
+        assert!(!fresh.hold_for(1, 1).bodies.is_empty());
+        assert!(fresh.hold_for(2, 1).bodies.is_empty());
+        push_bounded(&mut fresh.known, digest("a"));
+        assert!(fresh.hold_for(2, 2).known.is_empty());
     }
 }

@@ -333,6 +333,8 @@ pub struct Session {
     pub flushing: bool,
     /// Already on the list of sessions that wait.
     pub listed: bool,
+    /// Among those that have subscriptions, or had some.
+    pub subscribes: bool,
 }
 
 impl Session {
@@ -377,6 +379,7 @@ impl Session {
             upload_bytes: 0,
             flushing: false,
             listed: false,
+            subscribes: false,
         }
     }
 

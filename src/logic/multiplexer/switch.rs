@@ -268,7 +268,7 @@ impl Multiplexer {
                     if is_proven {
                         self.note_proven(backend, profile.identity);
                     }
-                    self.links.remove(key);
+                    self.remove_link(key);
                     return false;
                 }
                 self.on_link_ready(key, role, now);
@@ -334,7 +334,7 @@ impl Multiplexer {
     }
 
     pub(super) fn on_dial_failed(&mut self, key: LinkKey, role: Role, now: Instant) {
-        let identity = self.links.remove(key).map(|link| link.profile.identity);
+        let identity = self.remove_link(key).map(|link| link.profile.identity);
         match role {
             Role::Lane | Role::Standby => {
                 self.retry_lane_later(key, now);
@@ -374,6 +374,7 @@ impl Multiplexer {
     pub fn on_tick(&mut self, now: Instant) {
         self.end_leavers(now);
         self.release_idle_pins(now);
+        self.trim_pool(now);
         self.reopen_pins(now);
         self.follow_targets(now);
         self.reopen_lanes(now);
@@ -515,10 +516,9 @@ impl Multiplexer {
             }
             let held = now.saturating_duration_since(since);
             let awaits_replay = session.awaits_replay();
-            let lacks_own =
-                session.pin.as_ref().is_some_and(|pin| pin.link.is_none()) || session.lacks_subscription_link();
-            let is_capped = what == Wait::Pin && lacks_own;
-            if is_capped && self.is_serving() && held >= self.settings.limits.pin_wait {
+            let lacks_pin = session.pin.as_ref().is_some_and(|pin| pin.link.is_none());
+            let awaits_own = what == Wait::Pin && self.is_serving() && (lacks_pin || session.lacks_subscription_link());
+            if awaits_own && held >= self.settings.limits.pin_wait && !self.may_open_own(lacks_pin) {
                 if awaits_replay {
                     self.expire_replay(key);
                     continue;
@@ -529,6 +529,8 @@ impl Multiplexer {
             let is_served = what == Wait::Room && self.has_lane(session.profile);
             let hold = match self.route.availability {
                 Availability::Refusing => Duration::ZERO,
+                // Its turn comes: connections of clients' own are opened at a bounded rate.
+                Availability::Healthy | Availability::Degraded if awaits_own => self.settings.retry.deadline,
                 Availability::Healthy | Availability::Degraded => self.settings.failover.hold,
             };
             if what == Wait::Verdict && held >= hold {

@@ -276,6 +276,27 @@ fn somebody_else_may_promote_first() {
     assert_eq!(trio.orders, []);
 }
 
+/// A second master beside a healthy one is fenced; with that one dead, to promote a third would leave two.
+#[test]
+fn who_was_promoted_by_somebody_else_is_taken_before_another_is_promoted() {
+    let mut trio = Trio::serving(one_way(true));
+    trio.tell(B, good(), promoted("b1", "i", "h", 100), false);
+    assert_eq!((trio.active(), trio.fence(B)), (Some(A), Some(FenceReason::MultipleMasters)));
+    trio.kill(A);
+    assert!(matches!(trio.machine.route().phase, Phase::Cut { to: B, .. }), "{:?}", trio.machine.route());
+    assert_eq!(trio.orders, []);
+    // Once it is known to be healthy, nobody is said to be promoted either.
+    let mut trio = Trio::serving(one_way(true));
+    trio.clean_for(700, &[(A, master("a1", "h", 100)), (B, promoted("b1", "i", "h", 100))]);
+    assert_eq!((trio.active(), trio.machine.would_promote()), (Some(A), None));
+    // Whoever comes back from before the switch is no such one: the replica has more.
+    let mut trio = Trio::promoted_to_c();
+    trio.clean_for(60, &[(A, master("a2", "h", 100)), (C, promoted("c1", "i", "h", 99))]);
+    trio.tell(B, readonly(), replica("b1", "i", 98), false);
+    trio.kill(C);
+    assert!(!matches!(trio.machine.route().phase, Phase::Cut { to: A, .. }), "{:?}", trio.machine.route());
+}
+
 #[test]
 fn the_old_master_is_fenced_until_an_operator_or_replication_says_otherwise() {
     let serving = |seconds| {

@@ -126,8 +126,8 @@ impl Multiplexer {
     }
 
     fn begin_subscribing(&mut self, key: SessionKey, is_shared: bool) {
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.subscriptions = Some(Box::new(Subscriptions { is_shared, ..Subscriptions::default() }));
+        if let Some(subscriptions) = self.subscriptions_of(key) {
+            *subscriptions = Subscriptions { is_shared, ..Subscriptions::default() };
         }
     }
 

@@ -235,7 +235,7 @@ impl Multiplexer {
 
     /// Closes subscribers that have been behind for too long.
     pub(in crate::logic::multiplexer) fn close_slow_subscribers(&mut self, now: Instant) {
-        for key in self.sessions.keys() {
+        for key in self.subscribers() {
             let Some(session) = self.sessions.get_mut(key) else { continue };
             let unread = session.output.len();
             let Some(subscriptions) = session.subscriptions.as_mut() else { continue };

@@ -35,7 +35,7 @@ pub(super) use self::sharing::Circles;
 use self::standby::Standby;
 use super::link::LinkState;
 use super::session::Session;
-use super::{LinkKey, Multiplexer};
+use super::{LinkKey, Multiplexer, SessionKey};
 
 /// One client's subscriptions.
 #[derive(Debug, Default)]
@@ -156,11 +156,32 @@ impl Session {
 }
 
 impl Multiplexer {
+    /// A session's subscriptions; begins them where there are none.
+    fn subscriptions_of(&mut self, key: SessionKey) -> Option<&mut Subscriptions> {
+        let session = self.sessions.get_mut(key)?;
+        if !std::mem::replace(&mut session.subscribes, true) {
+            self.subscribers.push(key);
+        }
+        Some(session.subscriptions.get_or_insert_default())
+    }
+
+    /// Every session that has subscriptions, for loops that change them.
+    fn subscribers(&mut self) -> Vec<SessionKey> {
+        let sessions = &mut self.sessions;
+        self.subscribers.retain(|key| {
+            sessions.get_mut(*key).is_some_and(|session| {
+                session.subscribes = session.subscriptions.is_some();
+                session.subscribes
+            })
+        });
+        self.subscribers.clone()
+    }
+
     /// Subscriptions wanted, and those whose connection delivers, by kind.
     #[must_use]
     pub fn subscription_counts(&self, kind: Kind) -> (usize, usize) {
         let mut counts = (0, 0);
-        for (_, session) in self.sessions.iter() {
+        for session in self.subscribers.iter().filter_map(|key| self.sessions.get(*key)) {
             let Some(subscriptions) = &session.subscriptions else { continue };
             let wanted = subscriptions.count_of(kind);
             if session.is_reader() {

@@ -67,14 +67,13 @@ impl Multiplexer {
             self.wait(key, Wait::Lane, now);
             return None;
         }
-        let session = self.sessions.get_mut(key)?;
-        let identity = session.profile.identity;
-        let subscriptions = session.subscriptions.get_or_insert_default();
+        let identity = self.sessions.get(key)?.profile.identity;
+        let subscriptions = self.subscriptions_of(key)?;
         if subscriptions.leaving_until.is_some() && subscriptions.overlap.is_some() {
             // The old connection cannot follow what changes now.
             self.take_over(key, now);
         }
-        let subscriptions = self.sessions.get_mut(key)?.subscriptions.get_or_insert_default();
+        let subscriptions = self.subscriptions_of(key)?;
         // While a new connection is being restored, nothing is written to the old one any more.
         let usable = subscriptions.link.filter(|_| subscriptions.next.is_none());
         if let Some(link) =
@@ -154,7 +153,7 @@ impl Multiplexer {
         let epoch = self.route.epoch;
         // Invalidations come on a connection of its own.
         self.move_out(key);
-        let subscriptions = self.sessions.get_mut(key)?.subscriptions.get_or_insert_default();
+        let subscriptions = self.subscriptions_of(key)?;
         subscriptions.is_target = true;
         let usable = subscriptions.link.filter(|_| subscriptions.next.is_none());
         let link = usable.filter(|&link| self.links.get(link).is_some_and(|link| link.epoch == epoch));
@@ -411,7 +410,7 @@ impl Multiplexer {
         if !self.is_serving() {
             return;
         }
-        for key in self.sessions.keys() {
+        for key in self.subscribers() {
             self.reopen_subscription(key, now);
         }
     }

@@ -52,7 +52,7 @@ impl Multiplexer {
         if !self.settings.pubsub.standby || self.route.phase != Phase::Serve {
             return;
         }
-        for key in self.sessions.keys() {
+        for key in self.subscribers() {
             self.keep_subscription_standby(key, now);
         }
     }
