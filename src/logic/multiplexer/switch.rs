@@ -517,8 +517,10 @@ impl Multiplexer {
             let held = now.saturating_duration_since(since);
             let awaits_replay = session.awaits_replay();
             let lacks_pin = session.pin.as_ref().is_some_and(|pin| pin.link.is_none());
-            let awaits_own = what == Wait::Pin && self.is_serving() && (lacks_pin || session.lacks_subscription_link());
-            if awaits_own && held >= self.settings.limits.pin_wait && !self.may_open_own(lacks_pin) {
+            let awaits_own = what == Wait::Pin && self.is_serving();
+            let lacks_own = lacks_pin || session.lacks_subscription_link();
+            let is_capped = awaits_own && lacks_own && held >= self.settings.limits.pin_wait;
+            if is_capped && !self.may_open_own(lacks_pin) {
                 if awaits_replay {
                     self.expire_replay(key);
                     continue;
