@@ -31,6 +31,11 @@ const MEDIUM_BYTES: usize = 50_000;
 const AT_ONCE: [usize; 3] = [1, 1, 4];
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// What all clients do, and its name.
+type Use = (&'static str, fn(&mut [RawClient]));
+/// What is done with a large value of this number and length, and its name.
+type Transfer = (&'static str, fn(SocketAddr, usize, usize));
+
 fn main() {
     let options = Options::parse(&["most", "mib"]);
     let most = options.get("most", 10_000).min(affordable_clients());
@@ -80,7 +85,7 @@ fn measure_clients(handover: &Handover, most: usize) {
     }
 
     println!("\n| what each of {} did since | RSS KiB | KiB a client (all) |\n|---|---|---|", clients.len());
-    let uses: [(&str, fn(&mut [RawClient])); 4] = [
+    let uses: [Use; 4] = [
         ("SUBSCRIBE, UNSUBSCRIBE", |clients| clients.iter_mut().for_each(subscribe)),
         ("MULTI, SET, EXEC", |clients| clients.iter_mut().for_each(transact)),
         ("1,000 SETs in one write, 100 clients at once", |clients| clients.chunks_mut(PIPELINES).for_each(pipeline)),
@@ -133,7 +138,7 @@ fn exchange_medium(client: &mut RawClient) {
 fn measure_large_values(handover: &Handover, bytes: usize) {
     let mib = bytes >> 20;
     println!("\n| {mib} MiB | at once | peak above, KiB | kept afterwards, KiB |\n|---|---|---|---|");
-    let kinds: [(&str, fn(SocketAddr, usize, usize)); 2] = [("SET", set_large), ("GET", get_large)];
+    let kinds: [Transfer; 2] = [("SET", set_large), ("GET", get_large)];
     for at_once in AT_ONCE {
         for (name, carry_out) in kinds {
             forget_peak(handover.pid());

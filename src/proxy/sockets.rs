@@ -256,7 +256,8 @@ impl Hub {
             return;
         }
         let mut scratch = self.client_scratch.borrow_mut();
-        match socket.watched.read(&mut scratch) {
+        let bytes_max = self.machine.borrow().client_read_bytes(scratch.len());
+        match socket.watched.read(&mut scratch[..bytes_max]) {
             Ok(0) => self.turn(|machine, now| machine.on_client_end(key, now)),
             Ok(bytes) => self.turn(|machine, now| machine.on_client_bytes(key, &scratch[..bytes], now)),
             Err(error) if is_passing(&error) => {}
@@ -386,4 +387,15 @@ impl Hub {
 /// Nothing is wrong with the connection.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Beside its session, all that is kept of an idle client.
+    #[test]
+    fn a_clients_socket_stays_small() {
+        assert!(size_of::<ClientSocket>() <= 48, "a client's socket takes {} bytes", size_of::<ClientSocket>());
+    }
 }

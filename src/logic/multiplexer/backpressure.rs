@@ -10,6 +10,8 @@ use super::{INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, Session, SessionKey};
 pub(super) const UPLOAD_BYTES: usize = 1024 * 1024;
 /// Of a request that is passed on, or waits for a connection to be passed on to, no more than this is held.
 pub(super) const PASSING_BYTES_MAX: usize = 256 * 1024;
+/// What is read of a client at a time while as much is held as may be.
+pub(super) const CROWDED_READ_BYTES: usize = 4 * 1024;
 /// What such requests may take together; one alone may always go on.
 const UPLOADS_BYTES_MAX: usize = 192 * 1024 * 1024;
 
@@ -55,6 +57,18 @@ impl Multiplexer {
         }
     }
 
+    /// How much is read of a client at a time, if that is usually `most` bytes: little while much is held, since nobody
+    /// knows of bytes whether they must wait before they were read, and there may be thousands of clients.
+    #[must_use]
+    pub const fn client_read_bytes(&self, most: usize) -> usize {
+        if self.is_crowded() && most > CROWDED_READ_BYTES { CROWDED_READ_BYTES } else { most }
+    }
+
+    /// As much is held as may be.
+    const fn is_crowded(&self) -> bool {
+        self.held_bytes > self.settings.limits.held_bytes_max
+    }
+
     /// Stops or resumes reading a client, by what it has waiting.
     pub(super) fn update_reading(&mut self, key: SessionKey) {
         let limits = &self.settings.limits;
@@ -75,7 +89,7 @@ impl Multiplexer {
 
     fn weigh_reading(&mut self, key: SessionKey) {
         let has_room = self.take_upload_room(key, false);
-        let is_crowded = self.held_bytes > self.settings.limits.held_bytes_max;
+        let is_crowded = self.is_crowded();
         let is_uploading = self.is_uploading(key);
         let unwritten = if is_uploading { self.upload_unwritten(key) } else { None };
         let limits = &self.settings.limits;
@@ -141,12 +155,11 @@ impl Multiplexer {
         for key in starved {
             self.update_reading(key);
         }
-        let held_bytes_max = self.settings.limits.held_bytes_max;
-        let was_crowded = self.held_bytes > held_bytes_max;
+        let was_crowded = self.is_crowded();
         self.held_bytes =
             self.waiting.iter().filter_map(|&key| self.sessions.get(key)).map(Session::held_bytes).sum::<usize>()
                 + self.pinned.iter().filter_map(|&key| self.sessions.get(key)).map(Session::queue_bytes).sum::<usize>();
-        if was_crowded && self.held_bytes <= held_bytes_max {
+        if was_crowded && !self.is_crowded() {
             for key in self.sessions.keys() {
                 self.update_reading(key);
             }

@@ -87,6 +87,9 @@ impl Multiplexer {
                 && session.ending.is_none()
             {
                 session.input.extend_from_slice(&bytes[consumed..]);
+                if session.listed {
+                    self.held_bytes += bytes.len() - consumed;
+                }
             }
         } else {
             session.input.extend_from_slice(bytes);

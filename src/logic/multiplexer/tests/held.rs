@@ -1,6 +1,7 @@
 //! What a client holds when its connection is lost: an open transaction, and replies that are kept back from it.
 
 use super::*;
+use crate::logic::multiplexer::backpressure::CROWDED_READ_BYTES;
 
 const READONLY: &str = "-READONLY You can't write against a read only replica.\r\n";
 const QUEUED: &str = "+QUEUED\r\n";
@@ -555,4 +556,27 @@ fn a_verdict_does_not_end_the_wait_for_multi() {
     assert_eq!(bench.written(pin), ["SET b 1"]);
     bench.reply(pin, QUEUED);
     assert_eq!(bench.heard(client), format!("+OK\r\n{QUEUED}"));
+}
+
+/// Each of them may be read once before anybody knows that its bytes must wait.
+#[test]
+fn many_clients_that_come_at_once_do_not_hold_much_together() {
+    const READ_BYTES: usize = 64 * 1024;
+    let mut bench = Bench::new();
+    let until = bench.now + ms(1000);
+    bench.route(0, Phase::Hold { to: BackendId(1), attempt: 1, until });
+    let burst = frame("SET a 1").repeat(2 * READ_BYTES / frame("SET a 1").len());
+    let clients: Vec<_> = (0..100).map(|_| bench.client()).collect();
+    for &client in &clients {
+        let mut rest = &burst[..];
+        while !rest.is_empty() && bench.multiplexer.wants_client_bytes(client) {
+            let (read, later) = rest.split_at(bench.multiplexer.client_read_bytes(READ_BYTES).min(rest.len()));
+            bench.multiplexer.on_client_bytes(client, read, bench.now);
+            rest = later;
+        }
+    }
+    let held: usize = bench.multiplexer.sessions.iter().map(|(_, session)| session.input.len()).sum();
+    let expected = (1 << 20) + 2 * READ_BYTES + clients.len() * CROWDED_READ_BYTES;
+    assert!(held > 1 << 20 && held <= expected, "{held} bytes are held");
+    assert!(!bench.multiplexer.wants_client_bytes(clients[99]));
 }
