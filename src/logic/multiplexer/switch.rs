@@ -532,8 +532,8 @@ impl Multiplexer {
             let is_served = what == Wait::Room && self.has_lane(session.profile);
             let hold = match self.route.availability {
                 Availability::Refusing => Duration::ZERO,
-                // Its turn comes, or has come: connections of clients' own are opened at a bounded rate.
-                Availability::Healthy | Availability::Degraded if awaits_own && (is_at_rate || !lacks_own) => {
+                // Its turn comes: connections of clients' own are opened at a bounded rate.
+                Availability::Healthy | Availability::Degraded if awaits_own && is_at_rate => {
                     self.settings.retry.deadline
                 }
                 Availability::Healthy | Availability::Degraded => self.settings.failover.hold,
