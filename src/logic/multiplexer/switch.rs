@@ -507,6 +507,7 @@ impl Multiplexer {
         if self.is_holding() {
             return;
         }
+        let is_at_rate = !self.connects.has_some(now);
         for key in self.waiting.clone() {
             let Some(session) = self.sessions.get(key) else { continue };
             // A reader has nobody to tell; its clients' commands are held until it is served.
@@ -517,8 +518,8 @@ impl Multiplexer {
             let held = now.saturating_duration_since(since);
             let awaits_replay = session.awaits_replay();
             let lacks_pin = session.pin.as_ref().is_some_and(|pin| pin.link.is_none());
-            let awaits_own = what == Wait::Pin && self.is_serving();
             let lacks_own = lacks_pin || session.lacks_subscription_link();
+            let awaits_own = what == Wait::Pin && self.is_serving();
             let is_capped = awaits_own && lacks_own && held >= self.settings.limits.pin_wait;
             if is_capped && !self.may_open_own(lacks_pin) {
                 if awaits_replay {
@@ -532,7 +533,9 @@ impl Multiplexer {
             let hold = match self.route.availability {
                 Availability::Refusing => Duration::ZERO,
                 // Its turn comes: connections of clients' own are opened at a bounded rate.
-                Availability::Healthy | Availability::Degraded if awaits_own => self.settings.retry.deadline,
+                Availability::Healthy | Availability::Degraded if awaits_own && is_at_rate => {
+                    self.settings.retry.deadline
+                }
                 Availability::Healthy | Availability::Degraded => self.settings.failover.hold,
             };
             if what == Wait::Verdict && held >= hold {
