@@ -21,7 +21,7 @@ const DESCRIPTORS_RESERVED: usize = 100;
 
 fn main() {
     let options = Options::parse(&["most"]);
-    let most = options.get("most", 5_000).min(affordable_clients());
+    let most = options.get("most", 5_000).min(common::raise_open_files() - DESCRIPTORS_RESERVED);
     common::print_machine();
     let (east, west) = (RedisServer::start(), RedisServer::start());
     let handover = Handover::builder(&format!(
@@ -66,12 +66,4 @@ fn used_client(handover: &Handover) -> RawClient {
 
 fn or_dash(kib: f64) -> String {
     if kib.is_finite() { format!("{kib:.2}") } else { "–".to_owned() }
-}
-
-/// As many connections as the limit of open files leaves, raised as far as it goes.
-fn affordable_clients() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("a limit may be raised to its maximum");
-    maximum.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX) - DESCRIPTORS_RESERVED)
 }

@@ -102,6 +102,14 @@ pub fn cpu_seconds_of_machine() -> f64 {
     [0, 1, 2, 5, 6].into_iter().filter_map(|index| fields.get(index)).sum::<f64>() / TICKS_PER_SECOND
 }
 
+/// Raises the limit of open files, which children inherit, as far as it goes, and returns it.
+pub fn raise_open_files() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("a limit may be raised to its maximum");
+    maximum.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
+}
+
 /// Resident memory of a process in KiB.
 pub fn resident_kib(pid: u32) -> f64 {
     let status = read(format!("/proc/{pid}/status"));
