@@ -112,8 +112,17 @@ pub fn raise_open_files() -> usize {
 
 /// Resident memory of a process in KiB.
 pub fn resident_kib(pid: u32) -> f64 {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most that it ever was.
+pub fn resident_peak_kib(pid: u32) -> f64 {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: u32, name: &str) -> f64 {
     let status = read(format!("/proc/{pid}/status"));
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN)
 }
 

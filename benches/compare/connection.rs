@@ -100,6 +100,19 @@ impl AsFd for Connection {
     }
 }
 
+/// One step on a socket that blocks.
+pub fn exchange(socket: &mut TcpStream, step: &Step) -> Result<(), String> {
+    socket.write_all(&step.request).map_err(|error| error.to_string())?;
+    expect(socket, &step.reply)
+}
+
+/// Reads exactly that.
+pub fn expect(socket: &mut TcpStream, expected: &[u8]) -> Result<(), String> {
+    let mut found = vec![0; expected.len()];
+    socket.read_exact(&mut found).map_err(|error| error.to_string())?;
+    if found == expected { Ok(()) } else { Err(unexpected(&found, expected)) }
+}
+
 /// Says what differs, without the rest of a long reply.
 pub fn unexpected(found: &[u8], expected: &[u8]) -> String {
     let shown = |bytes: &[u8]| bytes[..bytes.len().min(80)].escape_ascii().to_string();

@@ -14,7 +14,7 @@ pub const OTHERS_MAX: f64 = 0.25;
 const ROUNDS_KEPT_MIN: usize = 3;
 
 /// A shape of load.
-#[derive(Clone, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     /// What of the issue it belongs to: `throughput`, `latency` …
     pub row: String,

@@ -103,7 +103,9 @@ impl Load {
     pub fn run_once(self, limit: Duration) -> Result<Vec<Outcome>, String> {
         let begin = Instant::now();
         for start in &self.starts {
-            start.send(Window { begin, end: begin + limit }).map_err(|_| "a thread of the load has ended".to_owned())?;
+            start
+                .send(Window { begin, end: begin + limit })
+                .map_err(|_| "a thread of the load has ended".to_owned())?;
         }
         self.finish()
     }
@@ -149,7 +151,7 @@ fn serve(
     let Ok(window) = wait.recv() else { return Ok(Vec::new()) };
     thread.work(window)?;
     // Until everybody's CPU time has been read: that of a thread that has ended is in none of its files.
-    drop(wait.recv());
+    let _ = wait.recv();
     Ok(thread.outcomes)
 }
 

@@ -19,6 +19,7 @@ mod measure;
 mod plots;
 mod report;
 mod rows;
+mod special;
 mod systems;
 mod targets;
 mod work;
@@ -27,21 +28,37 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::Options;
-use figures::{Figures, Sample, Shape};
+use figures::{Figures, Sample};
 use load::Rhythm;
 use measure::{Effort, Processes, Values};
-use rows::{Cell, Plan};
+use rows::{Cell, Plan, Task};
 use systems::{Backends, System};
 
 const OPTIONS: [&str; 14] = [
-    "rows", "systems", "kinds", "clients", "pipelines", "bytes", "rounds", "seconds", "threads", "program", "file",
-    "append", "quick", "plots",
+    "rows",
+    "systems",
+    "kinds",
+    "clients",
+    "pipelines",
+    "bytes",
+    "rounds",
+    "seconds",
+    "threads",
+    "program",
+    "file",
+    "append",
+    "quick",
+    "plots",
 ];
 
 /// What is measured with.
 struct Bench {
     backends: Backends,
+    /// Those that run all the while; special measurements start their own.
     systems: Vec<System>,
+    wanted: Vec<String>,
+    /// A second Handover to compare with.
+    other: Option<String>,
     effort: Effort,
     figures: Figures,
     file: PathBuf,
@@ -84,23 +101,26 @@ impl Bench {
         let backends = Backends::start();
         println!("behind:   redis {}", backends.version());
         let other = options.get("program", String::new());
-        let other = (!other.is_empty()).then_some(other.as_str());
+        let other = (!other.is_empty()).then_some(other);
         let mut systems = Vec::new();
-        for name in plan.systems(other.is_some()) {
-            match System::start(&name, &backends, other) {
+        let mut missing = if other.is_none() { vec!["other"] } else { Vec::new() };
+        for name in plan.systems().into_iter().filter(|name| *name != "other" || other.is_some()) {
+            match System::start(name, &backends, other.as_deref()) {
                 Ok(system) => systems.push(system),
-                Err(error) => println!("left out: {name}: {error}"),
+                Err(error) => {
+                    println!("left out: {name}: {error}");
+                    missing.push(name);
+                }
             }
         }
+        let all = plan.cells.iter().flat_map(|cell| cell.systems().iter().copied());
+        let wanted = all.filter(|name| plan.wants(name) && !missing.contains(name)).map(str::to_owned).collect();
         if options.get("append", "no".to_owned()) == "no" {
             drop(std::fs::remove_file(&file));
         }
-        let effort = Effort {
-            length: Duration::from_secs_f64(plan.seconds),
-            threads: options.get("threads", 2),
-        };
+        let effort = Effort { length: Duration::from_secs_f64(plan.seconds), threads: options.get("threads", 2) };
         let run = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { backends, systems, effort, figures: Figures::read(&file), file, run }
+        Self { backends, systems, wanted, other, effort, figures: Figures::read(&file), file, run }
     }
 
     /// Every key that is asked for exists.
@@ -117,24 +137,32 @@ impl Bench {
 
     /// Every system that does this work; each round begins with another.
     fn measure_cell(&mut self, cell: &Cell, round: usize) {
-        let pace = if cell.is_paced { self.half_of_direct(cell) } else { None };
-        for turn in 0..self.systems.len() {
-            let system = &self.systems[(round + turn) % self.systems.len()];
-            if !cell.is_done_by(&system.name) {
-                continue;
-            }
-            match self.measure(cell, system, pace) {
+        let pace = if cell.is_paced() { self.half_of_direct(cell) } else { None };
+        let names: Vec<_> = cell.systems().iter().copied().filter(|name| self.has(name)).collect();
+        for turn in 0..names.len() {
+            let name = names[(round + turn) % names.len()];
+            let outcome = match &cell.task {
+                Task::Special(special) => special.measure(name, &cell.shape, self.other.as_deref()),
+                Task::Load { .. } => self.measure(cell, name, pace),
+            };
+            match outcome {
                 Ok(values) => {
-                    let shape: Shape = cell.shape.clone();
-                    let sample = Sample { shape, system: system.name.clone(), run: self.run, round, values };
+                    let (shape, run) = (cell.shape.clone(), self.run);
+                    let sample = Sample { shape, system: name.to_owned(), run, round, values };
                     self.figures.add(sample, &self.file).expect("the file of the figures can be written");
                 }
-                Err(error) => println!("failed:   {} with {}: {error}", system.name, cell.shape.title()),
+                Err(error) => println!("failed:   {name} with {}: {error}", cell.shape.title()),
             }
         }
     }
 
-    fn measure(&self, cell: &Cell, system: &System, pace: Option<f64>) -> Result<Values, String> {
+    /// Whether it was asked for and could be started.
+    fn has(&self, name: &str) -> bool {
+        self.wanted.contains(&name.to_owned())
+    }
+
+    fn measure(&self, cell: &Cell, name: &str, pace: Option<f64>) -> Result<Values, String> {
+        let system = self.systems.iter().find(|system| system.name == name).ok_or("it is not running")?;
         let groups = cell.groups(system, &self.backends, pace.map_or(Rhythm::Closed, Rhythm::Paced))?;
         let processes = Processes { proxy: system.pid, redis: self.backends.redis.pid() };
         let mut values = measure::measure(&groups, processes, self.effort)?;
@@ -144,8 +172,7 @@ impl Bench {
 
     /// Steps a second of half the load that Redis itself can bear now.
     fn half_of_direct(&self, cell: &Cell) -> Option<f64> {
-        let direct = self.systems.iter().find(|system| system.name == "direct")?;
-        let values = self.measure(cell, direct, None).ok()?;
+        let values = self.measure(cell, "direct", None).ok()?;
         Some(values.get("rate")? / cell.shape.pipeline as f64 / 2.0)
     }
 }

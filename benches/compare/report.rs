@@ -12,21 +12,76 @@ impl Shape {
     }
 }
 
+/// What the table of rates shows, or what is only kept.
+const OF_RATES: [&str; 19] = [
+    "rate",
+    "rate_0",
+    "rate_1",
+    "rate_2",
+    "pace",
+    "p50_us",
+    "p99_us",
+    "p999_us",
+    "proxy_us",
+    "redis_us",
+    "load_us",
+    "proxy_cores",
+    "redis_cores",
+    "load_cores",
+    "others",
+    "kib_before",
+    "kib_with_clients",
+    "proxy",
+    "redis",
+];
+
 /// Everything measured, then the targets.
 pub fn print(figures: &Figures) {
-    println!("\nMedians of the rounds in which others used at most {OTHERS_MAX} cores, or of all if these were too few.");
+    println!(
+        "\nMedians of the rounds in which others used at most {OTHERS_MAX} cores, or of all if these were too few."
+    );
     for row in figures.rows() {
-        println!("\n### {row}\n");
-        println!("| load | system | commands/s | of direct | CPU µs a command: proxy | Redis | load | p50 ms | p99 ms \
-             | p99.9 ms | cores: proxy | Redis | load | others | rounds |");
-        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
-        for shape in figures.shapes(&row) {
-            for system in figures.systems(&shape) {
-                print_system(figures, &shape, &system);
-            }
-        }
+        println!("\n### {row}");
+        let shapes = figures.shapes(&row);
+        let is_special = |shape: &&Shape| figures.names(shape).iter().any(|name| !OF_RATES.contains(&name.as_str()));
+        let has_rate = |shape: &&Shape| figures.names(shape).iter().any(|name| name == "rate");
+        print_rates(figures, &shapes.iter().filter(has_rate).collect::<Vec<_>>());
+        print_special(figures, &shapes.iter().filter(is_special).collect::<Vec<_>>());
     }
     targets::print(figures);
+}
+
+fn print_rates(figures: &Figures, shapes: &[&Shape]) {
+    if shapes.is_empty() {
+        return;
+    }
+    println!(
+        "\n| load | system | commands/s | of direct | CPU µs a command: proxy | Redis | load | p50 ms | p99 ms \
+         | p99.9 ms | cores: proxy | Redis | load | others | rounds |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    for shape in shapes {
+        for system in figures.systems(shape) {
+            print_system(figures, shape, &system);
+        }
+    }
+}
+
+/// What is no rate, by its own names.
+fn print_special(figures: &Figures, shapes: &[&Shape]) {
+    if shapes.is_empty() {
+        return;
+    }
+    println!("\n| what | system | found | rounds |\n|---|---|---|---|");
+    for shape in shapes {
+        for system in figures.systems(shape) {
+            let names = figures.names(shape).into_iter().filter(|name| !OF_RATES.contains(&name.as_str()));
+            let shown = |name: String| Some(format!("{name} {:.2}", figures.value(shape, &system, &name)?));
+            let found: Vec<String> = names.filter_map(shown).collect();
+            let all = figures.counts(shape, &system).1;
+            println!("| {} × {} | {system} | {} | {all} |", shape.clients, shape.work, found.join(", "));
+        }
+    }
 }
 
 fn print_system(figures: &Figures, shape: &Shape, system: &str) {

@@ -1,13 +1,13 @@
 //! What is no rate of commands: bursts, idle clients, large values, switches, channels. Each on servers of its own.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common::{ms, resident_kib, resident_peak_kib};
-use crate::connection::exchange;
+use crate::connection::{exchange, expect};
 use crate::figures::Shape;
 use crate::load::{Group, Load, Rhythm};
 use crate::measure::{Effort, Processes, Values, measure};
@@ -44,6 +44,19 @@ pub enum Special {
 }
 
 impl Special {
+    /// What the tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Burst => "burst of connections",
+            Self::Idle => "idle after use",
+            Self::LargeValue => "a value of 100 MiB",
+            Self::PlannedSwitch => "planned switch",
+            Self::ForcedSwitch => "active killed",
+            Self::PinnedSwitch => "active killed in BLPOP",
+            Self::Channels => "channels of one subscriber in the hub",
+        }
+    }
+
     /// With a fresh `system`, and for a switch fresh backends.
     pub fn measure(self, system: &str, shape: &Shape, program: Option<&str>) -> Result<Values, String> {
         let mut backends = Backends::start();
@@ -128,12 +141,6 @@ fn large_value(system: &System) -> Result<Values, String> {
     Ok(named([("peak_mib", peak / 1024.0), ("set_ms", ms(set)), ("get_ms", ms(get))]))
 }
 
-fn expect(stream: &mut TcpStream, expected: &[u8]) -> Result<(), String> {
-    let mut found = vec![0; expected.len()];
-    stream.read_exact(&mut found).map_err(|error| error.to_string())?;
-    if found == expected { Ok(()) } else { Err(crate::connection::unexpected(&found, expected)) }
-}
-
 /// From here on the kernel counts the peak of resident memory anew.
 fn forget_peak(pid: u32) {
     // Without the right to, the peak since the start is reported, which is no less.
@@ -187,7 +194,7 @@ fn pinned_switch(system: &System, backends: &mut Backends, clients: usize) -> Re
     let rearmed = ms(began.elapsed());
     let (detect, switch) = switched(handover);
     for client in 0..clients {
-        backends.standby.command(&["RPUSH", &format!("bench:waiting:{client}"), "x"]);
+        backends.standby.command(&["RPUSH", &work::waiting_list(client), "x"]);
     }
     waiting.join().map_err(|_| "the waiting clients panicked")??;
     Ok(named([

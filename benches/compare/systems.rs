@@ -1,5 +1,6 @@
 //! What commands go through: nothing, Handover in several forms, and other proxies, each with one thread for the data.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -16,7 +17,18 @@ const START_MAX: Duration = Duration::from_secs(10);
 const REDIS_CLIENTS_MAX: u32 = 18_000;
 /// Connections to Handover; the peers get theirs in their own configurations.
 const CLIENTS_MAX: u32 = 12_000;
-const NAMES: &str = "direct, handover, workers-2, other, haproxy, nutcracker, envoy, envoy-tcp";
+const NAMES: &str = "direct, handover, workers-2, bare, all-on, backends-1, backends-16, hub, other, haproxy, nutcracker, \
+                     envoy, envoy-tcp";
+/// Backends beside the active one.
+const STANDBY_ONLY: usize = 1;
+const ONE_WORKER: &str = "[runtime]\nworkers = 1\n";
+/// Without HTTP, console, probes in the measured time, and what the detector can do without.
+const BARE: &str = "[runtime]\nworkers = 1\n[admin]\nhttp = \"\"\nconsole = \"\"\n\
+                    [health]\ninterval = \"1h\"\nstandby_interval = \"1h\"\n\
+                    [detector]\nlatency_factor = 0.0\ntimeout_rate = 0.0\n";
+const HUB: &str = "[runtime]\nworkers = 1\n[pubsub]\nmode = \"hub\"\n";
+/// How often the metrics are fetched where everything is on.
+const SCRAPE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Redis, its standby, and an authority whose certificates the proxies show.
 pub struct Backends {
@@ -36,13 +48,13 @@ pub struct System {
     pub tls_address: Option<SocketAddr>,
     /// The proxy's process; the direct connection has none.
     pub pid: Option<u32>,
-    _running: Running,
+    running: Running,
 }
 
-#[expect(dead_code, reason = "held until the end, when dropping ends the process")]
+#[expect(dead_code, reason = "held until the end, when dropping ends the processes")]
 enum Running {
     Nothing,
-    Handover(Box<Handover>),
+    Handover(Box<Handover>, Vec<RedisServer>),
     Peer(Process, Vec<ReservedPort>, TempDir),
 }
 
@@ -67,11 +79,18 @@ impl System {
     pub fn start(name: &str, backends: &Backends, other: Option<&str>) -> Result<Self, String> {
         match name {
             "direct" => Ok(Self::direct(backends)),
-            "handover" => Ok(Self::handover(name, backends, &support::program(), "[runtime]\nworkers = 1\n")),
-            "workers-2" => Ok(Self::handover(name, backends, &support::program(), "[runtime]\nworkers = 2\n")),
+            "handover" => Ok(Self::handover(name, backends, &support::program(), ONE_WORKER, STANDBY_ONLY)),
+            "workers-2" => {
+                Ok(Self::handover(name, backends, &support::program(), "[runtime]\nworkers = 2\n", STANDBY_ONLY))
+            }
+            "bare" => Ok(Self::handover(name, backends, &support::program(), BARE, STANDBY_ONLY)),
+            "all-on" => Ok(Self::handover(name, backends, &support::program(), ONE_WORKER, STANDBY_ONLY).scraped()),
+            "backends-1" => Ok(Self::handover(name, backends, &support::program(), ONE_WORKER, 0)),
+            "backends-16" => Ok(Self::handover(name, backends, &support::program(), ONE_WORKER, 15)),
+            "hub" => Ok(Self::handover(name, backends, &support::program(), HUB, STANDBY_ONLY)),
             "other" => {
                 let program = other.ok_or("no program given with --program")?;
-                Ok(Self::handover(name, backends, program, "[runtime]\nworkers = 1\n"))
+                Ok(Self::handover(name, backends, program, ONE_WORKER, STANDBY_ONLY))
             }
             "haproxy" => Self::haproxy(backends, &program_of("haproxy")?),
             "nutcracker" => Self::nutcracker(backends, &program_of("nutcracker")?),
@@ -83,18 +102,24 @@ impl System {
 
     fn direct(backends: &Backends) -> Self {
         let address = backends.redis.address();
-        Self { name: "direct".to_owned(), address, tls_address: None, pid: None, _running: Running::Nothing }
+        Self { name: "direct".to_owned(), address, tls_address: None, pid: None, running: Running::Nothing }
     }
 
-    fn handover(name: &str, backends: &Backends, program: &str, settings: &str) -> Self {
+    /// With so many more backends than the one that is active.
+    fn handover(name: &str, backends: &Backends, program: &str, settings: &str, others: usize) -> Self {
+        let more: Vec<RedisServer> = (1..others).map(|_| RedisServer::start()).collect();
+        let standbys = std::iter::once(&backends.standby).chain(&more).take(others);
+        let backend = |name: &str, address: SocketAddr, weight: f64| {
+            format!("[[backend]]\nname = \"{name}\"\nurl = \"redis://{address}\"\nweight = {weight:.1}\n")
+        };
+        let names = std::iter::once("west".to_owned()).chain((2..).map(|number| format!("west-{number}")));
+        let standbys: String =
+            standbys.zip(names).map(|(server, name)| backend(&name, server.address(), 1.0)).collect();
         let configuration = format!(
             "{settings}\n[limits]\nclients = {CLIENTS_MAX}\n\
-             [[listener]]\nbind = \"127.0.0.1:0\"\n[[listener]]\nbind = \"127.0.0.1:0\"\ntls = {{ {} }}\n\
-             [[backend]]\nname = \"east\"\nurl = \"redis://{}\"\nweight = 2.0\n\
-             [[backend]]\nname = \"west\"\nurl = \"redis://{}\"\nweight = 1.0\n",
+             [[listener]]\nbind = \"127.0.0.1:0\"\n[[listener]]\nbind = \"127.0.0.1:0\"\ntls = {{ {} }}\n{}{standbys}",
             backends.certificate.toml(),
-            backends.redis.address(),
-            backends.standby.address(),
+            backend("east", backends.redis.address(), 2.0),
         );
         let handover = Handover::builder(&configuration).program(program).allow_warning("").start();
         Self {
@@ -102,7 +127,28 @@ impl System {
             address: handover.address(),
             tls_address: handover.addresses().get(1).copied(),
             pid: Some(handover.pid()),
-            _running: Running::Handover(Box::new(handover)),
+            running: Running::Handover(Box::new(handover), more),
+        }
+    }
+
+    /// Its metrics are fetched every second, for as long as it runs.
+    fn scraped(self) -> Self {
+        if let Some(handover) = self.running_handover() {
+            let address = handover.http_address();
+            std::thread::spawn(move || {
+                while fetch_metrics(address).is_ok() {
+                    std::thread::sleep(SCRAPE_INTERVAL);
+                }
+            });
+        }
+        self
+    }
+
+    /// Handover's own process, if it is that.
+    pub fn running_handover(&self) -> Option<&Handover> {
+        match &self.running {
+            Running::Handover(handover, _) => Some(handover),
+            Running::Nothing | Running::Peer(..) => None,
         }
     }
 
@@ -158,8 +204,7 @@ impl System {
             .replace("REDIS", &endpoint(backends.redis.address()))
             .replace("FILTER", filter);
         write(&file, &configuration)?;
-        let arguments =
-            ["-c", text(&file), "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"];
+        let arguments = ["-c", text(&file), "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"];
         let process = Process::start(program, &arguments, |_| {});
         Self::peer(name, process, vec![port], folder)
     }
@@ -175,9 +220,15 @@ impl System {
             address,
             tls_address: ports.get(1).map(ReservedPort::address),
             pid: Some(process.pid()),
-            _running: Running::Peer(process, ports, folder),
+            running: Running::Peer(process, ports, folder),
         })
     }
+}
+
+fn fetch_metrics(address: SocketAddr) -> std::io::Result<usize> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    stream.read_to_end(&mut Vec::new())
 }
 
 /// Asks `peers.sh`, which gets what is missing.

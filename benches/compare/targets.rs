@@ -20,25 +20,95 @@ const HANDOVER: &str = "handover";
 const PEERS: [&str; 4] = ["haproxy", "nutcracker", "envoy", "envoy-tcp"];
 
 const TARGETS: &[Target] = &[
-    Target { text: "SET, GET 64 B, 50 clients: of direct", bound: Bound::AtLeast(1.0), found: |f| of_direct(f, 50, 1, 64) },
+    Target {
+        text: "SET, GET 64 B, 50 clients: of direct",
+        bound: Bound::AtLeast(1.0),
+        found: |f| of_direct(f, 50, 1, 64),
+    },
     Target { text: "500 clients: of direct", bound: Bound::AtLeast(1.4), found: |f| of_direct(f, 500, 1, 64) },
     Target { text: "2,000 clients: of direct", bound: Bound::AtLeast(1.1), found: |f| of_direct(f, 2_000, 1, 64) },
-    Target { text: "50 clients, pipeline 16: of direct", bound: Bound::AtLeast(0.95), found: |f| of_direct(f, 50, 16, 64) },
-    Target { text: "50 clients, pipeline 64: of direct", bound: Bound::AtLeast(0.85), found: |f| of_direct(f, 50, 64, 64) },
+    Target {
+        text: "50 clients, pipeline 16: of direct",
+        bound: Bound::AtLeast(0.95),
+        found: |f| of_direct(f, 50, 16, 64),
+    },
+    Target {
+        text: "50 clients, pipeline 64: of direct",
+        bound: Bound::AtLeast(0.85),
+        found: |f| of_direct(f, 50, 64, 64),
+    },
     Target { text: "1 KiB: of direct", bound: Bound::AtLeast(0.9), found: |f| of_direct(f, 50, 1, 1_024) },
-    Target { text: "1 KiB, pipeline 16: of direct", bound: Bound::AtLeast(0.7), found: |f| of_direct(f, 50, 16, 1_024) },
-    Target { text: "16 KiB, pipeline 16: of direct", bound: Bound::AtLeast(0.65), found: |f| of_direct(f, 50, 16, 16_384) },
+    Target {
+        text: "1 KiB, pipeline 16: of direct",
+        bound: Bound::AtLeast(0.7),
+        found: |f| of_direct(f, 50, 16, 1_024),
+    },
+    Target {
+        text: "16 KiB, pipeline 16: of direct",
+        bound: Bound::AtLeast(0.65),
+        found: |f| of_direct(f, 50, 16, 16_384),
+    },
     Target { text: "1 client: added p50 latency, of the best peer's", bound: Bound::AtMost(1.0), found: added_latency },
     // 0.7 × predixy's, which was 0.60 × HAProxy's where both could be measured.
-    Target { text: "CPU a command, 50 clients: of HAProxy's", bound: Bound::AtMost(0.42), found: |f| cpu_of_haproxy(f, 1) },
+    Target {
+        text: "CPU a command, 50 clients: of HAProxy's",
+        bound: Bound::AtMost(0.42),
+        found: |f| cpu_of_haproxy(f, 1),
+    },
     // 0.5 × predixy's, which was 1.12 × HAProxy's.
-    Target { text: "CPU a command, pipeline 16: of HAProxy's", bound: Bound::AtMost(0.56), found: |f| cpu_of_haproxy(f, 16) },
-    Target { text: "CPU a command, pipeline 64: of HAProxy's", bound: Bound::AtMost(1.0), found: |f| cpu_of_haproxy(f, 64) },
+    Target {
+        text: "CPU a command, pipeline 16: of HAProxy's",
+        bound: Bound::AtMost(0.56),
+        found: |f| cpu_of_haproxy(f, 16),
+    },
+    Target {
+        text: "CPU a command, pipeline 64: of HAProxy's",
+        bound: Bound::AtMost(1.0),
+        found: |f| cpu_of_haproxy(f, 64),
+    },
     Target { text: "CPU a command, every row: of the best peer's", bound: Bound::AtMost(1.0), found: cpu_of_best_peer },
     Target { text: "p99.9 at half load: of direct", bound: Bound::AtMost(1.5), found: tail },
     Target { text: "CPU a command with 2 workers: of that with 1", bound: Bound::AtMost(1.2), found: two_workers },
-    Target { text: "MULTI, BLPOP, EVAL: of HAProxy's throughput", bound: Bound::AtLeast(1.0), found: |f| of_haproxy(f, "pins") },
+    Target {
+        text: "MULTI, BLPOP, EVAL: of HAProxy's throughput",
+        bound: Bound::AtLeast(1.0),
+        found: |f| of_haproxy(f, "pins"),
+    },
+    Target { text: "mixed: of the weighted sum", bound: Bound::AtLeast(0.9), found: mixed },
     Target { text: "TLS: of HAProxy's throughput", bound: Bound::AtLeast(1.0), found: |f| of_haproxy(f, "tls") },
+    Target {
+        text: "10,000 idle clients: KiB a client",
+        bound: Bound::AtMost(1.2),
+        found: |f| of(f, "memory", 10_000, "kib_a_client"),
+    },
+    Target {
+        text: "10,000 idle clients: MiB in all",
+        bound: Bound::AtMost(25.0),
+        found: |f| of(f, "memory", 10_000, "mib_with_clients"),
+    },
+    Target { text: "a value of 100 MiB: MiB", bound: Bound::AtMost(4.0), found: |f| of(f, "memory", 1, "peak_mib") },
+    Target {
+        text: "burst of 10,000 connections: ms until served",
+        bound: Bound::AtMost(1_000.0),
+        found: |f| of(f, "burst", 10_000, "served_ms"),
+    },
+    Target {
+        text: "forced switch, 10,000 clients: ms after detection",
+        bound: Bound::AtMost(250.0),
+        found: |f| of(f, "switch", 10_000, "served_after_detection_ms"),
+    },
+    Target { text: "everything on: throughput of all off", bound: Bound::AtLeast(0.95), found: features },
+    Target {
+        text: "CPU a command, 10,000 clients: of 50",
+        bound: Bound::AtMost(1.5),
+        found: |f| growth_of_clients(f).into_iter().collect(),
+    },
+    Target { text: "CPU a command, 16 backends: of 1", bound: Bound::AtMost(1.05), found: growth_of_backends },
+    Target {
+        text: "CPU a message, 1,000,000 channels: of 1",
+        bound: Bound::AtMost(1.5),
+        found: |f| growth_of_channels(f).into_iter().collect(),
+    },
 ];
 
 /// Those for which something was measured.
@@ -123,4 +193,50 @@ fn tail(figures: &Figures) -> Vec<f64> {
 fn two_workers(figures: &Figures) -> Vec<f64> {
     let shapes = figures.shapes("cores").into_iter();
     shapes.filter_map(|shape| figures.ratio(&shape, "workers-2", "proxy_us", HANDOVER)).collect()
+}
+
+/// What was found with so many clients of a row, whatever the work.
+fn of(figures: &Figures, row: &str, clients: usize, name: &str) -> Vec<f64> {
+    let shapes = figures.shapes(row).into_iter().filter(|shape| shape.clients == clients);
+    shapes.filter_map(|shape| figures.value(&shape, HANDOVER, name)).collect()
+}
+
+/// The time that each kind of work would take alone, as a share of that in which both were done.
+fn mixed(figures: &Figures) -> Vec<f64> {
+    let shapes = figures.shapes("mixed");
+    let rate = |work: &str, name: &str| {
+        let shape = shapes.iter().find(|shape| shape.work.starts_with(work))?;
+        figures.value(shape, HANDOVER, name)
+    };
+    let share =
+        || Some(rate("90", "rate_0")? / rate("SET+GET", "rate")? + rate("90", "rate_1")? / rate("MULTI", "rate")?);
+    share().into_iter().collect()
+}
+
+fn features(figures: &Figures) -> Vec<f64> {
+    let shapes = figures.shapes("features").into_iter();
+    shapes.filter_map(|shape| figures.ratio(&shape, "all-on", "rate", "bare")).collect()
+}
+
+fn growth_of_clients(figures: &Figures) -> Option<f64> {
+    let shapes = figures.shapes("growth");
+    let cost = |clients: usize| {
+        let shape = shapes.iter().find(|shape| shape.clients == clients && shape.work == "GET")?;
+        figures.value(shape, HANDOVER, "proxy_us")
+    };
+    Some(cost(10_000)? / cost(50)?)
+}
+
+fn growth_of_backends(figures: &Figures) -> Vec<f64> {
+    let shapes = figures.shapes("growth").into_iter();
+    shapes.filter_map(|shape| figures.ratio(&shape, "backends-16", "proxy_us", "backends-1")).collect()
+}
+
+fn growth_of_channels(figures: &Figures) -> Option<f64> {
+    let shapes = figures.shapes("growth");
+    let cost = |channels: usize| {
+        let shape = shapes.iter().find(|shape| shape.clients == channels && shape.work.contains("channels"))?;
+        figures.value(shape, "hub", "proxy_us")
+    };
+    Some(cost(1_000_000)? / cost(1)?)
 }

@@ -41,6 +41,8 @@ pub enum Kind {
     BlockingPop,
     /// A script of one GET.
     Script,
+    /// A BLPOP of a key of the client's own to which nobody has pushed anything.
+    Waiting,
     /// SUBSCRIBE to a channel of the client's own, then silence.
     Subscriber,
 }
@@ -54,6 +56,7 @@ impl Kind {
             Self::Transaction => "MULTI",
             Self::BlockingPop => "BLPOP",
             Self::Script => "EVAL",
+            Self::Waiting => "BLPOP in wait",
             Self::Subscriber => "SUBSCRIBE",
         }
     }
@@ -66,6 +69,7 @@ impl Kind {
             Self::Transaction => vec![Arc::new(transactions(bytes))],
             Self::Script => vec![Arc::new(scripts(bytes))],
             Self::BlockingPop => (0..clients).map(|client| Arc::new(blocking_pop(client, bytes))).collect(),
+            Self::Waiting => (0..clients).map(|client| Arc::new(waiting(client))).collect(),
             Self::Subscriber => (0..clients).map(|client| Arc::new(subscriber(client))).collect(),
         }
     }
@@ -142,13 +146,53 @@ fn blocking_pop(client: usize, bytes: usize) -> Work {
     let (list, value) = (format!("bench:list:{client}"), value(bytes));
     let popped = format!("*2\r\n{}{}", bulk(&list), bulk(&value));
     let steps = vec![step(&["RPUSH", &list, &value], ":1\r\n"), step(&["BLPOP", &list, "0"], &popped)];
-    Work { opening: Some(step(&["PING"], "+PONG\r\n")), steps, cycle: 2 }
+    // Empties it of what a client before left there, and has the same reply when there is nothing.
+    Work { opening: Some(step(&["LTRIM", &list, "1", "0"], "+OK\r\n")), steps, cycle: 2 }
+}
+
+fn waiting(client: usize) -> Work {
+    let list = waiting_list(client);
+    let steps = vec![step(&["BLPOP", &list, "0"], &format!("*2\r\n{}{}", bulk(&list), bulk("x")))];
+    Work { opening: None, steps, cycle: 1 }
+}
+
+/// Where that client waits for an `x`.
+pub fn waiting_list(client: usize) -> String {
+    format!("bench:waiting:{client}")
 }
 
 fn subscriber(client: usize) -> Work {
-    let channel = format!("bench:channel:{client}");
+    let channel = channel(client);
     let confirmed = format!("*3\r\n{}{}:1\r\n", bulk("subscribe"), bulk(&channel));
     Work { opening: Some(step(&["SUBSCRIBE", &channel], &confirmed)), steps: Vec::new(), cycle: 1 }
+}
+
+/// What a client of a pool has sent before it sits there.
+pub fn used() -> Step {
+    let key = key(0, 64);
+    let value = value(64);
+    joined([step(&["PING"], "+PONG\r\n"), set(0, &value), step(&["GET", &key], &bulk(&value))].into_iter())
+}
+
+/// One command for `count` channels, the first of which is the client's `first`.
+pub fn subscribe(first: usize, count: usize) -> Step {
+    let channels: Vec<String> = (first..first + count).map(|place| channel(place)).collect();
+    let mut words = vec!["SUBSCRIBE"];
+    words.extend(channels.iter().map(String::as_str));
+    let confirmed = |(place, name): (usize, &String)| format!("*3\r\n{}{}:{place}\r\n", bulk("subscribe"), bulk(name));
+    let confirmations: String = (first + 1..).zip(&channels).map(confirmed).collect();
+    step(&words, &confirmations)
+}
+
+/// PUBLISH to channels spread over so many, sixteen in a write, each heard by one subscriber.
+pub fn publishing(channels: usize) -> Work {
+    let one = |position: usize| step(&["PUBLISH", &channel(position * 7_919 % channels), "message"], ":1\r\n");
+    let batch = |step: usize| joined((0..16).map(|place| one(step * 16 + place)));
+    Work { opening: None, steps: (0..512).map(batch).collect(), cycle: 1 }
+}
+
+fn channel(place: usize) -> String {
+    format!("bench:channel:{place}")
 }
 
 /// One command and its reply.
