@@ -39,7 +39,7 @@ impl Client {
     /// Connected; client `number` of its group begins elsewhere in the work than its neighbours.
     pub fn open(group: &Group, place: usize, number: usize, work: Arc<Work>) -> Result<Self, String> {
         let connection = Connection::open(group.address, group.tls.as_ref(), work.opening.as_ref())?;
-        let cycles = (work.steps.len() / work.cycle).max(1);
+        let cycles = (work.steps.len() / work.cycle.max(1)).max(1);
         Ok(Self {
             connection,
             group: place,

@@ -51,6 +51,9 @@ const OPTIONS: [&str; 14] = [
     "plots",
 ];
 
+/// Beside the clients' sockets.
+const DESCRIPTORS_RESERVED: usize = 500;
+
 /// What is measured with.
 struct Bench {
     backends: Backends,
@@ -96,8 +99,11 @@ fn show(figures: &Figures, options: &Options) {
 impl Bench {
     fn start(options: &Options, plan: &Plan, file: PathBuf) -> Self {
         let most = common::raise_open_files();
-        let wanted = plan.cells.iter().map(|cell| cell.shape.clients).max().unwrap_or(0);
-        assert!(wanted + 500 < most, "{wanted} clients need more open files than the {most} that are allowed here");
+        let wanted = plan.cells.iter().map(Cell::sockets).max().unwrap_or(0);
+        assert!(
+            wanted + DESCRIPTORS_RESERVED < most,
+            "{wanted} clients need more open files than the {most} that are allowed here"
+        );
         let backends = Backends::start();
         println!("behind:   redis {}", backends.version());
         let other = options.get("program", String::new());

@@ -130,6 +130,11 @@ impl Cell {
         self
     }
 
+    /// Connections that it needs.
+    pub fn sockets(&self) -> usize {
+        if self.task == Task::Special(Special::Channels) { 1 } else { self.shape.clients }
+    }
+
     /// The systems that are measured with it.
     pub fn systems(&self) -> &[&'static str] {
         &self.systems

@@ -11,7 +11,7 @@ use crate::connection::{exchange, expect};
 use crate::figures::Shape;
 use crate::load::{Group, Load, Rhythm};
 use crate::measure::{Effort, Processes, Values, measure};
-use crate::support::{Handover, PATIENCE, RawClient, RedisServer, wait_until};
+use crate::support::{Handover, PATIENCE, RawClient, RedisServer, holds_within};
 use crate::systems::{Backends, System};
 use crate::work::{self, Kind, Work};
 
@@ -186,12 +186,21 @@ fn pinned_switch(system: &System, backends: &mut Backends, clients: usize) -> Re
     let handover = system.running_handover().ok_or("only Handover switches")?;
     let load = Load::open(&[once(system.address, clients, Kind::Waiting.works(clients, 1, 64))], THREADS)?;
     let waiting = std::thread::spawn(move || load.run_once(SERVED_MAX));
-    wait_until(PATIENCE, || blocked_in(&backends.redis) == clients);
-    let (mut observer, began) = (backends.standby.client(), Instant::now());
+    if !holds_within(PATIENCE, || blocked_in(&backends.redis) == clients || waiting.is_finished()) {
+        return Err(format!("only {} of {clients} wait in the server", blocked_in(&backends.redis)));
+    }
+    let began = Instant::now();
     backends.redis.kill();
-    let mut is_done = || count_of(&observer.command(&["INFO", "clients"]).text(), "blocked_clients:") == clients;
-    wait_until(SERVED_MAX, &mut is_done);
+    let mut observer = backends.standby.client();
+    let mut blocked = || count_of(&observer.command(&["INFO", "clients"]).text(), "blocked_clients:");
+    if !holds_within(SERVED_MAX, || blocked() == clients || waiting.is_finished()) {
+        return Err(format!("only {} of {clients} wait in the other server", blocked()));
+    }
     let rearmed = ms(began.elapsed());
+    if waiting.is_finished() {
+        waiting.join().map_err(|_| "the waiting clients panicked")??;
+        return Err("the clients did not wait".to_owned());
+    }
     let (detect, switch) = switched(handover);
     for client in 0..clients {
         backends.standby.command(&["RPUSH", &work::waiting_list(client), "x"]);
