@@ -2,7 +2,7 @@
 # The standard comparison on a Debian machine: installs what building and Redis need, gets the other proxies below
 # target/, measures, prints the tables, and draws the plots. Options are those of benches/compare/main.rs.
 #
-#   benches/compare.sh [--quick yes] [--rows throughput,latency …] [--rounds 7] [--seconds 0.5]
+#   benches/compare.sh [--quick] [--rows throughput,latency …] [--rounds 7] [--seconds 0.5]
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

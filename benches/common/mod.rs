@@ -7,7 +7,7 @@ use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Options of the form `--name value`. What is not known ends the benchmark with the list of what is.
+/// Options of the form `--name value`, or `--name` for `yes`. What is not known ends the benchmark with the list of what is.
 pub struct Options {
     given: Vec<(String, String)>,
 }
@@ -16,13 +16,14 @@ impl Options {
     /// Reads the command line; `known` names every option, without its dashes.
     pub fn parse(known: &[&str]) -> Self {
         // cargo adds `--bench`.
-        let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+        let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench").peekable();
         let mut given = Vec::new();
         while let Some(argument) = arguments.next() {
             let name = argument.trim_start_matches("--").to_owned();
-            let value = arguments.next().filter(|_| known.contains(&name.as_str()));
             let usage: String = known.iter().map(|name| format!(" [--{name} VALUE]")).collect();
-            given.push((name, value.unwrap_or_else(|| panic!("{argument}? options:{usage}"))));
+            assert!(known.contains(&name.as_str()), "{argument}? options:{usage}");
+            let value = arguments.next_if(|next| !next.starts_with("--"));
+            given.push((name, value.unwrap_or_else(|| "yes".to_owned())));
         }
         Self { given }
     }

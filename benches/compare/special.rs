@@ -178,6 +178,7 @@ fn forced_switch(system: &System, backends: &mut Backends, shape: &Shape) -> Res
         ("switch_ms", switch),
         ("served_ms", served),
         ("served_after_detection_ms", served - detect),
+        ("added_ms", served - calm),
     ]))
 }
 

@@ -116,7 +116,7 @@ impl System {
         let standbys: String =
             standbys.zip(names).map(|(server, name)| backend(&name, server.address(), 1.0)).collect();
         let configuration = format!(
-            "{settings}\n[limits]\nclients = {CLIENTS_MAX}\n\
+            "{settings}\n[limits]\nclients = {CLIENTS_MAX}\npin_wait = \"10s\"\n\
              [[listener]]\nbind = \"127.0.0.1:0\"\n[[listener]]\nbind = \"127.0.0.1:0\"\ntls = {{ {} }}\n{}{standbys}",
             backends.certificate.toml(),
             backend("east", backends.redis.address(), 2.0),

@@ -176,7 +176,7 @@ pub fn used() -> Step {
 
 /// One command for `count` channels, the first of which is the client's `first`.
 pub fn subscribe(first: usize, count: usize) -> Step {
-    let channels: Vec<String> = (first..first + count).map(|place| channel(place)).collect();
+    let channels: Vec<String> = (first..first + count).map(channel).collect();
     let mut words = vec!["SUBSCRIBE"];
     words.extend(channels.iter().map(String::as_str));
     let confirmed = |(place, name): (usize, &String)| format!("*3\r\n{}{}:{place}\r\n", bulk("subscribe"), bulk(name));
