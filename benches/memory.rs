@@ -38,7 +38,7 @@ type Transfer = (&'static str, fn(SocketAddr, usize, usize));
 
 fn main() {
     let options = Options::parse(&["most", "mib"]);
-    let most = options.get("most", 10_000).min(affordable_clients());
+    let most = options.get("most", 10_000).min(common::raise_open_files() - DESCRIPTORS_RESERVED);
     let large_bytes = options.get("mib", 100_usize) << 20;
     common::print_machine();
     let (east, west) = (RedisServer::start(), RedisServer::start());
@@ -196,12 +196,4 @@ fn forget_peak(pid: u32) {
 
 fn or_dash(kib: f64) -> String {
     if kib.is_finite() { format!("{kib:.2}") } else { "–".to_owned() }
-}
-
-/// As many connections as the limit of open files leaves, raised as far as it goes.
-fn affordable_clients() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("a limit may be raised to its maximum");
-    maximum.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX) - DESCRIPTORS_RESERVED)
 }

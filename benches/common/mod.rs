@@ -7,7 +7,7 @@ use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Options of the form `--name value`. What is not known ends the benchmark with the list of what is.
+/// Options of the form `--name value`, or `--name` for `yes`. What is not known ends the benchmark with the list of what is.
 pub struct Options {
     given: Vec<(String, String)>,
 }
@@ -16,13 +16,14 @@ impl Options {
     /// Reads the command line; `known` names every option, without its dashes.
     pub fn parse(known: &[&str]) -> Self {
         // cargo adds `--bench`.
-        let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+        let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench").peekable();
         let mut given = Vec::new();
         while let Some(argument) = arguments.next() {
             let name = argument.trim_start_matches("--").to_owned();
-            let value = arguments.next().filter(|_| known.contains(&name.as_str()));
             let usage: String = known.iter().map(|name| format!(" [--{name} VALUE]")).collect();
-            given.push((name, value.unwrap_or_else(|| panic!("{argument}? options:{usage}"))));
+            assert!(known.contains(&name.as_str()), "{argument}? options:{usage}");
+            let value = arguments.next_if(|next| !next.starts_with("--"));
+            given.push((name, value.unwrap_or_else(|| "yes".to_owned())));
         }
         Self { given }
     }
@@ -102,10 +103,27 @@ pub fn cpu_seconds_of_machine() -> f64 {
     [0, 1, 2, 5, 6].into_iter().filter_map(|index| fields.get(index)).sum::<f64>() / TICKS_PER_SECOND
 }
 
+/// Raises the limit of open files, which children inherit, as far as it goes, and returns it.
+pub fn raise_open_files() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("a limit may be raised to its maximum");
+    maximum.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
+}
+
 /// Resident memory of a process in KiB.
 pub fn resident_kib(pid: u32) -> f64 {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most that it ever was.
+pub fn resident_peak_kib(pid: u32) -> f64 {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: u32, name: &str) -> f64 {
     let status = read(format!("/proc/{pid}/status"));
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN)
 }
 

@@ -29,6 +29,7 @@ pub struct Handover {
 /// How Handover is to be started.
 pub struct HandoverBuilder {
     configuration: Table,
+    program: Option<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     warnings: Warnings,
@@ -75,6 +76,7 @@ impl Handover {
     pub fn builder(configuration: &str) -> HandoverBuilder {
         HandoverBuilder {
             configuration: configuration.parse().unwrap_or_else(|error| panic!("the test's TOML: {error}")),
+            program: None,
             arguments: Vec::new(),
             environment: Vec::new(),
             warnings: Warnings::default(),
@@ -254,6 +256,12 @@ impl Drop for Handover {
 }
 
 impl HandoverBuilder {
+    /// Another build of Handover than [`super::program`].
+    pub fn program(mut self, program: &str) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
     /// One more argument on the command line.
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
@@ -328,7 +336,8 @@ impl HandoverBuilder {
         let file = folder.join("config.toml");
         let mut arguments = vec!["-c", file.to_str().expect("a path in UTF-8")];
         arguments.extend(self.arguments.iter().map(String::as_str));
-        Process::start(&super::program(), &arguments, |command| {
+        let program = self.program.clone().unwrap_or_else(super::program);
+        Process::start(&program, &arguments, |command| {
             command.env_clear().env("RUST_BACKTRACE", "1").env("STATE_DIRECTORY", state).env("RUNTIME_DIRECTORY", run);
             command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
             command.envs(self.environment.iter().map(|(name, value)| (name, value))).current_dir(folder);
