@@ -23,7 +23,8 @@ cargo test --locked --doc
 cargo run --locked --quiet --profile instructions --package handover-instructions
 # Last, so that the runner's own summary is what the output ends with.
 if cargo nextest --version >/dev/null 2>&1; then
-  cargo nextest run --locked
+  # Most tests wait most of the time.
+  cargo nextest run --locked --test-threads "$(($(nproc) * 2))"
 else
   cargo test --locked --lib --bins --tests
 fi
