@@ -61,18 +61,20 @@ impl Poller {
         Ok(Self { poll, events: Events::with_capacity(EVENTS_MAX) })
     }
 
-    /// Waits until a socket has something, and gathers what has. Nothing is lost when the wait is given up.
-    async fn ready(&mut self) -> io::Result<()> {
+    /// Waits until a socket has something, and gathers what has; whether there may be more. Nothing is lost when the wait
+    /// is given up.
+    async fn ready(&mut self) -> io::Result<bool> {
         let mut guard = self.poll.readable_mut().await?;
         match guard.get_inner_mut().poll(&mut self.events, Some(Duration::ZERO)) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),
             result => result?,
         }
         // What comes from now on makes it ready again; what did not fit would not.
-        if self.events.iter().count() < EVENTS_MAX {
+        let is_full = self.events.iter().count() >= EVENTS_MAX;
+        if !is_full {
             guard.clear_ready();
         }
-        Ok(())
+        Ok(is_full)
     }
 }
 
@@ -169,26 +171,32 @@ pub(super) async fn serve(hub: Rc<Hub>, poll: Poll) {
         Err(error) => return error!(%error, "a worker cannot watch its sockets"),
     };
     loop {
-        let is_ready = tokio::select! {
+        let is_full = tokio::select! {
             biased;
             ready = poller.ready() => match ready {
-                Ok(()) => true,
+                Ok(is_full) => is_full,
                 Err(error) => return error!(%error, "a worker cannot watch its sockets any more"),
             },
-            () = hub.attention.notified() => false,
+            () = hub.attention.notified() => {
+                poller.events.clear();
+                false
+            }
             () = stopping.cancelled() => return,
         };
-        let events = is_ready.then_some(&poller.events).into_iter().flatten();
-        hub.contain(|| hub.serve_round(events));
+        hub.contain(|| hub.serve_round(&poller.events));
+        // Whoever has more to say waits until time, the route and everybody else had their turn.
+        if is_full || !hub.unread.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
 impl Hub {
     /// Serves every socket that has something, then writes to the backends.
-    fn serve_round<'a>(self: &Rc<Self>, events: impl Iterator<Item = &'a Event>) {
+    fn serve_round(self: &Rc<Self>, events: &Events) {
         self.is_serving.set(true);
         let unread = std::mem::take(&mut *self.unread.borrow_mut());
-        events.for_each(|event| self.serve_event(event));
+        events.iter().for_each(|event| self.serve_event(event));
         unread.into_iter().for_each(|owner| self.read_again(owner));
         self.write_links();
         self.is_serving.set(false);
