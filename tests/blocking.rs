@@ -214,6 +214,21 @@ fn a_client_that_leaves_while_blocked_frees_its_pin_and_takes_nothing() {
 }
 
 #[test]
+fn a_client_that_is_cut_off_while_it_is_not_read_is_noticed() {
+    let pair = Pair::start();
+    let (mut leaver, mut witness) = (pair.client(), pair.client());
+    leaver.send_command(&["BLPOP", "k", "0"]);
+    wait_for_blocked(&pair.east, 1);
+    leaver.send(encode(&["SET", "k", "v"]).repeat(50_000));
+    // As much as is held of one client: from here on nobody reads it.
+    let held = |list: &str| list.split("qbuf=").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok()).max();
+    wait_until(PATIENCE, || held(&witness.command(&["CLIENT", "LIST"]).text()) >= Some(1024 * 1024));
+    leaver.reset();
+    wait_for_blocked(&pair.east, 0);
+    pair.handover.expect_metric("handover_clients", &[], 1.0);
+}
+
+#[test]
 fn a_fault_rearms_every_blocking_command_on_the_new_active() {
     for protocol in ["2", "3"] {
         let mut pair = Pair::start();

@@ -164,7 +164,7 @@ impl Roster {
     /// The vitals of all workers together.
     pub(super) fn sample(&self, backend: BackendId) -> Sample {
         let vitals = self.find(backend).map_or(&[][..], |enrolled| &enrolled.known.vitals);
-        let fresh_since = Instant::now() - self.group.detector.hang_timeout / FRESH_SHARE;
+        let fresh_since = Instant::now() - (self.group.detector.hang_timeout / FRESH_SHARE).max(FRESH_MIN);
         let readings: Vec<Reading> = vitals.iter().map(|vitals| read(vitals, self.origin, fresh_since)).collect();
         Sample::merge(&readings)
     }
@@ -217,6 +217,8 @@ impl Roster {
 
 /// A worker that has not looked for this part of the hang timeout says nothing of silence; it looks five times as often.
 const FRESH_SHARE: u32 = 4;
+/// However short the hang timeout: workers do not look more often than every few milliseconds.
+const FRESH_MIN: Duration = Duration::from_millis(20);
 
 fn conduct_of(group: &Group) -> Arc<Conduct> {
     let (failover, retry, detector) = (group.failover.clone(), group.retry.clone(), group.detector.clone());

@@ -206,6 +206,8 @@ struct Records {
 
 impl Records {
     fn read(&mut self, socket: &mut (impl Read + Write), buffer: &mut [u8]) -> io::Result<usize> {
+        // What was left of earlier records says nothing of what the kernel has by now.
+        self.is_dry = false;
         loop {
             match self.session.reader().read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -214,6 +216,7 @@ impl Records {
             }
             if let Err(error) = self.receive(socket) {
                 // What was sound before the fault still counts; the fault comes again with the next read.
+                self.is_dry &= error.kind() == ErrorKind::WouldBlock;
                 return match self.session.reader().read(buffer) {
                     Ok(bytes) if bytes > 0 => Ok(bytes),
                     _ => Err(error),
@@ -297,5 +300,43 @@ impl Write for Waitless<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::RootCertStore;
+    use rustls::pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_left_of_a_record_says_nothing_of_the_kernel() {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key);
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let name = ServerName::try_from("localhost").unwrap();
+        let (near, far) = tokio::join!(
+            TlsStream::connect(near.unwrap(), Arc::new(client), name),
+            TlsStream::accept(far.unwrap().0, Arc::new(server.unwrap()))
+        );
+        let (near, far) = (near.unwrap(), far.unwrap().into_socket().unwrap());
+        assert_eq!(near.try_write(b"0123456789").unwrap(), 10);
+        let mut buffer = [0; 64];
+        let first = loop {
+            match far.try_read(&mut buffer[..4]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::task::yield_now().await,
+                result => break result.unwrap(),
+            }
+        };
+        assert_eq!((first, far.try_read(&mut buffer).unwrap(), far.is_dry()), (4, 6, false));
+        let error = far.try_read(&mut buffer).unwrap_err();
+        assert_eq!((error.kind(), far.is_dry()), (ErrorKind::WouldBlock, true));
     }
 }

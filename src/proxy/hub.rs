@@ -309,6 +309,8 @@ impl Hub {
         opened: Option<(Socket, BackendId)>,
         outcome: DialOutcome,
     ) -> io::Result<()> {
+        // Who was given up while it was being opened must not take the place of who came after it.
+        let opened = opened.filter(|_| self.wants_link_bytes(key));
         if let Some((socket, backend)) = opened {
             let owner = Owner::Link(key.index());
             let watched = Watched::new(socket, owner, &self.registry)?;
@@ -535,9 +537,9 @@ impl Hub {
         self.spec.inquiries.clone()
     }
 
-    /// How many clients there are.
+    /// How many clients there are, those who still wait for the last bytes included.
     pub(super) fn clients(&self) -> usize {
-        self.machine.borrow().clients()
+        self.machine.borrow().clients() + self.leaving.borrow().len()
     }
 
     /// Ends every client once it has what is due to it.
@@ -614,5 +616,31 @@ mod tests {
         assert!(!hub.wants_client_bytes(old) && hub.wants_client_bytes(new));
         let list = hub.turn(|machine, now| machine.client_list(now));
         assert!(list.starts_with("id=2 "), "{list}");
+    }
+
+    #[test]
+    fn a_connection_that_nobody_waits_for_any_more_takes_nobodys_place() {
+        let (hub, _sender) = hub();
+        let mut links = crate::logic::arena::Arena::default();
+        let profile = crate::logic::multiplexer::Profile::default();
+        let mut link = || {
+            let link = Link::new(BackendId(0), 1, crate::logic::multiplexer::Role::Lane, profile, Instant::now());
+            let key = links.insert(link);
+            links.remove(key);
+            key
+        };
+        let (former, later) = (link(), link());
+        assert_eq!(former.index(), later.index());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = || {
+            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            Socket::Tcp(mio::net::TcpStream::from_std(stream))
+        };
+        let watched = Watched::new(socket(), Owner::Link(later.index()), &hub.registry).unwrap();
+        let in_use = LinkSocket { watched, backend: BackendId(0), play: Play::begun(None) };
+        hub.links.borrow_mut().insert(later, Rc::new(in_use));
+        let opened = hub.open_link(former, Some((socket(), BackendId(0))), DialOutcome::Failed("late".to_owned()));
+        assert!(opened.is_ok() && hub.links.borrow().get(later).is_some());
     }
 }

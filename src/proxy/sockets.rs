@@ -213,6 +213,10 @@ impl Hub {
                     self.write_client(key, Instant::now());
                     self.turn(|_, _| ());
                 }
+                if event.is_error() && !self.wants_client_bytes(key) {
+                    // Whoever is not read would be found out by its next reply alone, which may never come.
+                    return self.turn(|machine, _| machine.on_client_lost(key, CloseReason::ClientLost));
+                }
                 self.read_client(key, &socket);
             }
             Owner::Link(index) => {

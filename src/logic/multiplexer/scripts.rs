@@ -244,12 +244,14 @@ impl Multiplexer {
             return;
         }
         let (digest, body) = (Sha1::digest(body).into(), Bytes::copy_from_slice(body));
+        // What another worker outdates meanwhile is outdated here, too.
+        let version = self.settings.commons.scripts_version();
         let has_given_up = self.settings.commons.scripts().remember(digest, &body);
         if has_given_up {
             self.settings.commons.outdate_scripts();
         }
         if body.len() <= LARGE_REQUEST_BYTES {
-            push_bounded(&mut self.fresh_scripts().bodies, body);
+            push_bounded(&mut self.fresh_scripts.hold_for(version, self.route.epoch).bodies, body);
         }
     }
 
@@ -354,9 +356,10 @@ impl Multiplexer {
             return;
         }
         let Some(epoch) = self.links.get(key).map(|link| link.epoch) else { return };
+        let version = self.settings.commons.scripts_version();
         self.settings.commons.scripts().note_known(call.digest, epoch);
         if epoch == self.route.epoch {
-            push_bounded(&mut self.fresh_scripts().known, call.digest);
+            push_bounded(&mut self.fresh_scripts.hold_for(version, epoch).known, call.digest);
         }
     }
 
