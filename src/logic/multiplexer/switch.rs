@@ -533,7 +533,7 @@ impl Multiplexer {
             let hold = match self.route.availability {
                 Availability::Refusing => Duration::ZERO,
                 // Its turn comes: connections of clients' own are opened at a bounded rate.
-                Availability::Healthy | Availability::Degraded if awaits_own && (is_at_rate || !lacks_own) => {
+                Availability::Healthy | Availability::Degraded if awaits_own && is_at_rate => {
                     self.settings.retry.deadline
                 }
                 Availability::Healthy | Availability::Degraded => self.settings.failover.hold,
