@@ -229,6 +229,17 @@ fn two_handovers_promote_the_same_replica() {
     for name in ["west", "north"] {
         knows_replica(&other, name);
     }
+    // From here on the master sends its replicas nothing of its own; both know what each of them has.
+    assert_eq!(stand.east.command(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]), Value::ok());
+    wait_until(PATIENCE, || {
+        let [west, north] = [0, 1].map(|replica| info(&stand.replicas[replica], "slave_repl_offset"));
+        west.is_some() && west == north && west == info(&stand.east, "master_repl_offset")
+    });
+    for (handover, name) in [&stand.handover, &other].into_iter().flat_map(|it| [(it, "west"), (it, "north")]) {
+        let rounds = || handover.metric("handover_backend_health_checks_total", &[("backend", name)]);
+        let before = rounds();
+        wait_until(PATIENCE, || rounds() >= before + 2.0);
+    }
     let (mut one, mut two) = (stand.handover.client(), other.client());
     stand.east.kill();
     one.send_command(&["INCR", "n"]);
