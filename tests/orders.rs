@@ -449,6 +449,7 @@ fn replies_keep_their_order_when_a_slow_drill_ends() {
     };
     client.send_command(&["GET", "first"]);
     asked(1);
+    // The server has answered; that the reply was read, and is kept back, nobody tells. Later only makes the test weaker.
     std::thread::sleep(Duration::from_millis(200));
     client.send_command(&["GET", "second"]);
     asked(2);
