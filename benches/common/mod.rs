@@ -99,8 +99,8 @@ pub fn cpu_seconds_of_machine() -> f64 {
     let stat = read("/proc/stat");
     let fields: Vec<f64> =
         stat.lines().next().unwrap_or_default().split_whitespace().skip(1).flat_map(str::parse).collect();
-    // user, nice, system, then idle and iowait, irq, softirq.
-    [0, 1, 2, 5, 6].into_iter().filter_map(|index| fields.get(index)).sum::<f64>() / TICKS_PER_SECOND
+    // user, nice, system, then idle and iowait, irq, softirq, steal.
+    [0, 1, 2, 5, 6, 7].into_iter().filter_map(|index| fields.get(index)).sum::<f64>() / TICKS_PER_SECOND
 }
 
 /// Raises the limit of open files, which children inherit, as far as it goes, and returns it.

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::median;
 
-/// A measurement during which other processes used more than this many cores is left out, if enough others are left.
-pub const OTHERS_MAX: f64 = 0.25;
+/// A measurement during which others – processes of this machine or its host – used more than this many cores is left
+/// out, if enough are left.
+pub const OTHERS_MAX: f64 = 0.1;
 const ROUNDS_KEPT_MIN: usize = 3;
 
 /// A shape of load.
@@ -126,11 +127,12 @@ impl Figures {
     /// The quiet ones, or all when there are too few of these.
     fn kept<'a>(&'a self, shape: &'a Shape, system: &'a str) -> impl Iterator<Item = &'a Sample> {
         let of_system = move |sample: &&Sample| sample.shape == *shape && sample.system == system;
-        let quiet = self.samples.iter().filter(of_system).filter(|sample| is_quiet(sample)).count();
-        self.samples.iter().filter(of_system).filter(move |sample| quiet < ROUNDS_KEPT_MIN || is_quiet(sample))
+        let quiet = self.samples.iter().filter(of_system).filter(|sample| is_quiet(&sample.values)).count();
+        self.samples.iter().filter(of_system).filter(move |sample| quiet < ROUNDS_KEPT_MIN || is_quiet(&sample.values))
     }
 }
 
-fn is_quiet(sample: &Sample) -> bool {
-    sample.values.get("others").is_none_or(|&others| others <= OTHERS_MAX)
+/// Whether hardly anybody else used the cores meanwhile.
+pub fn is_quiet(values: &BTreeMap<String, f64>) -> bool {
+    values.get("others").is_none_or(|&others| others <= OTHERS_MAX)
 }

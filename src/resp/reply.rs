@@ -79,6 +79,12 @@ impl ReplyScanner {
         self.kind
     }
 
+    /// Bytes that the reply in progress needs at least.
+    #[must_use]
+    pub fn bytes_due(&self) -> usize {
+        usize::try_from(self.bulk).unwrap_or(usize::MAX)
+    }
+
     /// Looks at `input`, which continues where the last scan's bytes ended.
     pub fn scan(&mut self, input: &[u8]) -> ReplyScan {
         if self.at_start()

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::session::CloseReason;
-use super::{INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, Session, SessionKey};
+use super::{HELD_INPUT_BYTES_MAX, INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, Session, SessionKey};
 
 /// A request announced longer than this is passed on as it comes. One that cannot be needs room among the uploads before
 /// the rest of it is read.
@@ -95,7 +95,11 @@ impl Multiplexer {
         let limits = &self.settings.limits;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let is_held = session.wait.is_some();
-        let input_bytes_max = if is_uploading { PASSING_BYTES_MAX } else { INPUT_BYTES_MAX };
+        let input_bytes_max = match (is_uploading, is_held) {
+            (true, _) => PASSING_BYTES_MAX,
+            (false, true) => HELD_INPUT_BYTES_MAX,
+            (false, false) => INPUT_BYTES_MAX,
+        };
         let due = if unwritten.is_some() { 0 } else { session.due as usize };
         let unwritten = unwritten.unwrap_or(0);
         // A request that is still arriving may be larger than the limit of what is held: only its rest ends the wait.

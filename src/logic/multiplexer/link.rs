@@ -1,5 +1,6 @@
 //! A backend connection: what was written and not yet answered, and whose replies are due in which order.
 
+mod retained;
 mod timing;
 mod upload;
 
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use self::retained::Retained;
 use self::timing::Timing;
 pub(super) use self::timing::Waited;
 pub(super) use self::upload::{Streamed, TakenUpload};
@@ -221,6 +223,11 @@ const IDLE_BYTES_MAX: usize = 512 * 1024;
 /// … and one that a single client has, of which there may be thousands, so many.
 const IDLE_OWN_BYTES_MAX: usize = 16 * 1024;
 
+/// A short beginning is joined with more than it needs: it is not looked at again for each byte.
+pub(super) const JOINED_BYTES_MIN: usize = 256;
+/// Requests that a connection takes however large the replies are that it brings.
+const REQUESTS_MIN: usize = 16;
+
 /// One backend connection.
 #[derive(Debug)]
 pub struct Link {
@@ -270,7 +277,7 @@ pub struct Link {
     pub loaded: Vec<Digest>,
     ring: VecDeque<Run>,
     /// Bytes from the front run's first on: written or not, they are kept until answered.
-    retained: BytesMut,
+    retained: Retained,
     written: usize,
     commands_unanswered: usize,
     /// A request of the front run by its number, and where in the run's bytes it begins.
@@ -278,6 +285,8 @@ pub struct Link {
     scanner: ReplyScanner,
     stash: BytesMut,
     scanned: usize,
+    /// What a reply takes, of late: a mean in which each look counts for a quarter.
+    reply_bytes: usize,
     /// While a request is arriving on it: what goes behind that.
     behind: Option<Vec<(Run, Bytes)>>,
     timing: Timing,
@@ -311,13 +320,14 @@ impl Link {
             streaming: false,
             loaded: Vec::new(),
             ring: VecDeque::new(),
-            retained: BytesMut::new(),
+            retained: Retained::default(),
             written: 0,
             commands_unanswered: 0,
             cursor: (0, 0),
             scanner: ReplyScanner::new(),
             stash: BytesMut::new(),
             scanned: 0,
+            reply_bytes: 0,
             behind: None,
             timing: Timing::default(),
         }
@@ -377,7 +387,7 @@ impl Link {
     pub fn front_frame(&self) -> Bytes {
         let Some(run) = self.ring.front().filter(|run| !run.is_streamed()) else { return Bytes::new() };
         let mut scanner = RequestScanner::new(usize::MAX >> 1);
-        let mut rest = &self.retained[..run.bytes];
+        let mut rest = self.retained.first(run.bytes);
         for _ in 0..run.answered {
             let Scan::Frame(frame) = scanner.scan(rest) else { return Bytes::new() };
             rest = &rest[frame.bytes..];
@@ -394,7 +404,7 @@ impl Link {
         let mut scanner = RequestScanner::new(usize::MAX >> 1);
         loop {
             let (index, offset) = self.cursor;
-            let rest = &self.retained[offset.min(run.bytes)..run.bytes];
+            let rest = &self.retained.first(run.bytes)[offset.min(run.bytes)..];
             let Scan::Frame(frame) = scanner.scan(rest) else { return Bytes::new() };
             if index >= run.answered {
                 return Bytes::copy_from_slice(&rest[..frame.bytes]);
@@ -406,19 +416,19 @@ impl Link {
     /// The requests of the front run up to the one that [`Self::next_frame`] found.
     #[must_use]
     pub fn answered_frames(&self) -> &[u8] {
-        &self.retained[..self.cursor.1]
+        self.retained.first(self.cursor.1)
     }
 
-    /// Bytes not yet handed to the kernel.
+    /// Bytes not yet handed to the kernel, as many as stand in one piece; empty when there are none.
     #[must_use]
     pub fn unwritten(&self) -> &[u8] {
-        &self.retained[self.written..]
+        self.retained.behind(self.written)
     }
 
-    /// Bytes kept until they are answered.
+    /// How many bytes are kept until they are answered.
     #[must_use]
-    pub fn retained(&self) -> &[u8] {
-        &self.retained
+    pub const fn retained_bytes(&self) -> usize {
+        self.retained.len()
     }
 
     /// How many of the retained bytes the kernel has.
@@ -427,15 +437,30 @@ impl Link {
         self.written
     }
 
+    /// How much is under way, in bytes: of requests, or of the replies to be expected, whichever is more. A server that has
+    /// to keep a reply until it is read is slow where it has to keep many.
+    #[must_use]
+    pub fn load_bytes(&self) -> usize {
+        let due = self.commands_unanswered;
+        let replies = if due > REQUESTS_MIN { due.saturating_mul(self.reply_bytes) } else { 0 };
+        if replies > self.retained.len() { replies } else { self.retained.len() }
+    }
+
+    /// So many replies took so many bytes.
+    pub const fn note_reply_bytes(&mut self, bytes: usize, replies: u32) {
+        let mean = bytes / if replies == 0 { 1 } else { replies as usize };
+        self.reply_bytes = (self.reply_bytes * 3 + mean).div_ceil(4);
+    }
+
     /// Puts requests behind those that are due.
     pub fn push(&mut self, run: Run, request_bytes: &[u8]) {
         if let Some(behind) = &mut self.behind {
             behind.push((run, Bytes::copy_from_slice(request_bytes)));
             return;
         }
-        self.retained.extend_from_slice(request_bytes);
+        let is_joined = self.retained.push(request_bytes);
         self.commands_unanswered += run.commands as usize;
-        if run.is_plain() && self.merge(&run) {
+        if is_joined && run.is_plain() && self.merge(&run) {
             return;
         }
         self.ring.push_back(run);
@@ -502,6 +527,13 @@ impl Link {
             self.timing.on_begun(now);
         }
         self.waiting_since = self.front_is_written().then_some(now);
+    }
+
+    /// How many of the next bytes are to be joined with what was left of the last ones: those that the reply in progress
+    /// needs for certain, and a few.
+    #[must_use]
+    pub fn bytes_to_join(&self) -> usize {
+        if self.stash.is_empty() { 0 } else { self.scanner.bytes_due().max(JOINED_BYTES_MIN) }
     }
 
     /// Joins what was left of the last bytes with the new ones; `None` when nothing was left.
@@ -578,7 +610,7 @@ impl Link {
             return run.unanswered();
         }
         let mut scanner = RequestScanner::new(usize::MAX >> 1);
-        let (mut rest, mut whole) = (&self.retained[..self.written], 0_u32);
+        let (mut rest, mut whole) = (self.retained.first(self.written), 0_u32);
         while let Scan::Frame(frame) = scanner.scan(rest) {
             rest = &rest[frame.bytes..];
             whole += 1;
@@ -606,11 +638,11 @@ impl Link {
         }
         let run = self.ring.pop_front()?;
         self.cursor = (0, 0);
-        super::consume(&mut self.retained, run.bytes);
+        self.retained.consume(run.bytes);
         self.timing.on_released(run.bytes);
         self.written = self.written.saturating_sub(run.bytes);
-        if self.ring.is_empty() && self.retained.capacity() > self.idle_bytes_max() {
-            self.retained = BytesMut::new();
+        if self.ring.is_empty() {
+            self.retained.shrink(self.idle_bytes_max());
         }
         Some(run)
     }
@@ -643,7 +675,7 @@ impl Link {
     /// Takes everything that is due out, with the bytes that were kept and how many of them were written.
     pub fn take_all(&mut self) -> (VecDeque<Run>, Bytes, usize) {
         let runs = std::mem::take(&mut self.ring);
-        (runs, std::mem::take(&mut self.retained).freeze(), self.written)
+        (runs, self.retained.take().freeze(), self.written)
     }
 
     /// Memory held for this connection, in bytes.

@@ -213,6 +213,8 @@ pub struct Multiplexer {
 const LANE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one client's input that are held before it is no longer read.
 const INPUT_BYTES_MAX: usize = 1024 * 1024;
+/// The same of one that waits. What the kernel keeps instead needs not be copied twice.
+const HELD_INPUT_BYTES_MAX: usize = 64 * 1024;
 /// A reply longer than this is passed on piece by piece.
 const STREAM_BYTES: usize = 64 * 1024;
 /// A request longer than this takes a connection of its own, so that nobody waits behind it.

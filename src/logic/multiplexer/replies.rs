@@ -20,14 +20,36 @@ impl Multiplexer {
         let Some(link) = self.links.get_mut(key) else { return };
         link.proven = true;
         let backend = link.backend;
-        let joined = link.unstash(bytes);
-        let scanned = link.scanned();
         self.hear(backend, now);
-        let input = joined.as_deref().unwrap_or(bytes);
-        if let Some((rest, scanned)) = self.take_replies(key, input, scanned, now) {
-            self.keep_partial(key, rest, scanned, now);
-        }
+        self.take_link_bytes(key, bytes, now);
         self.after_replies(key, now);
+    }
+
+    /// Deals with what came. Of that, only what completes the reply begun before is copied.
+    fn take_link_bytes(&mut self, key: LinkKey, mut bytes: &[u8], now: Instant) {
+        while let Some(link) = self.links.get_mut(key) {
+            let new = &bytes[..bytes.len().min(link.bytes_to_join())];
+            let joined = link.unstash(new);
+            let scanned = link.scanned();
+            let input = joined.as_deref().unwrap_or(bytes);
+            let Some((rest, scanned)) = self.take_replies(key, input, scanned, now) else { return };
+            if joined.is_none() {
+                return self.keep_partial(key, rest, scanned, now);
+            }
+            if rest.len() <= new.len()
+                && let Some(link) = self.links.get_mut(key)
+            {
+                // What is left stands where it came, too.
+                bytes = &bytes[new.len() - rest.len()..];
+                link.keep(&[], scanned);
+            } else {
+                bytes = &bytes[new.len()..];
+                self.keep_partial(key, rest, scanned, now);
+            }
+            if bytes.is_empty() {
+                return;
+            }
+        }
     }
 
     /// A byte came from a backend: whatever was kept from it because of its silence may go.
@@ -134,7 +156,7 @@ impl Multiplexer {
         let mut roomy = false;
         if let Some(link) = self.links.get_mut(key) {
             link.heard(now);
-            roomy = link.retained().len() <= LANE_BYTES_MAX / 2;
+            roomy = link.load_bytes() <= LANE_BYTES_MAX / 2;
         }
         self.resume_uploader(key);
         self.advance_settled(now);
@@ -170,6 +192,7 @@ impl Multiplexer {
             return;
         }
         let Some(link) = self.links.get_mut(key) else { return };
+        link.note_reply_bytes(replies.len(), count);
         let finished = link.answer(count);
         let (backend, is_pin, proofs) = (link.backend, matches!(link.role, Role::Pin(_)), link.proofs);
         match is_pin {

@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 
 use super::backpressure::UPLOAD_BYTES;
 use super::counters::ProtocolFault;
-use super::link::{Inspect, Link, Run, RunKind};
+use super::link::{Inspect, JOINED_BYTES_MIN, Link, Run, RunKind};
 use super::session::{CloseReason, Pending, Transaction, Wait};
 use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey, scan};
 use crate::command::classify::Classified;
@@ -79,26 +79,66 @@ impl Multiplexer {
             return;
         }
         session.peer.active_at = Some(now);
-        if session.input.is_empty() && session.wait.is_none() && session.pending.is_empty() {
-            session.burst_answered &= session.due > 0;
-            session.refuses_wait &= session.due > 0;
-            let consumed = self.take_requests(key, bytes, now);
-            if let Some(session) = self.sessions.get_mut(key)
-                && session.ending.is_none()
-            {
-                session.input.extend_from_slice(&bytes[consumed..]);
-                if session.listed {
-                    self.held_bytes += bytes.len() - consumed;
-                }
+        self.take_client_bytes(key, bytes, now);
+        self.update_reading(key);
+    }
+
+    /// Carries out what came, as far as it goes, and keeps the rest.
+    fn take_client_bytes(&mut self, key: SessionKey, mut bytes: &[u8], now: Instant) {
+        let inflight_max = self.settings.limits.inflight_max;
+        while let Some(session) = self.sessions.get_mut(key).filter(|session| session.ending.is_none()) {
+            let is_held = session.wait.is_some() || !session.pending.is_empty() || session.due as usize >= inflight_max;
+            if is_held || session.upload.is_some() {
+                return self.put_behind(key, bytes, now);
             }
-        } else {
-            session.input.extend_from_slice(bytes);
-            self.held_bytes += bytes.len();
-            if session.wait.is_none() {
-                self.pump(key, now);
+            if session.input.is_empty() {
+                return self.take_burst(key, bytes, now);
+            }
+            // Of a request begun before, only what completes it is copied.
+            let missing = session.scanner.bytes_announced().saturating_sub(session.input.len());
+            let new = &bytes[..bytes.len().min(missing.max(JOINED_BYTES_MIN))];
+            session.input.extend_from_slice(new);
+            self.pump(key, now);
+            let Some(session) = self.sessions.get_mut(key) else { return };
+            let left = session.input.len();
+            bytes = if left <= new.len() {
+                // What is left stands where it came, too.
+                session.input.clear();
+                &bytes[new.len() - left..]
+            } else {
+                &bytes[new.len()..]
+            };
+            if bytes.is_empty() {
+                return;
             }
         }
-        self.update_reading(key);
+    }
+
+    /// Nothing stands before these bytes.
+    fn take_burst(&mut self, key: SessionKey, bytes: &[u8], now: Instant) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.burst_answered &= session.due > 0;
+            session.refuses_wait &= session.due > 0;
+        }
+        let consumed = self.take_requests(key, bytes, now);
+        if let Some(session) = self.sessions.get_mut(key)
+            && session.ending.is_none()
+        {
+            session.input.extend_from_slice(&bytes[consumed..]);
+            if session.listed {
+                self.held_bytes += bytes.len() - consumed;
+            }
+        }
+    }
+
+    /// Something stands before these bytes that must be dealt with first.
+    fn put_behind(&mut self, key: SessionKey, bytes: &[u8], now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.input.extend_from_slice(bytes);
+        self.held_bytes += bytes.len();
+        if session.wait.is_none() {
+            self.pump(key, now);
+        }
     }
 
     /// Looks again at a session that may have waited for what has happened now.
@@ -428,7 +468,7 @@ impl Multiplexer {
         if session.due > 0 && session.link.is_some_and(|due_on| due_on != key) {
             return Err(Wait::Due);
         }
-        if link.retained().len() >= LANE_BYTES_MAX {
+        if link.load_bytes() >= LANE_BYTES_MAX {
             return Err(Wait::Room);
         }
         Ok(key)

@@ -235,7 +235,7 @@ impl Multiplexer {
     /// Bytes of the session's upload that are not written yet.
     pub(super) fn upload_unwritten(&self, key: SessionKey) -> Option<usize> {
         let link = self.sessions.get(key)?.uploads_to()?;
-        Some(self.links.get(link).map_or(0, |link| link.retained().len()))
+        Some(self.links.get(link).map_or(0, |link| link.retained_bytes()))
     }
 
     /// A connection got rid of some of the upload that it carries: its client may be read again.

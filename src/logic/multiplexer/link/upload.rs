@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use super::{Link, Role, Run, RunKind};
 use crate::logic::multiplexer::SessionKey;
@@ -78,7 +78,7 @@ impl Link {
     pub fn pass_upload(&mut self, bytes: &[u8]) {
         if let Some(run) = self.ring.iter_mut().rfind(|run| run.is_open()) {
             run.bytes += bytes.len();
-            self.retained.extend_from_slice(bytes);
+            self.retained.push(bytes);
         }
     }
 
@@ -106,7 +106,7 @@ impl Link {
         streamed.is_begun |= released > 0;
         *bytes -= released;
         self.written -= released;
-        self.retained.advance(released);
+        self.retained.consume(released);
         self.timing.on_released(released);
     }
 
@@ -116,9 +116,11 @@ impl Link {
         let offset = self.ring.iter().take(index).map(|run| run.bytes).sum();
         let run = self.ring.remove(index)?;
         let RunKind::Streamed(streamed) = run.kind else { return None };
-        let mut rest = self.retained.split_off(offset);
+        let mut all = self.retained.take();
+        let mut rest = all.split_off(offset);
         let bytes = rest.split_to(run.bytes).freeze();
-        self.retained.unsplit(rest);
+        all.unsplit(rest);
+        self.retained.put(all);
         let written = self.written.saturating_sub(offset).min(run.bytes);
         self.written -= written;
         self.commands_unanswered -= 1;
