@@ -298,6 +298,11 @@ impl Hub {
         self.machine.borrow().wants_client_bytes(key)
     }
 
+    /// Whether a client is read only when there is room for what it sends.
+    pub(super) fn postpones(&self, key: SessionKey) -> bool {
+        self.machine.borrow_mut().postpones(key)
+    }
+
     pub(super) fn wants_link_bytes(&self, key: LinkKey) -> bool {
         self.machine.borrow().wants_link_bytes(key)
     }

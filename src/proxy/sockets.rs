@@ -264,7 +264,7 @@ impl Hub {
 
     /// Reads a client once, if there is something and it is wanted.
     fn read_client(self: &Rc<Self>, key: SessionKey, socket: &ClientSocket) {
-        if !socket.watched.is_readable() || !self.wants_client_bytes(key) {
+        if !socket.watched.is_readable() || !self.wants_client_bytes(key) || self.postpones(key) {
             return;
         }
         let mut scratch = self.client_scratch.borrow_mut();

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::session::CloseReason;
-use super::{HELD_INPUT_BYTES_MAX, INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, Session, SessionKey};
+use super::{HELD_INPUT_BYTES_MAX, INPUT_BYTES_MAX, LANE_BYTES_MAX, LinkKey, Multiplexer, Output, Session, SessionKey};
 
 /// A request announced longer than this is passed on as it comes. One that cannot be needs room among the uploads before
 /// the rest of it is read.
@@ -64,6 +64,39 @@ impl Multiplexer {
         if self.is_crowded() && most > CROWDED_READ_BYTES { CROWDED_READ_BYTES } else { most }
     }
 
+    /// Whether what a client sends is left in the kernel for now, since it would have to wait for room in its lane and be
+    /// copied once more. The client is read again when there is room.
+    pub fn postpones(&mut self, key: SessionKey) -> bool {
+        if !self.crowded || !self.is_lane_crowded(key) {
+            return false;
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return false };
+        (session.paused, session.is_postponed) = (true, true);
+        self.postponed.push_back(key);
+        true
+    }
+
+    /// Whether all that the session can do is to wait for room in its lane.
+    fn is_lane_crowded(&self, key: SessionKey) -> bool {
+        let is_free = |session: &&Session| {
+            session.takes_requests() && session.may_share() && session.pending.is_empty() && session.upload.is_none()
+        };
+        let session = self.sessions.get(key).filter(is_free);
+        let lane = session.and_then(|session| self.ready_lane(session.profile));
+        lane.is_some_and(|(_, link)| link.load_bytes() > LANE_BYTES_MAX / 2)
+    }
+
+    /// Reads clients again that were postponed, the first `most` of them.
+    pub(super) fn resume_postponed(&mut self, most: usize) {
+        for _ in 0..most.min(self.postponed.len()) {
+            let Some(key) = self.postponed.pop_front() else { return };
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.is_postponed = false;
+                self.update_reading(key);
+            }
+        }
+    }
+
     /// As much is held as may be.
     const fn is_crowded(&self) -> bool {
         self.held_bytes > self.settings.limits.held_bytes_max
@@ -109,6 +142,7 @@ impl Multiplexer {
             || session.output.len() >= limits.output_bytes_max
             || (session.input.len() >= input_bytes_max && !is_arriving)
             || (is_held && is_crowded)
+            || session.is_postponed
             || !has_room;
         // Input that waits for nothing is the start of a request, whose rest must come.
         let relieved = due <= limits.inflight_max / 2

@@ -192,6 +192,8 @@ pub struct Multiplexer {
     clients_pause: Option<Pause>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
+    /// Sessions not read until then, the first first.
+    postponed: VecDeque<SessionKey>,
     fresh_scripts: FreshScripts,
     /// Bytes of large requests that are arriving.
     upload_bytes: usize,
@@ -271,6 +273,7 @@ impl Multiplexer {
             pause: None,
             clients_pause: None,
             crowded: false,
+            postponed: VecDeque::new(),
             fresh_scripts: FreshScripts::default(),
             upload_bytes: 0,
             starved: Vec::new(),
@@ -664,6 +667,7 @@ impl Multiplexer {
 
     /// Looks again at every session that waits for something else than its own replies.
     fn advance_waiting(&mut self, now: Instant) {
+        self.resume_postponed(usize::MAX);
         self.advance_waiting_while(|_| true, now);
     }
 

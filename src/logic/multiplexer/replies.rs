@@ -14,6 +14,9 @@ use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
 use crate::resp::reply::{self, ReplyKind, ReplyScan, ReplyScanner};
 
+/// Clients read again at once when a lane has room.
+const RESUMED_MAX: usize = 32;
+
 impl Multiplexer {
     /// A backend sent bytes.
     pub fn on_link_bytes(&mut self, key: LinkKey, bytes: &[u8], now: Instant) {
@@ -153,16 +156,20 @@ impl Multiplexer {
 
     /// What follows from replies having come: room in the lane, sessions whose last reply it was, a drain.
     fn after_replies(&mut self, key: LinkKey, now: Instant) {
-        let mut roomy = false;
+        let (mut is_roomy, mut is_idle) = (false, false);
         if let Some(link) = self.links.get_mut(key) {
             link.heard(now);
-            roomy = link.load_bytes() <= LANE_BYTES_MAX / 2;
+            (is_roomy, is_idle) = (link.load_bytes() <= LANE_BYTES_MAX / 2, link.is_idle());
         }
         self.resume_uploader(key);
         self.advance_settled(now);
-        if self.crowded && roomy {
+        if self.crowded && is_roomy {
             self.crowded = false;
-            self.advance_waiting(now);
+            self.advance_waiting_while(|_| true, now);
+        }
+        if is_roomy && !self.postponed.is_empty() {
+            // While more replies are to come, a few suffice: with each reply come others.
+            self.resume_postponed(if is_idle { usize::MAX } else { RESUMED_MAX });
         }
         self.check_drained();
     }

@@ -475,7 +475,7 @@ impl Multiplexer {
     }
 
     /// A usable lane of the active for this profile.
-    fn ready_lane(&self, profile: super::Profile) -> Option<(LinkKey, &Link)> {
+    pub(super) fn ready_lane(&self, profile: super::Profile) -> Option<(LinkKey, &Link)> {
         if !self.is_serving() {
             return None;
         }

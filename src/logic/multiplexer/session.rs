@@ -323,6 +323,8 @@ pub struct Session {
     pub reply_mode: ReplyMode,
     /// Reading is stopped until it is resumed by [`super::Output::Resume`].
     pub paused: bool,
+    /// It is not read until there is room in its lane.
+    pub is_postponed: bool,
     /// A connection is not read because of what waits in its output.
     pub holds_back: bool,
     /// A large request of which more is to come, unless it is kept whole.
@@ -374,6 +376,7 @@ impl Session {
             ending: None,
             reply_mode: ReplyMode::On,
             paused: false,
+            is_postponed: false,
             holds_back: false,
             upload: None,
             upload_bytes: 0,
