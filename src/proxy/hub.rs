@@ -35,7 +35,7 @@ use crate::net::socket::Socket;
 use crate::telemetry::counters::{self, WorkerCounters};
 
 /// What is read from a client at a time.
-pub(super) const CLIENT_READ_BYTES: usize = 64 * 1024;
+pub(super) const CLIENT_READ_BYTES: usize = 256 * 1024;
 /// What is read from a backend at a time.
 pub(super) const LINK_READ_BYTES: usize = 256 * 1024;
 /// Reports to the supervisor that wait for room; beyond it losses are dropped, since each says the same.

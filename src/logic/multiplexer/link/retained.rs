@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Buf, BytesMut};
 
 /// A block that would become larger is followed by another.
-const BLOCK_BYTES: usize = 64 * 1024;
+const BLOCK_BYTES: usize = 256 * 1024;
 
 /// Bytes in the order in which they were put there. What was put there together stays together.
 #[derive(Debug, Default)]
