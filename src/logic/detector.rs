@@ -37,6 +37,8 @@ pub struct Sample {
     pub last_byte: Option<Instant>,
     /// Since when nobody has heard anything although a request waits.
     pub silent_since: Option<Instant>,
+    /// Since when a request has waited on a connection that brought nothing, whatever was heard on others.
+    pub waiting_since: Option<Instant>,
     /// A request that may legally run long was waiting when the silence began.
     pub is_slow: bool,
     /// Replies, since the start.
@@ -65,6 +67,7 @@ impl Sample {
         Self {
             last_byte,
             silent_since,
+            waiting_since: earliest,
             is_slow,
             successes: readings.iter().map(|reading| reading.successes).sum(),
             failures: readings.iter().map(|reading| reading.failures).sum(),
@@ -73,6 +76,9 @@ impl Sample {
         }
     }
 }
+
+/// Probes asked for in the longest time allowed for silence while a single connection is silent.
+const PROOFS: u32 = 4;
 
 /// What a look at the vitals found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +140,10 @@ pub struct Detector {
     asked_at: Option<Instant>,
     /// A probe that began after the silence did came back good.
     is_proven_alive: bool,
+    /// Probes came back good with no long gap in between: when the first and the last of them began.
+    answered: Option<(Instant, Instant)>,
+    /// When one was last asked for because a single connection is silent.
+    proof_asked_at: Option<Instant>,
     window: VecDeque<Mark>,
     successes: u64,
     failures: u64,
@@ -156,6 +166,8 @@ impl Detector {
             sample: Sample::default(),
             asked_at: None,
             is_proven_alive: false,
+            answered: None,
+            proof_asked_at: None,
             window: VecDeque::with_capacity(MARKS as usize + 2),
             successes: 0,
             failures: 0,
@@ -227,6 +239,34 @@ impl Detector {
     /// A probe that began at `started_at` was answered as it should be.
     pub fn on_alive(&mut self, started_at: Instant) {
         self.is_proven_alive |= self.silent_since().is_some_and(|since| started_at >= since);
+        self.answered = match self.answered {
+            Some((first, last)) if started_at <= last + self.limit_max() => Some((first, last.max(started_at))),
+            _ => Some((started_at, started_at)),
+        };
+    }
+
+    /// Whether a probe should say now that the server lives, since a connection is silent although others are heard.
+    pub fn wants_proof(&mut self, now: Instant) -> bool {
+        let Some(waiting_since) = self.sample.waiting_since.filter(|&since| self.has_replied_since(since)) else {
+            return false;
+        };
+        let last = self.answered.map(|(_, last)| last).max(self.proof_asked_at).max(Some(waiting_since));
+        let is_due = last.is_some_and(|last| now >= last + self.limit_max() / PROOFS);
+        if is_due {
+            self.proof_asked_at = Some(now);
+        }
+        is_due
+    }
+
+    /// A connection on which a request has waited since then, or for longer, is lost: all the while probes came back good.
+    /// That takes longer than the limit for the silence of all, so that where there is another backend it was left; and a
+    /// server that was stopped and goes on has answered on all of its connections by then.
+    #[must_use]
+    pub fn abandoned_since(&self) -> Option<Instant> {
+        let (first, last) = self.answered?;
+        let since = last.checked_sub(self.limit_max() + self.settings.hang_timeout)?;
+        let is_waited_for = self.sample.waiting_since.is_some_and(|waiting_since| waiting_since <= since);
+        (is_waited_for && first <= since).then_some(since)
     }
 
     /// The re-probe came back clean.
@@ -252,11 +292,11 @@ impl Detector {
     /// The time allowed for the silence in force. A fresh probe that was answered after the silence began
     /// shows that the server lives: live traffic still decides, but with the longer limit.
     fn limit(&self) -> Duration {
-        if self.sample.is_slow || self.is_proven_alive {
-            self.settings.slow_timeout.max(self.settings.hang_timeout)
-        } else {
-            self.settings.hang_timeout
-        }
+        if self.sample.is_slow || self.is_proven_alive { self.limit_max() } else { self.settings.hang_timeout }
+    }
+
+    fn limit_max(&self) -> Duration {
+        self.settings.slow_timeout.max(self.settings.hang_timeout)
     }
 
     fn silent_since(&self) -> Option<Instant> {
@@ -368,6 +408,66 @@ mod tests {
         detector.on_alive(start + MS(500));
         let found = watch(&mut detector, start, silent(start, false), 550, 6000);
         assert_eq!(found, [(3500, Finding::Suspicious), (6000, Finding::Silent { since: start })]);
+    }
+
+    /// Looks at a connection that has waited since the start, and asks every 500 ms: what is lost by then.
+    fn abandoned(answers: impl Fn(u64) -> bool, to: u64) -> Option<Duration> {
+        let start = Instant::now() + MS(60_000);
+        let mut detector = Detector::new(settings());
+        detector.on_alive(start - MS(1));
+        for at in (0..=to).step_by(500) {
+            detector.on_sample(start + MS(at), Sample { waiting_since: Some(start), ..silent(start, false) });
+            if answers(at) {
+                detector.on_alive(start + MS(at));
+            }
+        }
+        detector.abandoned_since().map(|since| since - start)
+    }
+
+    #[test]
+    fn a_connection_is_lost_that_stays_silent_while_probes_are_answered() {
+        assert_eq!(abandoned(|_| true, 6500), None, "the silence of all is judged first");
+        assert_eq!(abandoned(|_| true, 7000), Some(MS(0)));
+        assert_eq!(abandoned(|_| true, 8000), Some(MS(1000)));
+        assert_eq!(abandoned(|at| at % 5000 == 0, 10_000), Some(MS(3000)));
+    }
+
+    #[test]
+    fn a_server_that_was_stopped_abandons_no_connection_when_it_goes_on() {
+        assert_eq!(abandoned(|_| false, 60_000), None);
+        for stopped in [6500, 7000, 7500, 20_000, 60_000] {
+            assert_eq!(abandoned(|at| at == 0 || at >= stopped, stopped), None, "{stopped}");
+            assert_eq!(abandoned(|at| at == 0 || at >= stopped, stopped + 6500), None, "{stopped}");
+        }
+    }
+
+    #[test]
+    fn where_no_request_waits_nothing_is_abandoned() {
+        let start = Instant::now();
+        let mut detector = Detector::new(settings());
+        (0..40).for_each(|half| detector.on_alive(start + MS(500 * half)));
+        for waiting_since in [None, Some(start + MS(13_000))] {
+            detector.on_sample(start + MS(20_000), Sample { waiting_since, ..Sample::default() });
+            assert_eq!(detector.abandoned_since(), None);
+        }
+    }
+
+    #[test]
+    fn a_proof_is_asked_for_while_others_are_heard() {
+        let start = Instant::now();
+        let mut detector = Detector::new(settings());
+        let mut asked = |waits: bool, hears: bool| {
+            let mut ask = |at| {
+                let last_byte = hears.then_some(start + MS(at));
+                let waiting_since = waits.then_some(start);
+                detector.on_sample(start + MS(at), Sample { last_byte, waiting_since, ..Sample::default() });
+                detector.wants_proof(start + MS(at)).then_some(at)
+            };
+            (50..=4000).step_by(50).filter_map(|at| ask(at)).collect::<Vec<u64>>()
+        };
+        assert_eq!(asked(true, false), [0_u64; 0]);
+        assert_eq!(asked(false, true), [0_u64; 0]);
+        assert_eq!(asked(true, true), [1500, 3000]);
     }
 
     #[test]

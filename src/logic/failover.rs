@@ -156,6 +156,8 @@ pub struct Failover {
     stage: Stage,
     attempts: u64,
     acquittals: u64,
+    /// Which connections to whom are lost, see [`Route::abandoned_since`].
+    abandoned: Option<(BackendId, Instant)>,
     availability: Availability,
     /// No backend can serve.
     none: Option<NoneServing>,
@@ -224,6 +226,7 @@ impl Failover {
             stage: Stage::Starting { first_good: None, is_overdue: false },
             attempts: 0,
             acquittals: 0,
+            abandoned: None,
             availability: Availability::Degraded,
             none: Some(NoneServing { since: now, is_told: false }),
             unserved: Duration::ZERO,
@@ -264,6 +267,7 @@ impl Failover {
         let fault = member.on_verdict((report.started_at, now), verdict, (hold_factor, is_slow), &mut events);
         if let ProbeVerdict::Good { warning, .. } = verdict {
             member.detector.on_alive(report.started_at);
+            self.abandoned = member.detector.abandoned_since().map(|since| (member.id, since)).or(self.abandoned);
             member.warn(warning.clone(), &mut events);
         }
         let inquiry = if report.immediate { member.answer(report.started_at) } else { None };
@@ -309,6 +313,11 @@ impl Failover {
             let member = &mut self.members[index];
             let finding = member.detector.on_sample(now, *sample);
             member.latency.on_look(now, &sample.replies, sample.disturbances);
+            if member.detector.wants_proof(now) {
+                let backend = member.id;
+                self.on_sign(now, backend, Sign::Look);
+            }
+            let member = &self.members[index];
             if member.health.is_unhealthy() {
                 continue;
             }
@@ -667,6 +676,7 @@ impl Failover {
             standby: self.standby(),
             availability: self.availability,
             acquittals: self.acquittals,
+            abandoned_since: self.abandoned.filter(|(id, _)| self.active == Some(*id)).map(|(_, since)| since),
             pause: self.pause,
             drill: self.drill().map(|(drill, _)| drill),
             change: self.change.clone(),

@@ -32,6 +32,9 @@ pub struct Route {
     /// Grows each time an immediate re-probe found the active able to serve after all;
     /// replies that were withheld because of a "cannot serve" word are then passed on.
     pub acquittals: u64,
+    /// A connection to the active on which a request has waited in silence since then, or for longer, is lost: the active
+    /// has answered probes all the while.
+    pub abandoned_since: Option<Instant>,
     /// The switch that began the epoch in force.
     pub change: Option<Arc<Change>>,
     /// An operator lets clients wait.
@@ -71,6 +74,7 @@ impl Route {
             standby: None,
             availability: Availability::Degraded,
             acquittals: 0,
+            abandoned_since: None,
             pause: None,
             drill: None,
             change: None,

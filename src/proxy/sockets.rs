@@ -83,17 +83,22 @@ pub(super) struct Watched {
     socket: Socket,
     /// There may be something to read.
     is_readable: Cell<bool>,
-    /// The other side has ended, which is found behind its last bytes.
-    is_ended: Cell<bool>,
+    /// A short read is not the last: the other side has ended, which is found behind its last bytes, or has sent urgent
+    /// data, at which a read ends although more has come.
+    reads_on: Cell<bool>,
     /// The kernel took no more bytes.
     is_blocked: Cell<bool>,
 }
 
 impl Watched {
     pub(super) fn new(mut socket: Socket, owner: Owner, registry: &Registry) -> io::Result<Self> {
-        registry.register(socket.source(), owner.into(), Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(
+            socket.source(),
+            owner.into(),
+            Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY,
+        )?;
         let is_readable = Cell::new(socket.may_hold_bytes());
-        Ok(Self { socket, is_readable, is_ended: Cell::new(false), is_blocked: Cell::new(false) })
+        Ok(Self { socket, is_readable, reads_on: Cell::new(false), is_blocked: Cell::new(false) })
     }
 
     pub(super) const fn socket(&self) -> &Socket {
@@ -107,8 +112,8 @@ impl Watched {
     /// Takes an event in; whether the socket can be written to again.
     fn note(&self, event: &Event) -> bool {
         let is_ended = event.is_read_closed() || event.is_error();
-        if is_ended {
-            self.is_ended.set(true);
+        if is_ended || event.is_priority() {
+            self.reads_on.set(true);
         }
         if is_ended || event.is_readable() {
             self.is_readable.set(true);
@@ -120,7 +125,7 @@ impl Watched {
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let result = self.socket.try_read(buffer);
         let is_dry = match &result {
-            Ok(bytes) => !self.is_ended.get() && self.socket.is_dry(*bytes, buffer.len()),
+            Ok(bytes) => !self.reads_on.get() && self.socket.is_dry(*bytes, buffer.len()),
             Err(error) => error.kind() != ErrorKind::Interrupted,
         };
         if is_dry {

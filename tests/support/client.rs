@@ -56,6 +56,13 @@ impl RawClient {
             .unwrap_or_else(|error| panic!("cannot send {} bytes: {error}", bytes.len()));
     }
 
+    /// Sends a byte as urgent data; TCP only.
+    #[track_caller]
+    pub fn send_urgent(&mut self, byte: u8) {
+        let sent = SockRef::from(self.stream.get_ref()).send_out_of_band(&[byte]);
+        assert_eq!(sent.expect("urgent data can be sent"), 1);
+    }
+
     /// Sends until all is sent, or the other side has taken nothing for `bound`, or has closed; how many bytes went.
     pub fn send_while_taken(&mut self, bytes: &[u8], bound: Duration) -> usize {
         self.bound_writes(bound);

@@ -56,6 +56,8 @@ impl Multiplexer {
         }
         if self.route.epoch != old.epoch {
             self.activate(&old, now);
+        } else if self.route.abandoned_since != old.abandoned_since {
+            self.lose_abandoned_links(now);
         }
         // A watcher may skip values: the next switch can have begun already.
         match self.route.phase {
@@ -98,6 +100,22 @@ impl Multiplexer {
             if self.links.get(key).is_some_and(is_of_active) {
                 self.outputs.push_back(Output::CloseLink { link: key, reset: true });
                 self.judge_link(key, now);
+            }
+        }
+    }
+
+    /// Ends the connections to the active that have been silent for so long that they are lost. What may rightly run long
+    /// is waited for.
+    fn lose_abandoned_links(&mut self, now: Instant) {
+        let Some(since) = self.route.abandoned_since else { return };
+        for key in self.links.keys() {
+            let is_lost = |link: &Link| {
+                Some(link.backend) == self.route.active
+                    && link.waiting_since.is_some_and(|waiting_since| waiting_since <= since)
+                    && !self.is_slow(&link.front_frame())
+            };
+            if self.links.get(key).is_some_and(is_lost) {
+                self.lose_link(key, "no reply, although probes are answered", now);
             }
         }
     }

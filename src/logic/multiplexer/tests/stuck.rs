@@ -4,6 +4,90 @@ use super::identity::identity_settings;
 use super::*;
 use crate::logic::identity::IdentityMode;
 
+impl Bench {
+    /// The supervisor says so of connections that have been silent for so long.
+    fn abandon(&mut self, silence: Duration) {
+        let abandoned_since = Some(self.now - silence);
+        let route = Route { abandoned_since, ..self.multiplexer.route().clone() };
+        self.multiplexer.on_route(route, self.now);
+        self.settle();
+    }
+}
+
+/// What is written to a connection and never answered is judged as on any that is lost, and the next one serves.
+#[test]
+fn a_connection_that_stays_silent_is_lost_and_another_is_opened() {
+    let mut bench = Bench::new();
+    let (reader, writer) = (bench.client(), bench.client());
+    bench.say(reader, &["SET a 1"]);
+    bench.serve();
+    bench.heard(reader);
+    bench.say(reader, &["GET a"]);
+    bench.say(writer, &["INCR b"]);
+    let silent = bench.lane();
+    bench.written(silent);
+    bench.pass(ms(1500));
+    bench.abandon(ms(1501));
+    assert_eq!(bench.lane(), silent, "it has not waited for so long");
+    bench.abandon(ms(1500));
+    assert_ne!(bench.lane(), silent);
+    while bench.serve() {}
+    assert_eq!(bench.heard(reader), "$1\r\n1\r\n", "a read is repeated");
+    assert_eq!(first_words(&bench.heard(writer)), ["-UNCERTAIN"]);
+    assert!(bench.reports.iter().any(|report| matches!(report, Report::LinkLost { .. })), "the supervisor knows");
+    // Long after: not repeated any more, and the next commands flow.
+    bench.say(reader, &["GET a"]);
+    let silent = bench.lane();
+    bench.written(silent);
+    bench.pass(ms(7000));
+    bench.abandon(ms(7000));
+    assert_eq!(first_words(&bench.heard(reader)), ["-UNAVAILABLE"]);
+    bench.say(reader, &["GET a"]);
+    while bench.serve() {}
+    assert_eq!(bench.heard(reader), "$1\r\n1\r\n");
+}
+
+#[test]
+fn of_two_connections_the_silent_one_is_lost_alone() {
+    let mut bench = Bench::new();
+    let (owner, other) = (bench.client(), bench.client());
+    bench.say(owner, &["WATCH a"]);
+    while bench.serve() {}
+    bench.heard(owner);
+    bench.say(owner, &["GET a"]);
+    bench.say(other, &["GET b"]);
+    let (pin, lane) = (bench.pin(), bench.lane());
+    assert_eq!((bench.written(pin), bench.written(lane)), (vec!["GET a".to_owned()], vec!["GET b".to_owned()]));
+    bench.pass(ms(1000));
+    bench.reply(lane, "$1\r\n1\r\n");
+    bench.serve();
+    bench.heard(other);
+    bench.say(other, &["GET b"]);
+    assert_eq!(bench.written(lane), ["GET b"]);
+    bench.abandon(ms(1000));
+    let links: Vec<LinkKey> = bench.links.iter().map(|(link, _)| *link).collect();
+    assert!(!links.contains(&pin) && links.contains(&lane));
+    bench.reply(lane, "$1\r\n1\r\n");
+    assert_eq!(bench.heard(other), "$1\r\n1\r\n");
+}
+
+#[test]
+fn what_may_take_its_time_is_waited_for_though_others_are_answered() {
+    for line in ["BLPOP k 0", "EVAL x 0", "KEYS *", "FT.SEARCH i q"] {
+        let mut bench = Bench::new();
+        let client = bench.client();
+        bench.say(client, &[line]);
+        let links: Vec<LinkKey> = bench.links.iter().map(|(link, _)| *link).collect();
+        for &link in &links {
+            while !bench.written(link).is_empty() {}
+        }
+        bench.pass(ms(60_000));
+        bench.abandon(ms(7000));
+        assert_eq!(bench.links.iter().map(|(link, _)| *link).collect::<Vec<_>>(), links, "{line}");
+        assert_eq!(bench.heard(client), "", "{line}");
+    }
+}
+
 struct Dice(u64);
 
 impl Dice {
