@@ -457,13 +457,13 @@ mod tests {
         let start = Instant::now();
         let mut detector = Detector::new(settings());
         let mut asked = |waits: bool, hears: bool| {
-            let mut ask = |at| {
+            let ask = |at| {
                 let last_byte = hears.then_some(start + MS(at));
                 let waiting_since = waits.then_some(start);
                 detector.on_sample(start + MS(at), Sample { last_byte, waiting_since, ..Sample::default() });
                 detector.wants_proof(start + MS(at)).then_some(at)
             };
-            (50..=4000).step_by(50).filter_map(|at| ask(at)).collect::<Vec<u64>>()
+            (50..=4000).step_by(50).filter_map(ask).collect::<Vec<u64>>()
         };
         assert_eq!(asked(true, false), [0_u64; 0]);
         assert_eq!(asked(false, true), [0_u64; 0]);
