@@ -96,19 +96,18 @@ impl Retained {
         self.blocks.push_back(bytes);
     }
 
-    /// Gives back what is more than `bytes_max` of the room that is not used.
+    /// Gives back room that is not used, but for some `bytes_max`.
     pub(super) fn shrink(&mut self, bytes_max: usize) {
-        while self.capacity() > bytes_max
-            && let Some(block) = self.spare.pop()
+        self.spare.truncate((bytes_max / BLOCK_BYTES).saturating_sub(1));
+        if self.len == 0
+            && let Some(block) = self.blocks.front_mut()
+            && block.try_reclaim(bytes_max + 1)
         {
-            drop(block);
-        }
-        if self.len == 0 && self.capacity() > bytes_max {
             self.blocks.clear();
         }
     }
 
-    /// Memory held, in bytes.
+    /// Memory held, in bytes, but for what was consumed of a block that is in use.
     pub(super) fn capacity(&self) -> usize {
         self.blocks.iter().chain(&self.spare).map(BytesMut::capacity).sum()
     }
@@ -186,8 +185,26 @@ mod tests {
             }
             retained.consume(plain.len());
             retained.shrink(0);
-            prop_assert_eq!(retained.capacity(), 0);
+            prop_assert_eq!((retained.capacity(), retained.spare.len()), (0, 0));
         }
+    }
+
+    /// What was consumed piece by piece holds its memory as well.
+    #[test]
+    fn a_large_block_is_given_back_once_it_is_empty() {
+        let mut retained = Retained::default();
+        for _ in 0..10 {
+            retained.push(&[1; 10_000]);
+        }
+        for _ in 0..10 {
+            retained.consume(10_000);
+        }
+        retained.shrink(50_000);
+        assert!(retained.blocks.is_empty());
+        retained.push(b"small");
+        retained.consume(5);
+        retained.shrink(50_000);
+        assert!(!retained.blocks.is_empty());
     }
 
     #[test]
