@@ -448,7 +448,8 @@ impl Link {
 
     /// So many replies took so many bytes.
     pub fn note_reply_bytes(&mut self, bytes: usize, replies: u32) {
-        let mean = bytes / replies.max(1) as usize;
+        // A division takes as long as all the rest.
+        let mean = if replies <= 1 { bytes } else { bytes / replies as usize };
         self.reply_bytes = (self.reply_bytes * 3 + mean).div_ceil(4);
     }
 
