@@ -37,7 +37,10 @@ impl Multiplexer {
             let input = joined.as_deref().unwrap_or(bytes);
             let Some((rest, scanned)) = self.take_replies(key, input, scanned, now) else { return };
             if joined.is_none() {
-                return self.keep_partial(key, rest, scanned, now);
+                if !rest.is_empty() {
+                    self.keep_partial(key, rest, scanned, now);
+                }
+                return;
             }
             if rest.len() <= new.len()
                 && let Some(link) = self.links.get_mut(key)
@@ -156,22 +159,26 @@ impl Multiplexer {
 
     /// What follows from replies having come: room in the lane, sessions whose last reply it was, a drain.
     fn after_replies(&mut self, key: LinkKey, now: Instant) {
-        let (mut is_roomy, mut is_idle) = (false, false);
         if let Some(link) = self.links.get_mut(key) {
             link.heard(now);
-            (is_roomy, is_idle) = (link.load_bytes() <= LANE_BYTES_MAX / 2, link.is_idle());
         }
         self.resume_uploader(key);
         self.advance_settled(now);
-        if self.crowded && is_roomy {
-            self.crowded = false;
-            self.advance_waiting_while(|_| true, now);
-        }
-        if is_roomy && !self.postponed.is_empty() {
-            // While more replies are to come, a few suffice: with each reply come others.
-            self.resume_postponed(if is_idle { usize::MAX } else { RESUMED_MAX });
+        if self.crowded || !self.postponed.is_empty() {
+            self.fill_room(key, now);
         }
         self.check_drained();
+    }
+
+    /// Lets those go on who wait for room, if there is.
+    fn fill_room(&mut self, key: LinkKey, now: Instant) {
+        let Some(link) = self.links.get(key).filter(|link| link.load_bytes() <= LANE_BYTES_MAX / 2) else { return };
+        // While more replies are to come, a few suffice: with each reply come others.
+        let resumed_max = if link.is_idle() { usize::MAX } else { RESUMED_MAX };
+        if std::mem::take(&mut self.crowded) {
+            self.advance_waiting_while(|_| true, now);
+        }
+        self.resume_postponed(resumed_max);
     }
 
     pub(super) fn append_output(&mut self, key: SessionKey, bytes: &[u8]) {

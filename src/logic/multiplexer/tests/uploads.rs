@@ -48,16 +48,9 @@ fn send(bench: &mut Bench, client: SessionKey, bytes: &[u8], read_bytes: usize) 
 
 /// Writes what is to be written to a connection.
 fn drain(bench: &mut Bench, link: LinkKey) -> Vec<u8> {
-    let mut written = Vec::new();
-    loop {
-        let bytes = bench.multiplexer.link_output(link, bench.now).to_vec();
-        if bytes.is_empty() {
-            return written;
-        }
-        bench.multiplexer.on_link_written(link, bytes.len(), bench.now);
-        bench.settle();
-        written.extend(bytes);
-    }
+    let bytes = bench.drain(link);
+    bench.settle();
+    bytes
 }
 
 fn drain_pin(bench: &mut Bench) -> Vec<u8> {
