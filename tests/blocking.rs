@@ -222,7 +222,7 @@ fn a_client_that_is_cut_off_while_it_is_not_read_is_noticed() {
     leaver.send(encode(&["SET", "k", "v"]).repeat(50_000));
     // As much as is held of one client: from here on nobody reads it.
     let held = |list: &str| list.split("qbuf=").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok()).max();
-    wait_until(PATIENCE, || held(&witness.command(&["CLIENT", "LIST"]).text()) >= Some(1024 * 1024));
+    wait_until(PATIENCE, || held(&witness.command(&["CLIENT", "LIST"]).text()) >= Some(64 * 1024));
     leaver.reset();
     wait_for_blocked(&pair.east, 0);
     pair.handover.expect_metric("handover_clients", &[], 1.0);
