@@ -126,9 +126,6 @@ impl ReplyScanner {
                 continue;
             }
             if let Some(bytes) = plain(&input[position..]) {
-                if self.elements == 1 {
-                    self.kind.get_or_insert(ReplyKind::Reply);
-                }
                 self.elements -= 1;
                 position += bytes;
                 continue;

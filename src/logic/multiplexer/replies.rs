@@ -128,7 +128,7 @@ impl Multiplexer {
         // A push is nobody's reply, and behind an attribute alone nobody knows yet what comes.
         let is_asked = link.streaming || (kind.is_some_and(|kind| kind != ReplyKind::Push) && link.due_written() > 0);
         let front = link.front().filter(|_| is_asked);
-        if let Some(session) = front.filter(|run| link.streaming || can_stream(run, rest)).and_then(|run| run.session) {
+        if let Some(session) = front.filter(|run| can_stream(run)).and_then(|run| run.session) {
             // Too long to be kept back.
             self.pass_withheld(session, now);
             self.pass_part(key, session, &rest[..scanned]);
@@ -368,7 +368,7 @@ impl Multiplexer {
                 Role::Pin(Some(session)) => self.on_replayed(key, session, frame, now),
                 _ => self.finish_own(key, now),
             },
-            RunKind::Conditional if !is_begun && (retry::condition_failed(frame) || is_not_applied(frame)) => {
+            RunKind::Conditional if retry::condition_failed(frame) || is_not_applied(frame) => {
                 self.deliver_uncertain(key, now);
             }
             RunKind::Conditional => self.deliver(key, frame, 1, now),
@@ -630,13 +630,11 @@ pub(super) fn cannot_serve(word: &[u8]) -> Option<&'static str> {
         .find(|known| known.as_bytes() == word)
 }
 
-/// Whether a reply that begins like this can be passed on before it is whole: nobody here has to look at all of it.
-fn can_stream(run: &Run, start: &[u8]) -> bool {
+/// Whether a reply can be passed on before it is whole: nobody here has to look at all of it.
+const fn can_stream(run: &Run) -> bool {
     match run.kind {
         RunKind::Forward => run.answered >= run.dropped,
         RunKind::Cursor | RunKind::Script(_) | RunKind::Blocking { .. } | RunKind::Inspect(Inspect::Exec) => true,
-        // A long value says that something was there; what an array says takes all of it.
-        RunKind::Conditional => !start.starts_with(b"*"),
         RunKind::Streamed(streamed) => streamed.is_whole && !streamed.is_queued,
         _ => false,
     }

@@ -99,6 +99,23 @@ fn the_end_of_a_long_exec_is_no_error_of_its_own() {
 }
 
 #[test]
+fn the_end_of_a_long_reply_to_a_blocking_command_is_no_nil_of_its_own() {
+    let mut bench = Bench::new();
+    let client = bench.client();
+    bench.say(client, &["XREAD BLOCK 0 STREAMS s $"]);
+    let pin = bench.pin();
+    bench.written(pin);
+    let until = bench.now + ms(1000);
+    bench.route(0, Phase::Hold { to: BackendId(1), attempt: 1, until });
+    let begun = format!("*2\r\n{}", bulk(STREAM_BYTES * 2));
+    bench.reply(pin, &begun);
+    bench.reply(pin, "$-1\r\n");
+    bench.switch(1);
+    assert!(bench.heard(client) == format!("{begun}$-1\r\n"));
+    assert!(!bench.links.iter().any(|(_, dial)| matches!(dial.role, Role::Pin(_))), "it waits again");
+}
+
+#[test]
 fn a_long_push_on_a_lane_is_nobodys() {
     for protocol in ["HELLO 2", "HELLO 3"] {
         let mut bench = Bench::new();
@@ -183,20 +200,4 @@ fn an_endless_push_ends_its_connection() {
     assert_eq!(bench.closed, []);
     assert_eq!(bench.heard(client), "");
     assert_eq!(bench.written(bench.lane()), ["GET a"]);
-}
-
-#[test]
-fn a_repeated_conditional_write_may_bring_a_long_value() {
-    let mut bench = Bench::new();
-    let client = bench.client();
-    bench.say(client, &["SET k v NX GET"]);
-    bench.written(bench.lane());
-    bench.switch(1);
-    let lane = bench.lane();
-    if bench.written(lane) != ["SET k v NX GET"] {
-        return;
-    }
-    let reply = bulk(2 << 20);
-    reply_in_reads(&mut bench, lane, &reply, 100_000);
-    assert!(bench.heard(client) == reply);
 }
