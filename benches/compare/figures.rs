@@ -112,9 +112,14 @@ impl Figures {
                     && beside.shape == *shape
                     && (beside.run, beside.round) == (sample.run, sample.round)
             })?;
-            Some(sample.values.get(name)? / beside.values.get(name)?)
+            let ratio = sample.values.get(name)? / beside.values.get(name)?;
+            Some((ratio, is_quiet(&sample.values) && is_quiet(&beside.values)))
         };
-        let mut found: Vec<f64> = self.kept(shape, system).filter_map(ratio).collect();
+        let of_system = |sample: &&Sample| sample.shape == *shape && sample.system == system;
+        let pairs: Vec<(f64, bool)> = self.samples.iter().filter(of_system).filter_map(ratio).collect();
+        let quiet = pairs.iter().filter(|(_, is_quiet)| *is_quiet).count();
+        let kept = pairs.iter().filter(|(_, is_quiet)| quiet < ROUNDS_KEPT_MIN || *is_quiet);
+        let mut found: Vec<f64> = kept.map(|(ratio, _)| *ratio).collect();
         (!found.is_empty()).then(|| median(&mut found))
     }
 

@@ -97,6 +97,12 @@ const TARGETS: &[Target] = &[
         bound: Bound::AtMost(250.0),
         found: |f| of(f, "switch", 10_000, "served_after_detection_ms"),
     },
+    // A quarter of a second, and what the default rate of new connections, 500 a second, takes.
+    Target {
+        text: "active killed, 500 clients in BLPOP: ms after detection",
+        bound: Bound::AtMost(1_250.0),
+        found: |f| of(f, "switch", 500, "rearmed_after_detection_ms"),
+    },
     Target { text: "everything on: throughput of all off", bound: Bound::AtLeast(0.95), found: features },
     Target {
         text: "CPU a command, 10,000 clients: of 50",
@@ -107,7 +113,12 @@ const TARGETS: &[Target] = &[
     Target {
         text: "CPU a message, 1,000,000 channels: of 1",
         bound: Bound::AtMost(1.5),
-        found: |f| growth_of_channels(f).into_iter().collect(),
+        found: |f| growth_of_channels(f, "proxy_us", 1).into_iter().collect(),
+    },
+    Target {
+        text: "KiB a channel, 1,000,000 channels: of 10,000",
+        bound: Bound::AtMost(1.2),
+        found: |f| growth_of_channels(f, "kib_a_channel", 10_000).into_iter().collect(),
     },
 ];
 
@@ -232,11 +243,12 @@ fn growth_of_backends(figures: &Figures) -> Vec<f64> {
     shapes.filter_map(|shape| figures.ratio(&shape, "backends-16", "proxy_us", "backends-1")).collect()
 }
 
-fn growth_of_channels(figures: &Figures) -> Option<f64> {
+/// What something takes among a million channels, as a multiple of what it takes among `few`.
+fn growth_of_channels(figures: &Figures, name: &str, few: usize) -> Option<f64> {
     let shapes = figures.shapes("growth");
     let cost = |channels: usize| {
         let shape = shapes.iter().find(|shape| shape.clients == channels && shape.work.contains("channels"))?;
-        figures.value(shape, "hub", "proxy_us")
+        figures.value(shape, "hub", name)
     };
-    Some(cost(1_000_000)? / cost(1)?)
+    Some(cost(1_000_000)? / cost(few)?)
 }

@@ -10,12 +10,27 @@ pub struct Key<T> {
 }
 
 impl<T> Key<T> {
-    /// The place, unique among what is alive; reused after a removal.
+    /// The place, unique among what is alive and below 2^31; reused after a removal.
     #[must_use]
     pub const fn index(self) -> usize {
         self.index as usize
     }
+
+    /// The place, and how often it was taken before.
+    #[must_use]
+    pub const fn parts(self) -> (u32, u32) {
+        (self.index, self.generation)
+    }
+
+    /// The key with these [`Self::parts`].
+    #[must_use]
+    pub const fn from_parts((index, generation): (u32, u32)) -> Self {
+        Self { index, generation, kind: PhantomData }
+    }
 }
+
+/// An index and a bit beside it fit into 32 bits.
+const VALUES_MAX: usize = 1 << 31;
 
 // Derives would ask the same of `T`, which a key does not hold.
 impl<T> Clone for Key<T> {
@@ -64,8 +79,9 @@ impl<T> Arena<T> {
     /// Takes a value in.
     pub fn insert(&mut self, value: T) -> Key<T> {
         let index = self.free.pop().unwrap_or_else(|| {
+            assert!(self.places.len() < VALUES_MAX, "an arena holds at most {VALUES_MAX} values");
             self.places.push(Place { generation: self.first_generation, value: None });
-            u32::try_from(self.places.len() - 1).expect("an arena holds fewer than 2^32 values")
+            (self.places.len() - 1) as u32
         });
         let place = &mut self.places[index as usize];
         place.value = Some(value);
@@ -161,12 +177,6 @@ impl<T, V> SideTable<T, V> {
         }
     }
 
-    /// Whatever stands in a place, with its key.
-    #[must_use]
-    pub fn at(&self, index: usize) -> Option<(Key<T>, &V)> {
-        self.places.get(index)?.as_ref().map(|(key, value)| (*key, value))
-    }
-
     /// Takes a value out.
     pub fn remove(&mut self, key: Key<T>) -> Option<V> {
         self.get(key)?;
@@ -197,7 +207,7 @@ mod tests {
         let second = arena.insert(());
         assert_eq!((table.get(first), table.get(second)), (Some(&"first"), None));
         table.insert(second, "second");
-        assert_eq!((table.at(0), table.at(1)), (Some((second, &"second")), None));
+        assert_eq!((table.get(first), table.get(second)), (None, Some(&"second")));
         assert_eq!((table.remove(first), table.remove(second)), (None, Some("second")));
         assert_eq!(table.iter().count(), 0);
     }

@@ -34,7 +34,7 @@ use crate::net::dial::Endpoint;
 use crate::net::socket::Socket;
 use crate::telemetry::counters::{self, WorkerCounters};
 
-/// What is read from a client at a time.
+/// What is read from a client at a time, at most.
 pub(super) const CLIENT_READ_BYTES: usize = 256 * 1024;
 /// What is read from a backend at a time.
 pub(super) const LINK_READ_BYTES: usize = 256 * 1024;
@@ -211,8 +211,8 @@ impl Hub {
                 }
             }
             Output::Resume(session) => {
-                if self.clients.borrow().get(session).is_some_and(|socket| socket.watched.is_readable()) {
-                    self.look_again(Owner::Client(session.index()));
+                if let Some(socket) = self.clients.borrow().get(session).filter(|socket| socket.watched.is_readable()) {
+                    self.look_again(Owner::Client(session), &socket.watched);
                 }
             }
             Output::ResumeLink(link) => self.look_at_link(link),
@@ -276,12 +276,12 @@ impl Hub {
         let (address, local_address) = origin.unwrap_or_else(|| socket.addresses());
         let peer = Peer { address: address.into(), local_address: local_address.into(), dedicated, ..Peer::default() };
         let Some(key) = self.turn(|machine, now| Some(machine.on_client(peer, now))) else { return };
-        let owner = Owner::Client(key.index());
+        let owner = Owner::Client(key);
         let Ok(watched) = Watched::new(socket, owner, &self.registry) else {
             return self.turn(|machine, _| machine.on_client_lost(key, CloseReason::ClientLost));
         };
         if watched.is_readable() {
-            self.look_again(owner);
+            self.look_again(owner, &watched);
         }
         self.clients.borrow_mut().insert(key, Rc::new(ClientSocket { watched, _place: place }));
         self.spec.counters.clients.add(1);
@@ -289,8 +289,8 @@ impl Hub {
 
     /// A backend connection may hold something that was not wanted before.
     pub(super) fn look_at_link(&self, link: LinkKey) {
-        if self.links.borrow().get(link).is_some_and(|socket| socket.watched.is_readable()) {
-            self.look_again(Owner::Link(link.index()));
+        if let Some(socket) = self.links.borrow().get(link).filter(|socket| socket.watched.is_readable()) {
+            self.look_again(Owner::Link(link), &socket.watched);
         }
     }
 
@@ -317,10 +317,10 @@ impl Hub {
         // Who was given up while it was being opened must not take the place of who came after it.
         let opened = opened.filter(|_| self.wants_link_bytes(key));
         if let Some((socket, backend)) = opened {
-            let owner = Owner::Link(key.index());
+            let owner = Owner::Link(key);
             let watched = Watched::new(socket, owner, &self.registry)?;
             if watched.is_readable() {
-                self.look_again(owner);
+                self.look_again(owner, &watched);
             }
             let play = Play::begun(self.played(backend));
             self.links.borrow_mut().insert(key, Rc::new(LinkSocket { watched, backend, play }));
@@ -623,6 +623,25 @@ mod tests {
         assert!(list.starts_with("id=2 "), "{list}");
     }
 
+    fn socket() -> Socket {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Socket::Tcp(mio::net::TcpStream::from_std(stream))
+    }
+
+    /// However often somebody is told of, a round reads it once: else who keeps us busy would have ever more of each round.
+    #[test]
+    fn who_has_more_to_say_stands_in_line_once() {
+        let (hub, _sender) = hub();
+        let key = hub.turn(|machine, now| Some(machine.on_client(Peer::default(), now))).unwrap();
+        let owner = Owner::Client(key);
+        let watched = Watched::new(socket(), owner, &hub.registry).unwrap();
+        hub.look_again(owner, &watched);
+        hub.look_again(owner, &watched);
+        assert_eq!(*hub.unread.borrow(), [owner]);
+    }
+
     #[test]
     fn a_connection_that_nobody_waits_for_any_more_takes_nobodys_place() {
         let (hub, _sender) = hub();
@@ -636,13 +655,7 @@ mod tests {
         };
         let (former, later) = (link(), link());
         assert_eq!(former.index(), later.index());
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = || {
-            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            stream.set_nonblocking(true).unwrap();
-            Socket::Tcp(mio::net::TcpStream::from_std(stream))
-        };
-        let watched = Watched::new(socket(), Owner::Link(later.index()), &hub.registry).unwrap();
+        let watched = Watched::new(socket(), Owner::Link(later), &hub.registry).unwrap();
         let in_use = LinkSocket { watched, backend: BackendId(0), play: Play::begun(None) };
         hub.links.borrow_mut().insert(later, Rc::new(in_use));
         let opened = hub.open_link(former, Some((socket(), BackendId(0))), DialOutcome::Failed("late".to_owned()));

@@ -19,32 +19,34 @@ use super::client::Place;
 use super::drill::{self, Play};
 use super::hub::Hub;
 use crate::channels::BackendId;
+use crate::logic::arena::Key;
 use crate::logic::multiplexer::{CloseReason, LinkKey, SessionKey};
 use crate::net::socket::Socket;
 
 /// Sockets served in a round: the backends get what they sent before others are read.
 const EVENTS_MAX: usize = 128;
 
-/// Whose socket it is, by its place in the hub's tables. A place may have got a new socket since an event was told of
-/// the old one: then there is nothing to be read, and no harm.
+/// Whose socket it is. What is told of a socket that is gone finds nobody, whoever has its place by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    Client(usize),
-    Link(usize),
+    Client(SessionKey),
+    Link(LinkKey),
 }
 
 impl From<Owner> for Token {
     fn from(owner: Owner) -> Self {
-        match owner {
-            Owner::Client(index) => Self(index << 1),
-            Owner::Link(index) => Self(index << 1 | 1),
-        }
+        let ((index, generation), is_link) = match owner {
+            Owner::Client(key) => (key.parts(), 0),
+            Owner::Link(key) => (key.parts(), 1),
+        };
+        Self((generation as usize) << 32 | (index as usize) << 1 | is_link)
     }
 }
 
 impl From<Token> for Owner {
     fn from(Token(number): Token) -> Self {
-        if number & 1 == 0 { Self::Client(number >> 1) } else { Self::Link(number >> 1) }
+        let parts = (number as u32 >> 1, (number >> 32) as u32);
+        if number & 1 == 0 { Self::Client(Key::from_parts(parts)) } else { Self::Link(Key::from_parts(parts)) }
     }
 }
 
@@ -87,13 +89,21 @@ pub(super) struct Watched {
     is_ended: Cell<bool>,
     /// The kernel took no more bytes.
     is_blocked: Cell<bool>,
+    /// It stands among those that are read in the next round.
+    is_unread: Cell<bool>,
 }
 
 impl Watched {
     pub(super) fn new(mut socket: Socket, owner: Owner, registry: &Registry) -> io::Result<Self> {
         registry.register(socket.source(), owner.into(), Interest::READABLE | Interest::WRITABLE)?;
         let is_readable = Cell::new(socket.may_hold_bytes());
-        Ok(Self { socket, is_readable, is_ended: Cell::new(false), is_blocked: Cell::new(false) })
+        Ok(Self {
+            socket,
+            is_readable,
+            is_ended: Cell::new(false),
+            is_blocked: Cell::new(false),
+            is_unread: Cell::new(false),
+        })
     }
 
     pub(super) const fn socket(&self) -> &Socket {
@@ -207,8 +217,8 @@ impl Hub {
 
     fn serve_event(self: &Rc<Self>, event: &Event) {
         match event.token().into() {
-            Owner::Client(index) => {
-                let Some((key, socket)) = self.client_at(index) else { return };
+            Owner::Client(key) => {
+                let Some(socket) = self.client_socket(key) else { return };
                 if socket.watched.note(event) {
                     self.write_client(key, Instant::now());
                     self.turn(|_, _| ());
@@ -217,45 +227,54 @@ impl Hub {
                     // Whoever is not read would be found out by its next reply alone, which may never come.
                     return self.turn(|machine, _| machine.on_client_lost(key, CloseReason::ClientLost));
                 }
-                self.read_client(key, &socket);
+                if !socket.watched.is_unread.get() {
+                    self.read_client(key, &socket);
+                }
             }
-            Owner::Link(index) => {
-                let Some((key, socket)) = self.link_at(index) else { return };
+            Owner::Link(key) => {
+                let Some(socket) = self.link_socket(key) else { return };
                 if socket.watched.note(event) {
                     self.catch_up();
                     self.write_link(key, Instant::now());
                     self.turn(|_, _| ());
                 }
-                self.read_link(key, &socket);
-            }
-        }
-    }
-
-    fn client_at(&self, index: usize) -> Option<(SessionKey, Rc<ClientSocket>)> {
-        self.clients.borrow().at(index).map(|(key, socket)| (key, socket.clone()))
-    }
-
-    fn link_at(&self, index: usize) -> Option<(LinkKey, Rc<LinkSocket>)> {
-        self.links.borrow().at(index).map(|(key, socket)| (key, socket.clone()))
-    }
-
-    fn read_again(self: &Rc<Self>, owner: Owner) {
-        match owner {
-            Owner::Client(index) => {
-                if let Some((key, socket)) = self.client_at(index) {
-                    self.read_client(key, &socket);
-                }
-            }
-            Owner::Link(index) => {
-                if let Some((key, socket)) = self.link_at(index) {
+                if !socket.watched.is_unread.get() {
                     self.read_link(key, &socket);
                 }
             }
         }
     }
 
-    /// Looks at a socket again in the next round: it holds something that nobody will tell of once more.
-    pub(super) fn look_again(&self, owner: Owner) {
+    fn client_socket(&self, key: SessionKey) -> Option<Rc<ClientSocket>> {
+        self.clients.borrow().get(key).cloned()
+    }
+
+    fn link_socket(&self, key: LinkKey) -> Option<Rc<LinkSocket>> {
+        self.links.borrow().get(key).cloned()
+    }
+
+    fn read_again(self: &Rc<Self>, owner: Owner) {
+        match owner {
+            Owner::Client(key) => {
+                if let Some(socket) = self.client_socket(key) {
+                    socket.watched.is_unread.set(false);
+                    self.read_client(key, &socket);
+                }
+            }
+            Owner::Link(key) => {
+                if let Some(socket) = self.link_socket(key) {
+                    socket.watched.is_unread.set(false);
+                    self.read_link(key, &socket);
+                }
+            }
+        }
+    }
+
+    /// Reads a socket in the next round, once: it holds something that nobody will tell of again.
+    pub(super) fn look_again(&self, owner: Owner, watched: &Watched) {
+        if watched.is_unread.replace(true) {
+            return;
+        }
         self.unread.borrow_mut().push(owner);
         if !self.is_serving.get() {
             self.attention.notify_one();
@@ -268,7 +287,7 @@ impl Hub {
             return;
         }
         let mut scratch = self.client_scratch.borrow_mut();
-        let bytes_max = self.machine.borrow().client_read_bytes(scratch.len());
+        let bytes_max = self.machine.borrow().client_read_bytes(key, scratch.len());
         match socket.watched.read(&mut scratch[..bytes_max]) {
             Ok(0) => self.turn(|machine, now| machine.on_client_end(key, now)),
             Ok(bytes) => self.turn(|machine, now| machine.on_client_bytes(key, &scratch[..bytes], now)),
@@ -276,7 +295,7 @@ impl Hub {
             Err(_) => return self.turn(|machine, _| machine.on_client_lost(key, CloseReason::ClientLost)),
         }
         if socket.watched.is_readable() && self.wants_client_bytes(key) {
-            self.look_again(Owner::Client(key.index()));
+            self.look_again(Owner::Client(key), &socket.watched);
         }
     }
 
@@ -300,7 +319,7 @@ impl Hub {
             Err(error) => return self.lose_link(key, &error.to_string()),
         }
         if socket.watched.is_readable() && self.wants_link_bytes(key) && socket.is_open_to_reads() {
-            self.look_again(Owner::Link(key.index()));
+            self.look_again(Owner::Link(key), &socket.watched);
         }
     }
 
@@ -314,7 +333,7 @@ impl Hub {
 
     /// Writes to one client.
     fn write_client(self: &Rc<Self>, key: SessionKey, now: Instant) {
-        let Some(socket) = self.clients.borrow().get(key).cloned() else { return };
+        let Some(socket) = self.client_socket(key) else { return };
         let result = loop {
             let written = match self.machine.borrow().client_output(key) {
                 [] => socket.watched.socket.try_flush().map(|()| None),
@@ -348,7 +367,7 @@ impl Hub {
 
     /// Writes to one backend connection.
     fn write_link(self: &Rc<Self>, key: LinkKey, now: Instant) {
-        let Some(socket) = self.links.borrow().get(key).cloned() else { return };
+        let Some(socket) = self.link_socket(key) else { return };
         let failure = loop {
             let written = match self.machine.borrow().link_output(key, now) {
                 [] => socket.play.try_flush(&socket.watched.socket).map(|()| None),
@@ -404,6 +423,18 @@ fn is_passing(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An event of a socket that is gone must not be taken for one of the socket that has its place.
+    #[test]
+    fn a_token_names_one_socket_alone() {
+        let parts = [(0, 0), (0, 1), (1, 0), (0x7fff_ffff, u32::MAX)];
+        let owners = parts.map(|parts| [Owner::Client(Key::from_parts(parts)), Owner::Link(Key::from_parts(parts))]);
+        let mut tokens: Vec<Token> = owners.as_flattened().iter().map(|&owner| owner.into()).collect();
+        assert!(owners.as_flattened().iter().zip(&tokens).all(|(&owner, &token)| Owner::from(token) == owner));
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), 8);
+    }
 
     /// Beside its session, all that is kept of an idle client.
     #[test]

@@ -10,6 +10,10 @@ use super::{HELD_INPUT_BYTES_MAX, INPUT_BYTES_MAX, LANE_BYTES_MAX, LinkKey, Mult
 pub(super) const UPLOAD_BYTES: usize = 1024 * 1024;
 /// Of a request that is passed on, or waits for a connection to be passed on to, no more than this is held.
 pub(super) const PASSING_BYTES_MAX: usize = 256 * 1024;
+/// What is read of a client at a time, as a rule …
+const READ_BYTES: usize = 64 * 1024;
+/// … and more if the request that has begun takes so much.
+const LARGE_READ_FROM: usize = 4 * 1024;
 /// What is read of a client at a time while as much is held as may be.
 pub(super) const CROWDED_READ_BYTES: usize = 4 * 1024;
 /// What such requests may take together; one alone may always go on.
@@ -57,11 +61,14 @@ impl Multiplexer {
         }
     }
 
-    /// How much is read of a client at a time, if that is usually `most` bytes: little while much is held, since nobody
-    /// knows of bytes whether they must wait before they were read, and there may be thousands of clients.
+    /// How much is read of a client at a time: little while much is held, since nobody knows of bytes whether they must
+    /// wait before they were read, and there may be thousands of clients; much in the midst of large requests, of which
+    /// there are few in it; and never more small ones than others can wait for.
     #[must_use]
-    pub const fn client_read_bytes(&self, most: usize) -> usize {
-        if self.is_crowded() && most > CROWDED_READ_BYTES { CROWDED_READ_BYTES } else { most }
+    pub fn client_read_bytes(&self, key: SessionKey, most: usize) -> usize {
+        let is_in_large = |session: &Session| session.scanner.bytes_announced() >= LARGE_READ_FROM;
+        let usual = if self.sessions.get(key).is_some_and(is_in_large) { most } else { READ_BYTES };
+        usual.min(most).min(if self.is_crowded() { CROWDED_READ_BYTES } else { most })
     }
 
     /// Whether what a client sends is left in the kernel for now, since it would have to wait for room in its lane and be

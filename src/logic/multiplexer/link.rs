@@ -443,12 +443,13 @@ impl Link {
     pub fn load_bytes(&self) -> usize {
         let due = self.commands_unanswered;
         let replies = if due > REQUESTS_MIN { due.saturating_mul(self.reply_bytes) } else { 0 };
-        if replies > self.retained.len() { replies } else { self.retained.len() }
+        replies.max(self.retained.len())
     }
 
     /// So many replies took so many bytes.
-    pub const fn note_reply_bytes(&mut self, bytes: usize, replies: u32) {
-        let mean = bytes / if replies == 0 { 1 } else { replies as usize };
+    pub fn note_reply_bytes(&mut self, bytes: usize, replies: u32) {
+        // A division takes as long as all the rest.
+        let mean = if replies <= 1 { bytes } else { bytes / replies as usize };
         self.reply_bytes = (self.reply_bytes * 3 + mean).div_ceil(4);
     }
 

@@ -38,6 +38,9 @@ impl Multiplexer {
             let scanned = link.scanned();
             let Some(joined) = link.unstash(new) else {
                 let Some((rest, scanned)) = self.take_replies(key, bytes, scanned, now) else { return };
+                if rest.is_empty() {
+                    return;
+                }
                 let passed = self.pass_partial(key, rest, scanned, now);
                 if let Some(link) = self.links.get_mut(key) {
                     link.keep(&rest[passed..], scanned - passed);
@@ -165,22 +168,26 @@ impl Multiplexer {
 
     /// What follows from replies having come: room in the lane, sessions whose last reply it was, a drain.
     fn after_replies(&mut self, key: LinkKey, now: Instant) {
-        let (mut is_roomy, mut is_idle) = (false, false);
         if let Some(link) = self.links.get_mut(key) {
             link.heard(now);
-            (is_roomy, is_idle) = (link.load_bytes() <= LANE_BYTES_MAX / 2, link.is_idle());
         }
         self.resume_uploader(key);
         self.advance_settled(now);
-        if self.crowded && is_roomy {
-            self.crowded = false;
-            self.advance_waiting_while(|_| true, now);
-        }
-        if is_roomy && !self.postponed.is_empty() {
-            // While more replies are to come, a few suffice: with each reply come others.
-            self.resume_postponed(if is_idle { usize::MAX } else { RESUMED_MAX });
+        if self.crowded || !self.postponed.is_empty() {
+            self.fill_room(key, now);
         }
         self.check_drained();
+    }
+
+    /// Lets those go on who wait for room, if there is.
+    fn fill_room(&mut self, key: LinkKey, now: Instant) {
+        let Some(link) = self.links.get(key).filter(|link| link.load_bytes() <= LANE_BYTES_MAX / 2) else { return };
+        // While more replies are to come, a few suffice: with each reply come others.
+        let resumed_max = if link.is_idle() { usize::MAX } else { RESUMED_MAX };
+        if std::mem::take(&mut self.crowded) {
+            self.advance_waiting_while(|_| true, now);
+        }
+        self.resume_postponed(resumed_max);
     }
 
     pub(super) fn append_output(&mut self, key: SessionKey, bytes: &[u8]) {

@@ -87,13 +87,15 @@ impl Multiplexer {
     /// Carries out what came, as far as it goes, and keeps the rest.
     fn take_client_bytes(&mut self, key: SessionKey, mut bytes: &[u8], now: Instant) {
         while let Some(session) = self.sessions.get_mut(key).filter(|session| session.ending.is_none()) {
-            let is_held =
-                session.wait.is_some() || !session.pending.is_empty() || !session.has_room(&self.settings.limits);
-            if is_held || session.upload.is_some() {
+            let is_held = session.wait.is_some() || !session.pending.is_empty() || session.upload.is_some();
+            if is_held || !session.has_room(&self.settings.limits) {
                 return self.put_behind(key, bytes, now);
             }
             if session.input.is_empty() {
-                return self.take_burst(key, bytes, now);
+                session.burst_answered &= session.due > 0;
+                session.refuses_wait &= session.due > 0;
+                let consumed = self.take_requests(key, bytes, now);
+                return self.keep_input(key, &bytes[consumed..]);
             }
             // Of a request begun before, only what completes it is copied.
             let missing = session.scanner.bytes_announced().saturating_sub(session.input.len());
@@ -115,19 +117,15 @@ impl Multiplexer {
         }
     }
 
-    /// Nothing stands before these bytes.
-    fn take_burst(&mut self, key: SessionKey, bytes: &[u8], now: Instant) {
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.burst_answered &= session.due > 0;
-            session.refuses_wait &= session.due > 0;
-        }
-        let consumed = self.take_requests(key, bytes, now);
-        if let Some(session) = self.sessions.get_mut(key)
+    /// Keeps what must wait, or is only the start of a request.
+    fn keep_input(&mut self, key: SessionKey, rest: &[u8]) {
+        if !rest.is_empty()
+            && let Some(session) = self.sessions.get_mut(key)
             && session.ending.is_none()
         {
-            session.input.extend_from_slice(&bytes[consumed..]);
+            session.input.extend_from_slice(rest);
             if session.listed {
-                self.held_bytes += bytes.len() - consumed;
+                self.held_bytes += rest.len();
             }
         }
     }

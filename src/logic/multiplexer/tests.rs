@@ -8,6 +8,7 @@ mod local_answers;
 mod long_replies;
 mod pins;
 mod pubsub;
+mod room;
 mod scans_and_scripts;
 mod stuck;
 mod timing;
@@ -204,10 +205,22 @@ impl Bench {
         self.heard(client)
     }
 
+    /// Writes what is to be written to a connection.
+    fn drain(&mut self, link: LinkKey) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            let bytes = self.multiplexer.link_output(link, self.now).to_vec();
+            if bytes.is_empty() {
+                return all;
+            }
+            self.multiplexer.on_link_written(link, bytes.len(), self.now);
+            all.extend(bytes);
+        }
+    }
+
     /// Writes what is to be written to a connection, and returns the words of each request.
     fn written(&mut self, link: LinkKey) -> Vec<String> {
-        let bytes = self.multiplexer.link_output(link, self.now).to_vec();
-        self.multiplexer.on_link_written(link, bytes.len(), self.now);
+        let bytes = self.drain(link);
         let mut requests = Vec::new();
         let mut rest = &bytes[..];
         while let crate::resp::request::Scan::Frame(frame) =

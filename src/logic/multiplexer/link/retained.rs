@@ -10,11 +10,14 @@ const BLOCK_BYTES: usize = 256 * 1024;
 /// Bytes in the order in which they were put there. What was put there together stays together.
 #[derive(Debug, Default)]
 pub(super) struct Retained {
-    /// None of them is empty, but for a single one.
-    blocks: VecDeque<BytesMut>,
+    /// Blocks before the last one, which is nearly always the only one. None of them is empty.
+    full: VecDeque<BytesMut>,
+    last: BytesMut,
     /// Empty ones, for what comes.
     spare: Vec<BytesMut>,
     len: usize,
+    /// The most that the last block has held: a block does not tell of the room before its first byte.
+    last_len_max: usize,
 }
 
 impl Retained {
@@ -23,68 +26,65 @@ impl Retained {
     }
 
     /// Puts bytes behind the others; whether they stand in one piece with those.
+    #[inline]
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
-        self.len += bytes.len();
-        match self.blocks.back_mut() {
-            Some(block) if block.is_empty() || block.len() + bytes.len() <= BLOCK_BYTES => {
-                block.extend_from_slice(bytes);
-                true
-            }
-            // Who needs a second block is about to fill it.
-            Some(_) => {
-                let mut block = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(BLOCK_BYTES));
-                block.extend_from_slice(bytes);
-                self.blocks.push_back(block);
-                false
-            }
-            None => {
-                self.blocks.push_back(BytesMut::from(bytes));
-                true
-            }
+        let is_joined = self.last.is_empty() || self.last.len() + bytes.len() <= BLOCK_BYTES;
+        if !is_joined {
+            self.begin_block();
         }
+        self.last.extend_from_slice(bytes);
+        self.len += bytes.len();
+        self.last_len_max = self.last_len_max.max(self.last.len());
+        is_joined
+    }
+
+    /// Who needs a second block is about to fill it.
+    #[inline(never)]
+    fn begin_block(&mut self) {
+        let next = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(BLOCK_BYTES));
+        self.full.push_back(std::mem::replace(&mut self.last, next));
+        self.last_len_max = BLOCK_BYTES;
     }
 
     /// The first bytes, all of which were put there together.
     pub(super) fn first(&self, bytes: usize) -> &[u8] {
-        self.blocks.front().map_or(&[], |block| &block[..bytes])
+        &self.full.front().unwrap_or(&self.last)[..bytes]
     }
 
     /// Bytes behind the first `skipped`, as many as stand in one piece; empty when there are none.
+    #[inline]
     pub(super) fn behind(&self, mut skipped: usize) -> &[u8] {
-        for block in &self.blocks {
+        for block in &self.full {
             if skipped < block.len() {
                 return &block[skipped..];
             }
             skipped -= block.len();
         }
-        &[]
+        &self.last[skipped..]
     }
 
     /// Forgets the first bytes.
+    #[inline]
     pub(super) fn consume(&mut self, mut bytes: usize) {
         self.len -= bytes;
-        while bytes > 0
-            && let Some(block) = self.blocks.front_mut()
-        {
-            let here = bytes.min(block.len());
-            bytes -= here;
-            if here < block.len() {
-                block.advance(here);
-                continue;
+        while let Some(block) = self.full.front_mut() {
+            if bytes < block.len() {
+                return block.advance(bytes);
             }
+            bytes -= block.len();
             block.clear();
-            if self.blocks.len() > 1 {
-                self.spare.extend(self.blocks.pop_front());
-            }
+            self.spare.extend(self.full.pop_front());
         }
+        crate::logic::multiplexer::consume(&mut self.last, bytes);
     }
 
     /// Takes everything out, in one piece.
     pub(super) fn take(&mut self) -> BytesMut {
+        let mut blocks = std::mem::take(&mut self.full);
+        blocks.push_back(std::mem::take(&mut self.last));
         self.len = 0;
-        let mut blocks = std::mem::take(&mut self.blocks).into_iter();
-        let mut all = blocks.next().unwrap_or_default();
-        blocks.for_each(|block| all.extend_from_slice(&block));
+        let mut all = blocks.pop_front().unwrap_or_default();
+        blocks.iter().for_each(|block| all.extend_from_slice(block));
         all
     }
 
@@ -92,25 +92,25 @@ impl Retained {
     pub(super) fn put(&mut self, bytes: BytesMut) {
         debug_assert_eq!(self.len, 0);
         self.len = bytes.len();
-        self.blocks.clear();
-        self.blocks.push_back(bytes);
+        self.last_len_max = bytes.capacity();
+        self.last = bytes;
     }
 
-    /// Gives back what is more than `bytes_max` of the room that is not used.
+    /// Gives back the room of what is empty now, if it is more than `bytes_max`.
+    #[inline]
     pub(super) fn shrink(&mut self, bytes_max: usize) {
-        while self.capacity() > bytes_max
-            && let Some(block) = self.spare.pop()
-        {
-            drop(block);
-        }
-        if self.len == 0 && self.capacity() > bytes_max {
-            self.blocks.clear();
+        debug_assert_eq!(self.len, 0);
+        if self.last_len_max > bytes_max || !self.spare.is_empty() {
+            self.spare.truncate((bytes_max / BLOCK_BYTES).saturating_sub(1));
+            if self.last_len_max > bytes_max {
+                (self.last, self.last_len_max) = (BytesMut::new(), 0);
+            }
         }
     }
 
-    /// Memory held, in bytes.
+    /// Memory held, in bytes, but for what was consumed of a block that is in use.
     pub(super) fn capacity(&self) -> usize {
-        self.blocks.iter().chain(&self.spare).map(BytesMut::capacity).sum()
+        self.full.iter().chain(&self.spare).chain([&self.last]).map(BytesMut::capacity).sum()
     }
 }
 
@@ -179,15 +179,34 @@ mod tests {
                         prop_assert_eq!(&all[..], &plain[..]);
                         retained.put(all);
                     }
-                    Step::Shrink => retained.shrink(0),
+                    Step::Shrink if plain.is_empty() => retained.shrink(0),
+                    Step::Shrink => {}
                 }
                 prop_assert_eq!(retained.len(), plain.len());
                 prop_assert_eq!(read(&retained, plain.len() / 3), &plain[plain.len() / 3..]);
             }
             retained.consume(plain.len());
             retained.shrink(0);
-            prop_assert_eq!(retained.capacity(), 0);
+            prop_assert_eq!((retained.capacity(), retained.spare.len()), (0, 0));
         }
+    }
+
+    /// What was consumed piece by piece holds its memory as well.
+    #[test]
+    fn a_large_block_is_given_back_once_it_is_empty() {
+        let mut retained = Retained::default();
+        for _ in 0..10 {
+            retained.push(&[1; 10_000]);
+        }
+        for _ in 0..10 {
+            retained.consume(10_000);
+        }
+        retained.shrink(50_000);
+        assert_eq!(retained.capacity(), 0);
+        retained.push(b"small");
+        retained.consume(5);
+        retained.shrink(50_000);
+        assert!(retained.capacity() > 0);
     }
 
     #[test]

@@ -570,7 +570,7 @@ fn many_clients_that_come_at_once_do_not_hold_much_together() {
     for &client in &clients {
         let mut rest = &burst[..];
         while !rest.is_empty() && bench.multiplexer.wants_client_bytes(client) {
-            let (read, later) = rest.split_at(bench.multiplexer.client_read_bytes(READ_BYTES).min(rest.len()));
+            let (read, later) = rest.split_at(bench.multiplexer.client_read_bytes(client, READ_BYTES).min(rest.len()));
             bench.multiplexer.on_client_bytes(client, read, bench.now);
             rest = later;
         }

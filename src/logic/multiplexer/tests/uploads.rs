@@ -48,8 +48,7 @@ fn send(bench: &mut Bench, client: SessionKey, bytes: &[u8], read_bytes: usize) 
 
 /// Writes what is to be written to a connection.
 fn drain(bench: &mut Bench, link: LinkKey) -> Vec<u8> {
-    let bytes = bench.multiplexer.link_output(link, bench.now).to_vec();
-    bench.multiplexer.on_link_written(link, bytes.len(), bench.now);
+    let bytes = bench.drain(link);
     bench.settle();
     bytes
 }
