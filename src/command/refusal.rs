@@ -81,6 +81,13 @@ pub enum Refusal {
     NoNotifications,
     /// A value that CLIENT SETINFO does not take.
     InvalidAttribute(String),
+    /// A client's name, or what it says of its library, is too long.
+    NameTooLong {
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        bytes_max: usize,
+    },
 }
 
 const DISCARDED: &str = "EXECABORT Transaction discarded because of:";
@@ -167,6 +174,10 @@ impl fmt::Display for Refusal {
             Self::InvalidAttribute(name) => {
                 write!(formatter, "ERR {name} cannot contain spaces, newlines or special characters.")
             }
+            Self::NameTooLong { bytes, bytes_max } => write!(
+                formatter,
+                "ERR handover: a name or attribute of a client is at most {bytes_max} bytes long; this one has {bytes}"
+            ),
             Self::Unauthenticated => formatter.write_str("NOAUTH Authentication required."),
             Self::UnauthenticatedExec => {
                 formatter.write_str("EXECABORT Transaction discarded because of: NOAUTH Authentication required.")

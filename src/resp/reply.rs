@@ -126,7 +126,6 @@ impl ReplyScanner {
                 continue;
             }
             if let Some(bytes) = plain(&input[position..]) {
-                self.kind.get_or_insert(ReplyKind::Reply);
                 self.elements -= 1;
                 position += bytes;
                 continue;
@@ -160,7 +159,8 @@ impl ReplyScanner {
     /// Takes one line without its CRLF: a whole element, or the header of one.
     fn take_line(&mut self, line: &[u8]) -> Result<(), &'static str> {
         let (&marker, rest) = line.split_first().ok_or("an empty line")?;
-        if self.kind.is_none() && marker != b'|' {
+        // What stands within an attribute says nothing of the reply behind it.
+        if self.kind.is_none() && self.elements == 1 && marker != b'|' {
             self.kind = Some(match marker {
                 b'-' | b'!' => ReplyKind::Error,
                 b'>' => ReplyKind::Push,
@@ -325,6 +325,21 @@ mod tests {
             read_in_pieces(b">2\r\n+a\r\n+b\r\n:1\r\n", &[]),
             Ok(vec![(12, ReplyKind::Push), (16, ReplyKind::Reply)])
         );
+        let attribute = b"|2\r\n+a\r\n$1\r\nx\r\n*1\r\n:1\r\n-b\r\n";
+        let described: [(&[u8], ReplyKind); 4] = [
+            (b">1\r\n+a\r\n", ReplyKind::Push),
+            (b"-ERR no\r\n", ReplyKind::Error),
+            (b"$1\r\nx\r\n", ReplyKind::Reply),
+            (b"*1\r\n-ERR no\r\n", ReplyKind::Reply),
+        ];
+        for (reply, kind) in described {
+            let reply = [attribute, reply].concat();
+            let bytewise: Vec<usize> = (0..reply.len()).collect();
+            for cuts in [&[][..], &bytewise] {
+                let shown = String::from_utf8_lossy(&reply);
+                assert_eq!(read_in_pieces(&reply, cuts), Ok(vec![(reply.len(), kind)]), "{shown:?}");
+            }
+        }
     }
 
     #[test]

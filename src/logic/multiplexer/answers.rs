@@ -19,6 +19,9 @@ use crate::logic::identity::IdentityId;
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
 
+/// The longest name of a client, or of its library.
+const NAME_BYTES_MAX: usize = 4096;
+
 /// A HELLO, parsed.
 #[derive(Debug)]
 pub(super) struct Hello {
@@ -377,6 +380,9 @@ impl Multiplexer {
             let refusal = Refusal::Redis("ERR Client names cannot contain spaces, newlines or special characters.");
             return self.refuse(key, &refusal, now);
         }
+        if let Err(refusal) = check_length(name) {
+            return self.refuse(key, &refusal, now);
+        }
         if let Some(session) = self.sessions.get_mut(key) {
             session.peer.name = name.into();
         }
@@ -396,6 +402,9 @@ impl Multiplexer {
         if !value.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
             let name = String::from_utf8_lossy(field).to_lowercase();
             return self.refuse(key, &Refusal::InvalidAttribute(name), now);
+        }
+        if let Err(refusal) = check_length(value) {
+            return self.refuse(key, &refusal, now);
         }
         *place = latest.share(value);
         self.answer(key, |out| encode::simple(out, "OK"), now);
@@ -446,12 +455,21 @@ fn parse_hello(request: Request<'_>, current: Protocol) -> Result<Hello, Refusal
             if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
                 return Err(Refusal::Redis("ERR Client names cannot contain spaces, newlines or special characters."));
             }
+            check_length(name)?;
             hello.name = Some(Bytes::copy_from_slice(name));
         } else {
             return Err(hello_syntax(option));
         }
     }
     Ok(hello)
+}
+
+/// Names are kept for as long as their client stays, and told to whoever asks; Redis has no bound.
+fn check_length(name: &[u8]) -> Result<(), Refusal> {
+    match name.len() {
+        ..=NAME_BYTES_MAX => Ok(()),
+        bytes => Err(Refusal::NameTooLong { bytes, bytes_max: NAME_BYTES_MAX }),
+    }
 }
 
 fn hello_syntax(option: &[u8]) -> Refusal {

@@ -7,7 +7,7 @@ mod upload;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use self::retained::Retained;
 use self::timing::Timing;
@@ -550,6 +550,21 @@ impl Link {
     #[must_use]
     pub const fn scanned(&self) -> usize {
         self.scanned
+    }
+
+    /// Keeps the last `left` bytes of what was joined, where they stand.
+    pub fn put_back(&mut self, mut joined: BytesMut, left: usize, scanned: usize) {
+        joined.advance(joined.len() - left);
+        if left > 0 {
+            self.stash = joined;
+        }
+        self.scanned = scanned;
+    }
+
+    /// What the reply in progress is, once that can be told.
+    #[must_use]
+    pub const fn begun_kind(&self) -> Option<ReplyKind> {
+        self.scanner.kind()
     }
 
     /// Keeps the start of a reply for the next bytes.

@@ -221,6 +221,8 @@ const HELD_INPUT_BYTES_MAX: usize = 64 * 1024;
 const STREAM_BYTES: usize = 64 * 1024;
 /// A request longer than this takes a connection of its own, so that nobody waits behind it.
 const LARGE_REQUEST_BYTES: usize = 64 * 1024;
+/// Behind a longer answer of Handover's own that must wait its turn, no other is made.
+const LOCAL_BYTES_MAX: usize = 1024;
 /// Buffers kept for the next client that has something to say.
 const SPARE_BUFFERS_MAX: usize = 256;
 /// A new buffer has room for so much.
@@ -555,8 +557,12 @@ impl Multiplexer {
                 let mut reply = BytesMut::new();
                 write(&mut reply);
                 session.due += 1;
+                let is_large = reply.len() > LOCAL_BYTES_MAX;
                 if let Some(link) = self.links.get_mut(link) {
                     link.push_local(key, reply.freeze(), now);
+                }
+                if is_large {
+                    self.wait(key, Wait::Due, now);
                 }
             }
         }

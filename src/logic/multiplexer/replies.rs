@@ -12,10 +12,13 @@ use crate::command::refusal::Refusal;
 use crate::command::retry::{self, Category};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
-use crate::resp::reply::{self, ReplyKind, ReplyScan, ReplyScanner};
+use crate::resp::reply::{self, ReplyKind};
 
 /// Clients read again at once when a lane has room.
 const RESUMED_MAX: usize = 32;
+/// A reply that cannot be passed on in pieces is kept up to so many bytes: the longest is that of HEXPIRE, repeated with
+/// as many fields as a request of 1 MiB has.
+const KEPT_BYTES_MAX: usize = 1024 * 1024;
 
 impl Multiplexer {
     /// A backend sent bytes.
@@ -32,25 +35,32 @@ impl Multiplexer {
     fn take_link_bytes(&mut self, key: LinkKey, mut bytes: &[u8], now: Instant) {
         while let Some(link) = self.links.get_mut(key) {
             let new = &bytes[..bytes.len().min(link.bytes_to_join())];
-            let joined = link.unstash(new);
             let scanned = link.scanned();
-            let input = joined.as_deref().unwrap_or(bytes);
-            let Some((rest, scanned)) = self.take_replies(key, input, scanned, now) else { return };
-            if joined.is_none() {
-                if !rest.is_empty() {
-                    self.keep_partial(key, rest, scanned, now);
+            let Some(joined) = link.unstash(new) else {
+                let Some((rest, scanned)) = self.take_replies(key, bytes, scanned, now) else { return };
+                if rest.is_empty() {
+                    return;
+                }
+                let passed = self.pass_partial(key, rest, scanned, now);
+                if let Some(link) = self.links.get_mut(key) {
+                    link.keep(&rest[passed..], scanned - passed);
                 }
                 return;
-            }
-            if rest.len() <= new.len()
+            };
+            let Some((rest, scanned)) = self.take_replies(key, &joined, scanned, now) else { return };
+            let left = rest.len();
+            if left <= new.len()
                 && let Some(link) = self.links.get_mut(key)
             {
                 // What is left stands where it came, too.
-                bytes = &bytes[new.len() - rest.len()..];
+                bytes = &bytes[new.len() - left..];
                 link.keep(&[], scanned);
             } else {
                 bytes = &bytes[new.len()..];
-                self.keep_partial(key, rest, scanned, now);
+                let passed = self.pass_partial(key, rest, scanned, now);
+                if let Some(link) = self.links.get_mut(key) {
+                    link.put_back(joined, left - passed, scanned - passed);
+                }
             }
             if bytes.is_empty() {
                 return;
@@ -100,31 +110,43 @@ impl Multiplexer {
         Some((rest, 0))
     }
 
-    /// Keeps the start of a reply; of a long one passes on what is there.
-    fn keep_partial(&mut self, key: LinkKey, rest: &[u8], scanned: usize, now: Instant) {
-        let Some(link) = self.links.get(key) else { return };
-        if let Role::Subscription(session) = link.role
-            && rest.len() > super::pubsub::Bounds::DEFAULT.hard_bytes
-        {
-            return self.close_slow_subscriber(session);
-        }
-        let is_long = link.streaming || rest.len() > STREAM_BYTES;
-        let reader = link.front().filter(|run| is_long && self.can_stream(run)).and_then(|run| run.session);
-        if let Some(session) = reader {
+    /// Of a long reply passes on what is there, if somebody asked for it and nobody here has to look at it; returns how
+    /// many bytes that was. What can only be kept has a bound.
+    fn pass_partial(&mut self, key: LinkKey, rest: &[u8], scanned: usize, now: Instant) -> usize {
+        let Some(link) = self.links.get(key).filter(|link| link.streaming || rest.len() > STREAM_BYTES) else {
+            return 0;
+        };
+        let messages_bytes_max = super::pubsub::Bounds::DEFAULT.hard_bytes;
+        let kind = link.begun_kind();
+        let bytes_max = match (link.role, kind) {
+            (Role::Subscription(session), _) => {
+                if rest.len() > messages_bytes_max {
+                    self.close_slow_subscriber(session);
+                }
+                return 0;
+            }
+            (Role::Pin(Some(_)), Some(ReplyKind::Push)) => messages_bytes_max,
+            _ => KEPT_BYTES_MAX,
+        };
+        // A push is nobody's reply, and behind an attribute alone nobody knows yet what comes.
+        let is_asked = link.streaming || (kind.is_some_and(|kind| kind != ReplyKind::Push) && link.due_written() > 0);
+        let front = link.front().filter(|_| is_asked);
+        if let Some(session) = front.filter(|run| can_stream(run)).and_then(|run| run.session) {
             // Too long to be kept back.
             self.pass_withheld(session, now);
+            self.pass_part(key, session, &rest[..scanned]);
+            self.hold_back(key, session, now);
+            return scanned;
         }
-        let kept = match reader {
-            Some(session) => {
-                self.pass_part(key, session, &rest[..scanned]);
-                self.hold_back(key, session, now);
-                (&rest[scanned..], 0)
+        if rest.len() > bytes_max {
+            self.counters.protocol_faults[ProtocolFault::BackendFrame as usize] += 1;
+            match is_asked {
+                // The reply that is due there is a short one: this is another's.
+                true => self.lose_step(key, now),
+                false => self.lose_link(key, "a push, or a reply that nobody asked for, too long to be kept", now),
             }
-            None => (rest, scanned),
-        };
-        if let Some(link) = self.links.get_mut(key) {
-            link.keep(kept.0, kept.1);
         }
+        0
     }
 
     /// Passes a part of a reply on, the first or a later one.
@@ -133,27 +155,14 @@ impl Multiplexer {
         let is_first = !std::mem::replace(&mut link.streaming, true);
         let (epoch, proofs) = (link.epoch, link.proofs);
         let has_cursor = is_first && link.front().is_some_and(|run| run.kind == RunKind::Cursor);
+        let is_exec = link.front().is_some_and(|run| run.kind == RunKind::Inspect(Inspect::Exec));
+        if is_exec && let Some(queue) = self.sessions.get_mut(session).and_then(|session| session.queue.as_mut()) {
+            queue.follow_exec(part);
+        }
         self.note_served(session, proofs);
         match if has_cursor { self.mark_reply(part, epoch) } else { None } {
             Some(marked) => self.append_reply(session, &marked),
             None => self.append_reply(session, part),
-        }
-    }
-
-    /// Whether a reply can be passed on before it is whole: nobody here has to look at it.
-    fn can_stream(&self, run: &Run) -> bool {
-        let selects = |key| {
-            self.sessions
-                .get(key)
-                .and_then(|session| session.queue.as_ref())
-                .is_some_and(|queue| !queue.selections().is_empty())
-        };
-        match run.kind {
-            RunKind::Forward => run.answered >= run.dropped,
-            RunKind::Cursor | RunKind::Script(_) | RunKind::Blocking { .. } => true,
-            RunKind::Streamed(streamed) => streamed.is_whole && !streamed.is_queued,
-            RunKind::Inspect(Inspect::Exec) => !run.session.is_some_and(selects),
-            _ => false,
         }
     }
 
@@ -262,12 +271,7 @@ impl Multiplexer {
     /// Stops reading a link whose client does not read.
     pub(super) fn hold_back(&mut self, link_key: LinkKey, key: SessionKey, now: Instant) {
         let output_bytes_max = self.settings.limits.output_bytes_max;
-        let is_full = |session: &super::Session| {
-            // Messages have a bound of their own.
-            let messages = session.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.unread());
-            session.output.len().saturating_sub(messages) > output_bytes_max
-        };
-        if self.sessions.get(key).is_some_and(is_full) {
+        if self.sessions.get(key).is_some_and(|session| session.unread_replies() > output_bytes_max) {
             self.pause_link(link_key, key, now);
             self.update_reading(key);
         }
@@ -375,6 +379,7 @@ impl Multiplexer {
                 self.deliver_uncertain(key, now);
             }
             RunKind::Conditional => self.deliver(key, frame, 1, now),
+            RunKind::Blocking { .. } if is_begun => self.deliver(key, frame, 1, now),
             RunKind::Blocking { deadline } => self.on_unblocked(key, frame, deadline, now),
             RunKind::Inspect(inspect) => {
                 if let Some(session) = session {
@@ -454,12 +459,15 @@ impl Multiplexer {
                 self.lose_link(key, "the sentinel was refused", now)
             }
             (Role::Pin(_), false) if is_undecided(frame) => self.close_link(key, false),
-            (_, false) => {
-                self.counters.mismatches += 1;
-                self.end_served(key);
-                self.lose_link(key, "a reply out of step", now);
-            }
+            (_, false) => self.lose_step(key, now),
         }
+    }
+
+    /// What came is not the reply that was due: nor may those be that came since the last one known to be.
+    fn lose_step(&mut self, key: LinkKey, now: Instant) {
+        self.counters.mismatches += 1;
+        self.end_served(key);
+        self.lose_link(key, "a reply out of step", now);
     }
 
     fn is_undecided_lane(&self, key: LinkKey) -> bool {
@@ -593,12 +601,10 @@ impl Multiplexer {
             }
             (Inspect::Unwatch | Inspect::Discard, true) => session.leave_transaction(),
             // Older servers stay in the transaction when EXEC has a word too many.
-            (Inspect::Exec, _) if frame.starts_with(b"-ERR wrong number") => {}
+            (Inspect::Exec, false) if frame.starts_with(b"-ERR wrong number") => {}
             (Inspect::Exec, _) => {
-                let is_accepted = |index| element(frame, index).is_some_and(|element| element.starts_with(b"+OK"));
-                let selections = session.queue.as_ref().map_or(&[][..], |queue| queue.selections());
-                let last = selections.iter().rev().find(|(index, _)| is_accepted(*index));
-                if let Some(&(_, database)) = last {
+                let selected = session.queue.as_mut().and_then(|queue| queue.follow_exec(frame));
+                if let Some(database) = selected {
                     session.profile.database = Some(database);
                 }
                 session.leave_transaction();
@@ -631,15 +637,14 @@ pub(super) fn cannot_serve(word: &[u8]) -> Option<&'static str> {
         .find(|known| known.as_bytes() == word)
 }
 
-/// One element of an array reply.
-fn element(reply: &[u8], index: u32) -> Option<&[u8]> {
-    let mut rest = &reply[memchr::memchr(b'\n', reply)? + 1..];
-    let mut scanner = ReplyScanner::new();
-    for _ in 0..index {
-        let ReplyScan::Complete { bytes, .. } = scanner.scan(rest) else { return None };
-        rest = &rest[bytes..];
+/// Whether a reply can be passed on before it is whole: nobody here has to look at all of it.
+const fn can_stream(run: &Run) -> bool {
+    match run.kind {
+        RunKind::Forward => run.answered >= run.dropped,
+        RunKind::Cursor | RunKind::Script(_) | RunKind::Blocking { .. } | RunKind::Inspect(Inspect::Exec) => true,
+        RunKind::Streamed(streamed) => streamed.is_whole && !streamed.is_queued,
+        _ => false,
     }
-    Some(rest)
 }
 
 /// An error reply that means "not applied, and I cannot serve".

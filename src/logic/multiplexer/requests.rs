@@ -12,6 +12,7 @@ use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkS
 use crate::command::classify::Classified;
 use crate::command::refusal::Refusal;
 use crate::command::table::{Class, Pinned};
+use crate::logic::settings::LimitSettings;
 use crate::resp::arguments::Arguments;
 use crate::resp::request::{ProtocolError, RequestScanner, Scan};
 use crate::resp::{encode, inline};
@@ -85,10 +86,9 @@ impl Multiplexer {
 
     /// Carries out what came, as far as it goes, and keeps the rest.
     fn take_client_bytes(&mut self, key: SessionKey, mut bytes: &[u8], now: Instant) {
-        let inflight_max = self.settings.limits.inflight_max;
         while let Some(session) = self.sessions.get_mut(key).filter(|session| session.ending.is_none()) {
             let is_held = session.wait.is_some() || !session.pending.is_empty() || session.upload.is_some();
-            if is_held || session.due as usize >= inflight_max {
+            if is_held || !session.has_room(&self.settings.limits) {
                 return self.put_behind(key, bytes, now);
             }
             if session.input.is_empty() {
@@ -293,7 +293,7 @@ impl Multiplexer {
         if self.is_uploading(key) || !self.finish_skipped(key, now) {
             return position;
         }
-        while position < bytes.len() && self.sessions.get(key).is_some_and(super::Session::takes_requests) {
+        while position < bytes.len() && self.takes_requests(key) {
             let input = &bytes[position..];
             let lane = self.lane_at_hand(key);
             let Batch { bytes: batch_bytes, commands, next } = self.scan_batch(key, input, lane.is_some());
@@ -330,6 +330,12 @@ impl Multiplexer {
             }
         }
         position
+    }
+
+    /// The session's next request may be looked at now.
+    fn takes_requests(&self, key: SessionKey) -> bool {
+        let limits = &self.settings.limits;
+        self.sessions.get(key).is_some_and(|session| session.takes_requests() && session.has_room(limits))
     }
 
     /// Finds the whole shared requests at the start of `input`, as many as the session may still have in flight, and what
@@ -551,6 +557,12 @@ impl super::Session {
     /// Its next request may be looked at.
     pub(super) fn takes_requests(&self) -> bool {
         self.ending.is_none() && self.wait.is_none()
+    }
+
+    /// It does not have as many replies due, or as much to read, as it may have: what comes is answered as it reads.
+    pub(super) fn has_room(&self, limits: &LimitSettings) -> bool {
+        (self.due as usize) < limits.inflight_max
+            && (self.output.len() < limits.output_bytes_max || self.unread_replies() < limits.output_bytes_max)
     }
 
     /// Its next requests may go to the lane together.

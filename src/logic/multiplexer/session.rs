@@ -404,6 +404,13 @@ impl Session {
         self.queue.as_ref().map_or(0, |queue| queue.bytes())
     }
 
+    /// Bytes that it has to read, but for messages, which have a bound of their own.
+    #[must_use]
+    pub fn unread_replies(&self) -> usize {
+        let messages = self.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.unread());
+        self.output.len().saturating_sub(messages)
+    }
+
     /// What its pin holds cannot be washed off.
     pub const fn taint_pin(&mut self) {
         if let Some(pin) = &mut self.pin {

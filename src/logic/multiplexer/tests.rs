@@ -4,6 +4,8 @@ mod client_commands;
 mod combinations;
 mod held;
 mod identity;
+mod local_answers;
+mod long_replies;
 mod pins;
 mod pubsub;
 mod room;

@@ -12,7 +12,7 @@ use super::session::{BrokenEnd, Pending, Session, Transaction, Wait};
 use super::{INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, Report, SessionKey};
 use crate::command::refusal::Refusal;
 use crate::resp::encode;
-use crate::resp::reply::first_word;
+use crate::resp::reply::{ReplyScan, ReplyScanner, first_word};
 
 /// Bytes of one transaction that are kept; a larger one ends with EXECABORT at a switch.
 const QUEUE_BYTES_MAX: usize = INPUT_BYTES_MAX;
@@ -36,10 +36,24 @@ pub struct Queue {
     commands: u32,
     /// Each SELECT: its place in EXEC's array, and its database.
     selections: Vec<(u32, u32)>,
+    /// EXEC's reply, of which some has come.
+    executed: Option<Executed>,
     /// More than may be kept: nothing is, and the transaction cannot be replayed.
     is_too_large: bool,
     /// A PUBLISH is among them.
     pub publishes: bool,
+}
+
+/// How far EXEC's reply has come, and what it says of the SELECTs.
+#[derive(Debug, Default)]
+struct Executed {
+    scanner: ReplyScanner,
+    /// The element in progress.
+    element: u32,
+    /// SELECTs that were answered.
+    selected: usize,
+    /// Of the last of them that was accepted.
+    database: Option<u32>,
 }
 
 impl Queue {
@@ -53,9 +67,27 @@ impl Queue {
         self.frames.len() + self.errors.iter().map(|(_, error)| error.len()).sum::<usize>()
     }
 
-    /// Each SELECT: its place in EXEC's array, and its database.
-    pub(super) fn selections(&self) -> &[(u32, u32)] {
-        &self.selections
+    /// The next part of EXEC's reply, which ends with a line or within a bulk; the database that is selected by then, if
+    /// the reply says so.
+    pub(super) fn follow_exec(&mut self, mut part: &[u8]) -> Option<u32> {
+        if self.selections.is_empty() {
+            return None;
+        }
+        if self.executed.is_none() {
+            part = &part[memchr::memchr(b'\n', part)? + 1..];
+        }
+        let executed = self.executed.get_or_insert_default();
+        while !part.is_empty() {
+            let selection = self.selections.get(executed.selected).filter(|(index, _)| *index == executed.element);
+            if let Some(&(_, database)) = selection.filter(|_| executed.scanner.at_start()) {
+                executed.selected += 1;
+                executed.database = Some(database).filter(|_| part.starts_with(b"+OK")).or(executed.database);
+            }
+            let ReplyScan::Complete { bytes, .. } = executed.scanner.scan(part) else { break };
+            executed.element += 1;
+            part = &part[bytes..];
+        }
+        executed.database
     }
 
     /// Keeps a command and the reply that its client is given.
