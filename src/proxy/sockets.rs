@@ -67,16 +67,25 @@ impl Poller {
     /// is given up.
     async fn ready(&mut self) -> io::Result<bool> {
         let mut guard = self.poll.readable_mut().await?;
-        match guard.get_inner_mut().poll(&mut self.events, Some(Duration::ZERO)) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),
-            result => result?,
-        }
+        let is_full = gather(guard.get_inner_mut(), &mut self.events)?;
         // What comes from now on makes it ready again; what did not fit would not.
-        let is_full = self.events.iter().count() >= EVENTS_MAX;
         if !is_full {
             guard.clear_ready();
         }
         Ok(is_full)
+    }
+
+    /// The same without waiting. The runtime looks at its own poller now and then only while there is something to do.
+    fn look(&mut self) -> io::Result<bool> {
+        gather(self.poll.get_mut(), &mut self.events)
+    }
+}
+
+/// Gathers what is told of sockets now; whether there may be more.
+fn gather(poll: &mut Poll, events: &mut Events) -> io::Result<bool> {
+    match poll.poll(events, Some(Duration::ZERO)) {
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
+        result => result.map(|()| events.iter().count() >= EVENTS_MAX),
     }
 }
 
@@ -186,17 +195,15 @@ pub(super) async fn serve(hub: Rc<Hub>, poll: Poll) {
         Err(error) => return error!(%error, "a worker cannot watch its sockets"),
     };
     loop {
-        let is_full = tokio::select! {
+        let gathered = tokio::select! {
             biased;
-            ready = poller.ready() => match ready {
-                Ok(is_full) => is_full,
-                Err(error) => return error!(%error, "a worker cannot watch its sockets any more"),
-            },
-            () = hub.attention.notified() => {
-                poller.events.clear();
-                false
-            }
+            ready = poller.ready() => ready,
+            () = hub.attention.notified() => poller.look(),
             () = stopping.cancelled() => return,
+        };
+        let is_full = match gathered {
+            Ok(is_full) => is_full,
+            Err(error) => return error!(%error, "a worker cannot watch its sockets any more"),
         };
         hub.contain(|| hub.serve_round(&poller.events));
         // Whoever has more to say waits until time, the route and everybody else had their turn.
