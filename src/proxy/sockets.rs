@@ -218,8 +218,9 @@ impl Hub {
     fn serve_round(self: &Rc<Self>, events: &Events) {
         self.is_serving.set(true);
         let unread = std::mem::take(&mut *self.unread.borrow_mut());
-        events.iter().for_each(|event| self.serve_event(event));
+        // Who waits already comes first: else who is quick would take all the room there is.
         unread.into_iter().for_each(|owner| self.read_again(owner));
+        events.iter().for_each(|event| self.serve_event(event));
         self.write_links();
         self.is_serving.set(false);
         if !self.unread.borrow().is_empty() || self.machine.borrow().has_link_to_write() {

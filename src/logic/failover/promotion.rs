@@ -36,7 +36,13 @@ pub struct PromotionOrder {
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     /// The replicas are asked anew, so that the one that has most is chosen.
-    Gathering { since: Instant, missing: Vec<BackendId>, answered: Vec<BackendId> },
+    Gathering {
+        since: Instant,
+        missing: Vec<BackendId>,
+        answered: Vec<BackendId>,
+        /// Those whose first answer said nothing certain.
+        asked_again: Vec<BackendId>,
+    },
     /// The shell is at it.
     Ordered { since: Instant },
     /// It is done: a clean health check must show it.
@@ -136,7 +142,7 @@ impl Failover {
         let switch = Switch { to: self.members[best].id, ..switch };
         let missing: Vec<BackendId> = candidates.iter().map(|index| self.members[*index].id).collect();
         self.outputs.extend(missing.iter().map(|id| Output::ProbeNow(*id)));
-        let step = Step::Gathering { since: now, missing, answered: Vec::new() };
+        let step = Step::Gathering { since: now, missing, answered: Vec::new(), asked_again: Vec::new() };
         let (until, meanwhile) = (now + wait, Meanwhile::Served);
         self.stage = Stage::Promoting { switch, step, until, meanwhile, is_promoting: true };
         true
@@ -144,11 +150,24 @@ impl Failover {
 
     /// A probe ended: one of the replicas answered, or the promoted one is proven.
     pub(super) fn on_probe_of_replica(&mut self, now: Instant, report: &ProbeReport, worth: Worth) {
+        let is_changing = self.index(report.backend).is_some_and(|index| self.was_promoted(index));
         let Stage::Promoting { switch, step, .. } = &mut self.stage else { return };
         match step {
-            Step::Gathering { since, missing, answered } if report.immediate && report.started_at >= *since => {
+            Step::Gathering { since, missing, answered, asked_again }
+                if report.immediate && report.started_at >= *since =>
+            {
+                let is_answer = match report.verdict {
+                    ProbeVerdict::Good { .. } => true,
+                    ProbeVerdict::CannotServe { .. } => !is_changing,
+                    _ => false,
+                };
+                // Whoever is just being promoted by somebody else may cut us off, or contradict itself: once more.
+                if !is_answer && !asked_again.contains(&report.backend) {
+                    asked_again.push(report.backend);
+                    return self.outputs.push_back(Output::ProbeNow(report.backend));
+                }
                 missing.retain(|id| *id != report.backend);
-                if matches!(report.verdict, ProbeVerdict::Good { .. } | ProbeVerdict::CannotServe { .. }) {
+                if is_answer {
                     answered.push(report.backend);
                 }
             }

@@ -74,7 +74,8 @@ impl Multiplexer {
     /// Whether what a client sends is left in the kernel for now, since it would have to wait for room in its lane and be
     /// copied once more. The client is read again when there is room.
     pub fn postpones(&mut self, key: SessionKey) -> bool {
-        if !self.crowded || !self.is_lane_crowded(key) {
+        let is_queue = self.crowded || !self.postponed.is_empty();
+        if !is_queue || !self.is_lane_crowded(key) {
             return false;
         }
         let Some(session) = self.sessions.get_mut(key) else { return false };

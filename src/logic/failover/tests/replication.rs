@@ -267,6 +267,31 @@ fn a_promotion_that_fails_or_hangs_is_tried_again_later() {
     }
 }
 
+/// Another Handover promotes a replica in the midst of our asking it: its answer fails, or is half of before and half of
+/// after. To promote the next one then would leave two masters.
+#[test]
+fn who_is_just_being_promoted_by_somebody_else_is_asked_again() {
+    let broken_off = (refused(), replica("b1", "h", 90));
+    let contradictory = (readonly(), promoted("b1", "i", "h", 90));
+    for (verdict, facts) in [broken_off, contradictory] {
+        let mut trio = Trio::serving(one_way(true));
+        trio.kill(A);
+        trio.tell(B, verdict, facts, true);
+        trio.tell(C, readonly(), replica("c1", "h", 90), true);
+        assert_eq!(trio.orders, []);
+        trio.tell(B, good(), promoted("b1", "i", "h", 90), true);
+        assert!(matches!(trio.machine.route().phase, Phase::Cut { to: B, .. }), "{:?}", trio.machine.route());
+        assert_eq!(trio.orders, []);
+    }
+    // Who is dead is not waited for.
+    let mut trio = Trio::serving(one_way(true));
+    trio.kill(A);
+    trio.tell(C, readonly(), replica("c1", "h", 90), true);
+    trio.answer(B, refused());
+    trio.answer(B, refused());
+    assert_eq!(trio.orders.len(), 1);
+}
+
 #[test]
 fn somebody_else_may_promote_first() {
     let mut trio = Trio::serving(one_way(true));
