@@ -55,6 +55,7 @@ fn a_clients_own_connection_that_falls_silent_is_replaced() {
     let waiting = std::thread::spawn(move || (owner.read_reply(), owner));
     while !waiting.is_finished() {
         assert_eq!(other.command(&["GET", "key"]), Value::bulk("value"));
+        // The pace of the other client; reading has the deadline.
         std::thread::sleep(Duration::from_millis(5));
     }
     let (reply, mut owner) = waiting.join().expect("it was answered");
@@ -71,6 +72,7 @@ fn the_only_backend_is_waited_for_while_it_is_stopped() {
     clients.iter_mut().for_each(|client| assert_eq!(client.command(&["SET", "key", "value"]), Value::ok()));
     server.stop();
     clients.iter_mut().for_each(|client| client.send_command(&["INCR", "counter"]));
+    // The length of the fault, more than twice what a connection may be silent for: there is nothing else to wait for.
     std::thread::sleep(Duration::from_millis(2000));
     server.cont();
     for client in &mut clients {

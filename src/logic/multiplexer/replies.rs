@@ -18,7 +18,7 @@ use crate::resp::reply::{self, ReplyKind};
 const RESUMED_MAX: usize = 32;
 /// A reply that cannot be passed on in pieces is kept up to so many bytes: the longest is that of HEXPIRE, repeated with
 /// as many fields as a request of 1 MiB has.
-const KEPT_BYTES_MAX: usize = 1024 * 1024;
+const UNPASSED_BYTES_MAX: usize = 1024 * 1024;
 
 impl Multiplexer {
     /// A backend sent bytes.
@@ -126,7 +126,7 @@ impl Multiplexer {
                 return 0;
             }
             (Role::Pin(Some(_)), Some(ReplyKind::Push)) => messages_bytes_max,
-            _ => KEPT_BYTES_MAX,
+            _ => UNPASSED_BYTES_MAX,
         };
         // A push is nobody's reply, and behind an attribute alone nobody knows yet what comes.
         let is_asked = link.streaming || (kind.is_some_and(|kind| kind != ReplyKind::Push) && link.due_written() > 0);
