@@ -177,7 +177,7 @@ impl Hub {
                 None => break,
             }
         }
-        if !self.is_serving.get() && self.machine.borrow().has_link_to_write() {
+        if !self.is_serving.get() && self.has_more_to_do() {
             self.attention.notify_one();
         }
         if !self.is_hurried.get() && self.machine.borrow().is_waiting() {
@@ -298,7 +298,7 @@ impl Hub {
         self.machine.borrow().wants_client_bytes(key)
     }
 
-    /// Whether a client is read only when there is room for what it sends.
+    /// Whether a client is read only when its turn comes.
     pub(super) fn postpones(&self, key: SessionKey) -> bool {
         self.machine.borrow_mut().postpones(key)
     }

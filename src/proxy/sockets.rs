@@ -25,6 +25,8 @@ use crate::net::socket::Socket;
 
 /// Sockets served in a round: the backends get what they sent before others are read.
 const EVENTS_MAX: usize = 128;
+/// Of those who waited for room in a lane, so many are read in a round.
+const POSTPONED_MAX: usize = 32;
 
 /// Whose socket it is. What is told of a socket that is gone finds nobody, whoever has its place by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,10 +223,30 @@ impl Hub {
         // Who waits already comes first: else who is quick would take all the room there is.
         unread.into_iter().for_each(|owner| self.read_again(owner));
         events.iter().for_each(|event| self.serve_event(event));
+        self.read_postponed();
         self.write_links();
         self.is_serving.set(false);
-        if !self.unread.borrow().is_empty() || self.machine.borrow().has_link_to_write() {
+        if !self.unread.borrow().is_empty() || self.has_more_to_do() {
             self.attention.notify_one();
+        }
+    }
+
+    /// Whether the machine waits for a round.
+    pub(super) fn has_more_to_do(&self) -> bool {
+        let machine = self.machine.borrow();
+        machine.has_link_to_write() || machine.calls_postponed()
+    }
+
+    /// Reads those who wait for room in a lane, one after the other, while there is some.
+    fn read_postponed(self: &Rc<Self>) {
+        for _ in 0..POSTPONED_MAX {
+            if !self.machine.borrow().calls_postponed() {
+                return;
+            }
+            let Some(key) = self.turn(|machine, _| machine.next_postponed()) else { return };
+            if let Some(socket) = self.client_socket(key) {
+                self.read_client(key, &socket);
+            }
         }
     }
 
@@ -241,7 +263,7 @@ impl Hub {
                     return self.turn(|machine, _| machine.on_client_lost(key, CloseReason::ClientLost));
                 }
                 if !socket.watched.is_unread.get() {
-                    self.read_client(key, &socket);
+                    self.read_client_in_turn(key, &socket);
                 }
             }
             Owner::Link(key) => {
@@ -271,7 +293,7 @@ impl Hub {
             Owner::Client(key) => {
                 if let Some(socket) = self.client_socket(key) {
                     socket.watched.is_unread.set(false);
-                    self.read_client(key, &socket);
+                    self.read_client_in_turn(key, &socket);
                 }
             }
             Owner::Link(key) => {
@@ -294,9 +316,16 @@ impl Hub {
         }
     }
 
+    /// Reads a client once, unless others come first.
+    fn read_client_in_turn(self: &Rc<Self>, key: SessionKey, socket: &ClientSocket) {
+        if socket.watched.is_readable() && self.wants_client_bytes(key) && !self.postpones(key) {
+            self.read_client(key, socket);
+        }
+    }
+
     /// Reads a client once, if there is something and it is wanted.
     fn read_client(self: &Rc<Self>, key: SessionKey, socket: &ClientSocket) {
-        if !socket.watched.is_readable() || !self.wants_client_bytes(key) || self.postpones(key) {
+        if !socket.watched.is_readable() || !self.wants_client_bytes(key) {
             return;
         }
         let mut scratch = self.client_scratch.borrow_mut();

@@ -1,9 +1,11 @@
 //! Who is read, and who must wait: every buffer has a bound, and whoever fills one is held back.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::link::Link;
 use super::session::CloseReason;
-use super::{HELD_INPUT_BYTES_MAX, INPUT_BYTES_MAX, LANE_BYTES_MAX, LinkKey, Multiplexer, Output, Session, SessionKey};
+use super::{HELD_INPUT_BYTES_MAX, INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, Session, SessionKey};
 
 /// A request announced longer than this is passed on as it comes. One that cannot be needs room among the uploads before
 /// the rest of it is read.
@@ -18,6 +20,12 @@ const LARGE_READ_FROM: usize = 4 * 1024;
 pub(super) const CROWDED_READ_BYTES: usize = 4 * 1024;
 /// What such requests may take together; one alone may always go on.
 const UPLOADS_BYTES_MAX: usize = 192 * 1024 * 1024;
+
+/// Clients that are not read before there is room in a lane, the first first. There is one such queue for each lane.
+pub(super) struct Postponed {
+    lane: LinkKey,
+    sessions: VecDeque<SessionKey>,
+}
 
 impl Multiplexer {
     /// The connections that were not read because of this client's full output are read again.
@@ -72,37 +80,61 @@ impl Multiplexer {
     }
 
     /// Whether what a client sends is left in the kernel for now, since it would have to wait for room in its lane and be
-    /// copied once more. The client is read again when there is room.
+    /// copied once more; or since others wait for that, who came first. It has its turn by [`Self::next_postponed`].
     pub fn postpones(&mut self, key: SessionKey) -> bool {
-        let is_queue = self.crowded || !self.postponed.is_empty();
-        if !is_queue || !self.is_lane_crowded(key) {
+        if !self.crowded && self.postponed.is_empty() {
             return false;
         }
-        let Some(session) = self.sessions.get_mut(key) else { return false };
-        (session.paused, session.is_postponed) = (true, true);
-        self.postponed.push_back(key);
+        let Some((lane, has_room)) = self.lane_to_share(key) else { return false };
+        match self.postponed.iter_mut().find(|queue| queue.lane == lane) {
+            Some(queue) => queue.sessions.push_back(key),
+            None if has_room => return false,
+            None => self.postponed.push(Postponed { lane, sessions: VecDeque::from([key]) }),
+        }
+        if let Some(session) = self.sessions.get_mut(key) {
+            (session.paused, session.is_postponed) = (true, true);
+        }
         true
     }
 
-    /// Whether all that the session can do is to wait for room in its lane.
-    fn is_lane_crowded(&self, key: SessionKey) -> bool {
-        let is_free = |session: &&Session| {
-            session.takes_requests() && session.may_share() && session.pending.is_empty() && session.upload.is_none()
-        };
-        let session = self.sessions.get(key).filter(is_free);
-        let lane = session.and_then(|session| self.ready_lane(session.profile));
-        lane.is_some_and(|(_, link)| link.load_bytes() > LANE_BYTES_MAX / 2)
+    /// The lane of a session that can do nothing but share it, and whether it has room.
+    fn lane_to_share(&self, key: SessionKey) -> Option<(LinkKey, bool)> {
+        let session = self.sessions.get(key)?;
+        let is_free =
+            session.takes_requests() && session.may_share() && session.pending.is_empty() && session.upload.is_none();
+        let (lane, link) = self.ready_lane(session.profile).filter(|_| is_free)?;
+        Some((lane, link.has_room()))
     }
 
-    /// Reads clients again that were postponed, the first `most` of them.
-    pub(super) fn resume_postponed(&mut self, most: usize) {
-        for _ in 0..most.min(self.postponed.len()) {
-            let Some(key) = self.postponed.pop_front() else { return };
-            if let Some(session) = self.sessions.get_mut(key) {
+    /// Whether a client that was postponed has its turn.
+    #[must_use]
+    pub fn calls_postponed(&self) -> bool {
+        self.postponed.iter().any(|queue| self.calls(queue))
+    }
+
+    /// The next client that was postponed and has its turn: there is room in its lane, or the lane is gone. It is to be
+    /// read before this is asked again, since only then is it known how much room it takes.
+    pub fn next_postponed(&mut self) -> Option<SessionKey> {
+        while let Some(place) = self.postponed.iter().position(|queue| self.calls(queue)) {
+            let queue = &mut self.postponed[place];
+            let key = queue.sessions.pop_front();
+            if queue.sessions.is_empty() {
+                self.postponed.swap_remove(place);
+            }
+            // It may have gone meanwhile.
+            if let Some(key) = key
+                && let Some(session) = self.sessions.get_mut(key)
+            {
                 session.is_postponed = false;
                 self.update_reading(key);
+                return Some(key);
             }
         }
+        None
+    }
+
+    fn calls(&self, queue: &Postponed) -> bool {
+        self.links.get(queue.lane).is_none_or(Link::has_room)
     }
 
     /// As much is held as may be.

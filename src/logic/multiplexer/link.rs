@@ -225,6 +225,8 @@ const IDLE_OWN_BYTES_MAX: usize = 16 * 1024;
 
 /// A short beginning is joined with more than it needs: it is not looked at again for each byte.
 pub(super) const JOINED_BYTES_MIN: usize = 256;
+/// Bytes that one connection keeps before clients are no longer read for it.
+pub(super) const LANE_BYTES_MAX: usize = 1024 * 1024;
 /// Requests that a connection takes however large the replies are that it brings.
 const REQUESTS_MIN: usize = 16;
 
@@ -444,6 +446,18 @@ impl Link {
         let due = self.commands_unanswered;
         let replies = if due > REQUESTS_MIN { due.saturating_mul(self.reply_bytes) } else { 0 };
         replies.max(self.retained.len())
+    }
+
+    /// It takes no more.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.load_bytes() >= LANE_BYTES_MAX
+    }
+
+    /// It was full and takes more again.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.load_bytes() <= LANE_BYTES_MAX / 2
     }
 
     /// So many replies took so many bytes.

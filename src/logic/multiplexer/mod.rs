@@ -57,6 +57,7 @@ pub use link::{Link, LinkState, Profile, Role};
 pub use pause::Pause;
 pub use session::{Access, CloseReason, Session};
 
+use self::backpressure::Postponed;
 use self::identity::Guard;
 use self::interned::Interned;
 use self::link::{Run, RunKind};
@@ -192,8 +193,8 @@ pub struct Multiplexer {
     clients_pause: Option<Pause>,
     /// A lane was full, and sessions wait until it has room.
     crowded: bool,
-    /// Sessions not read until then, the first first.
-    postponed: VecDeque<SessionKey>,
+    /// Sessions not read until then; no queue is empty.
+    postponed: Vec<Postponed>,
     fresh_scripts: FreshScripts,
     /// Bytes of large requests that are arriving.
     upload_bytes: usize,
@@ -211,8 +212,6 @@ pub struct Multiplexer {
     spare: Vec<BytesMut>,
 }
 
-/// Bytes that one connection keeps before clients are no longer read for it.
-const LANE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one client's input that are held before it is no longer read.
 const INPUT_BYTES_MAX: usize = 1024 * 1024;
 /// The same of one that waits. What the kernel keeps instead needs not be copied twice.
@@ -275,7 +274,7 @@ impl Multiplexer {
             pause: None,
             clients_pause: None,
             crowded: false,
-            postponed: VecDeque::new(),
+            postponed: Vec::new(),
             fresh_scripts: FreshScripts::default(),
             upload_bytes: 0,
             starved: Vec::new(),
@@ -673,7 +672,6 @@ impl Multiplexer {
 
     /// Looks again at every session that waits for something else than its own replies.
     fn advance_waiting(&mut self, now: Instant) {
-        self.resume_postponed(usize::MAX);
         self.advance_waiting_while(|_| true, now);
     }
 

@@ -7,15 +7,13 @@ use super::link::{Inspect, Link, Role, Run, RunKind, Streamed, Taken};
 use super::session::{BrokenEnd, CloseReason, Transaction};
 use super::tracking::is_broken_redirect;
 use super::transactions::Queue;
-use super::{LANE_BYTES_MAX, LinkKey, Multiplexer, STREAM_BYTES, SessionKey, borrow_buffer};
+use super::{LinkKey, Multiplexer, STREAM_BYTES, SessionKey, borrow_buffer};
 use crate::command::refusal::Refusal;
 use crate::command::retry::{self, Category};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
 use crate::resp::reply::{self, ReplyKind};
 
-/// Clients read again at once when a lane has room.
-const RESUMED_MAX: usize = 32;
 /// A reply that cannot be passed on in pieces is kept up to so many bytes: the longest is that of HEXPIRE, repeated with
 /// as many fields as a request of 1 MiB has.
 const UNPASSED_BYTES_MAX: usize = 1024 * 1024;
@@ -173,7 +171,7 @@ impl Multiplexer {
         }
         self.resume_uploader(key);
         self.advance_settled(now);
-        if self.crowded || !self.postponed.is_empty() {
+        if self.crowded {
             self.fill_room(key, now);
         }
         self.check_drained();
@@ -181,13 +179,10 @@ impl Multiplexer {
 
     /// Lets those go on who wait for room, if there is.
     fn fill_room(&mut self, key: LinkKey, now: Instant) {
-        let Some(link) = self.links.get(key).filter(|link| link.load_bytes() <= LANE_BYTES_MAX / 2) else { return };
-        // While more replies are to come, a few suffice: with each reply come others.
-        let resumed_max = if link.is_idle() { usize::MAX } else { RESUMED_MAX };
-        if std::mem::take(&mut self.crowded) {
+        if self.links.get(key).is_some_and(Link::has_room) {
+            self.crowded = false;
             self.advance_waiting_while(|_| true, now);
         }
-        self.resume_postponed(resumed_max);
     }
 
     pub(super) fn append_output(&mut self, key: SessionKey, bytes: &[u8]) {

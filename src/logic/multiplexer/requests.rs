@@ -8,7 +8,7 @@ use super::backpressure::UPLOAD_BYTES;
 use super::counters::ProtocolFault;
 use super::link::{Inspect, JOINED_BYTES_MIN, Link, Run, RunKind};
 use super::session::{CloseReason, Pending, Transaction, Wait};
-use super::{INPUT_BYTES_MAX, LANE_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey, scan};
+use super::{INPUT_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey, scan};
 use crate::command::classify::Classified;
 use crate::command::refusal::Refusal;
 use crate::command::table::{Class, Pinned};
@@ -473,7 +473,7 @@ impl Multiplexer {
         if session.due > 0 && session.link.is_some_and(|due_on| due_on != key) {
             return Err(Wait::Due);
         }
-        if link.load_bytes() >= LANE_BYTES_MAX {
+        if link.is_full() {
             return Err(Wait::Room);
         }
         Ok(key)

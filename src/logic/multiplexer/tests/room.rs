@@ -1,6 +1,7 @@
 //! Room in a lane: what is copied, who is read, and who waits.
 
 use super::*;
+use crate::logic::multiplexer::link::LANE_BYTES_MAX;
 use proptest::prelude::*;
 
 fn set(key: &str, bytes: usize) -> Vec<u8> {
@@ -94,51 +95,98 @@ fn the_limit_of_requests_in_flight_holds_in_pieces_too() {
     assert!((8..=9).contains(&in_flight), "{in_flight} of 8 are in flight");
 }
 
+/// A lane that is full, of which somebody knows.
+fn crowd(bench: &mut Bench) {
+    let (first, second) = (bench.client(), bench.client());
+    let all = set("k", 30_000).repeat(LANE_BYTES_MAX / 30_000 + 1);
+    bench.multiplexer.on_client_bytes(first, &all, bench.now);
+    bench.multiplexer.on_client_bytes(second, &set("k", 30_000), bench.now);
+    assert!(bench.multiplexer.sessions.get(second).unwrap().input.len() > 30_000, "it waits with what was read of it");
+}
+
+/// Answers what the lane has until there is room.
+fn make_room(bench: &mut Bench) {
+    let lane = bench.lane();
+    while bytes_on(bench, lane) > LANE_BYTES_MAX / 2 {
+        assert_eq!(bench.multiplexer.next_postponed(), None, "there is no room yet");
+        bench.commands(lane);
+        bench.reply(lane, "+OK\r\n");
+    }
+}
+
 /// Two clients send more than a lane takes: the third is not even read until there is room.
 #[test]
 fn who_would_have_to_wait_for_room_is_not_read() {
     let mut bench = bench();
-    let (first, second, third) = (bench.client(), bench.client(), bench.client());
-    let half = set("k", 30_000).repeat(LANE_BYTES_MAX / 30_000 + 1);
-    bench.multiplexer.on_client_bytes(first, &half, bench.now);
+    let third = bench.client();
+    bench.say(third, &["GET k"]);
+    bench.settle();
     assert!(!bench.multiplexer.postpones(third), "nobody has met a full lane yet");
-    bench.multiplexer.on_client_bytes(second, &set("k", 30_000), bench.now);
-    let held = bench.multiplexer.sessions.get(second).unwrap().input.len();
-    assert!(held > 30_000, "it waits with what was read of it");
+    crowd(&mut bench);
     assert!(bench.multiplexer.postpones(third));
     assert!(!bench.multiplexer.wants_client_bytes(third));
-
-    // Replies that leave the lane fuller than half change nothing; those that empty it let both go on.
-    let lane = bench.lane();
-    let full = bytes_on(&bench, lane);
-    while bytes_on(&bench, lane) > LANE_BYTES_MAX / 2 {
-        assert!(!bench.multiplexer.wants_client_bytes(third) || bytes_on(&bench, lane) == full);
-        bench.commands(lane);
-        bench.reply(lane, "+OK\r\n");
-    }
+    make_room(&mut bench);
+    assert!(bench.multiplexer.sessions.iter().all(|(_, session)| session.input.is_empty()), "who was read goes first");
+    assert!(!bench.multiplexer.wants_client_bytes(third));
+    assert!(bench.multiplexer.calls_postponed());
+    assert_eq!(bench.multiplexer.next_postponed(), Some(third));
     assert!(bench.multiplexer.wants_client_bytes(third));
-    assert!(bench.multiplexer.sessions.get(second).unwrap().input.is_empty());
-    assert!(!bench.multiplexer.postpones(third), "there is room");
+    assert_eq!(bench.multiplexer.next_postponed(), None);
+    assert!(!bench.multiplexer.postpones(third), "there is room, and nobody waits for it");
 }
 
-/// Whatever becomes of the lane, those who were postponed for it are read again.
+/// Room goes to those who waited, in their order and as far as it goes; whoever comes meanwhile stands behind them.
+#[test]
+fn nobody_overtakes_those_who_wait_for_room() {
+    let mut bench = bench();
+    crowd(&mut bench);
+    let clients: Vec<_> = (0..4).map(|_| bench.client()).collect();
+    assert!(clients[..3].iter().all(|&client| bench.multiplexer.postpones(client)));
+    bench.multiplexer.on_client_lost(clients[1], CloseReason::ClientLost);
+    make_room(&mut bench);
+    assert!(bench.multiplexer.postpones(clients[3]), "others wait for the room that there is");
+    assert_eq!(bench.multiplexer.next_postponed(), Some(clients[0]));
+    let large = set("k", 30_000).repeat(LANE_BYTES_MAX / 60_000);
+    bench.multiplexer.on_client_bytes(clients[0], &large, bench.now);
+    assert!(!bench.multiplexer.calls_postponed(), "it took the room");
+    assert!(bench.multiplexer.postpones(clients[0]), "whoever had a turn stands behind the others again");
+    for expected in [&[][..], &[clients[2]], &[clients[3]], &[clients[0]]].concat() {
+        make_room(&mut bench);
+        while bench.multiplexer.calls_postponed() {
+            let called = bench.multiplexer.next_postponed().unwrap();
+            assert_eq!(called, expected);
+            bench.multiplexer.on_client_bytes(called, &large, bench.now);
+        }
+    }
+    make_room(&mut bench);
+    assert!(!bench.multiplexer.calls_postponed());
+}
+
+/// Whoever shares another lane does not wait behind those.
+#[test]
+fn each_lane_has_a_queue_of_its_own() {
+    let mut bench = bench();
+    let (elsewhere, here) = (bench.client(), bench.client());
+    bench.say(elsewhere, &["SELECT 1"]);
+    bench.say(elsewhere, &["GET k"]);
+    bench.settle();
+    crowd(&mut bench);
+    assert!(bench.multiplexer.postpones(here));
+    assert!(!bench.multiplexer.postpones(elsewhere));
+}
+
+/// Whatever becomes of the lane, those who were postponed for it have their turn.
 #[test]
 fn who_was_postponed_is_read_again_whatever_happens() {
-    let crowd = |bench: &mut Bench| {
-        let (first, second, third) = (bench.client(), bench.client(), bench.client());
-        let all = set("k", 30_000).repeat(LANE_BYTES_MAX / 30_000 + 1);
-        bench.multiplexer.on_client_bytes(first, &all, bench.now);
-        bench.multiplexer.on_client_bytes(second, &set("k", 30_000), bench.now);
-        assert!(bench.multiplexer.postpones(third));
-        third
-    };
-    let endings: [fn(&mut Bench); 4] = [
-        |bench| bench.pass(ms(1)),
+    let endings: [fn(&mut Bench); 3] = [
+        |bench| bench.lose(bench.lane()),
         |bench| {
-            bench.lose(bench.lane());
-            bench.pass(ms(1));
+            let lane = bench.lane();
+            bench.switch(1);
+            if bench.multiplexer.links.get(lane).is_some() {
+                bench.lose(lane);
+            }
         },
-        |bench| bench.switch(1),
         |bench| {
             let lane = bench.lane();
             while !bench.multiplexer.links.get(lane).unwrap().is_idle() {
@@ -149,8 +197,13 @@ fn who_was_postponed_is_read_again_whatever_happens() {
     ];
     for (number, ending) in endings.into_iter().enumerate() {
         let mut bench = bench();
-        let third = crowd(&mut bench);
+        let third = bench.client();
+        crowd(&mut bench);
+        assert!(bench.multiplexer.postpones(third));
+        bench.pass(ms(1));
+        assert_eq!(bench.multiplexer.next_postponed(), None);
         ending(&mut bench);
+        assert_eq!(bench.multiplexer.next_postponed(), Some(third), "ending {number}");
         assert!(bench.multiplexer.wants_client_bytes(third), "ending {number}");
     }
 }
