@@ -102,7 +102,8 @@ impl Multiplexer {
             return 0;
         }
         let is_read = |key: &SessionKey| self.sessions.get(*key).is_some_and(|session| !session.reply_mode.is_muted());
-        let cut = link.streaming.then(|| link.front().and_then(|run| run.session)).flatten().filter(is_read);
+        let cut =
+            link.streamed_bytes.is_some().then(|| link.front().and_then(|run| run.session)).flatten().filter(is_read);
         let epoch = link.epoch;
         let owner = if let Role::Pin(owner) = link.role { owner } else { None };
         let is_shared = matches!(link.role, Role::Lane | Role::Standby);

@@ -273,8 +273,8 @@ pub struct Link {
     pub departed: Vec<SessionKey>,
     /// Already on the list of connections with something to write.
     pub flushing: bool,
-    /// The reply in progress is passed on piece by piece.
-    pub streaming: bool,
+    /// The reply in progress is passed on piece by piece: so many bytes of it were.
+    pub streamed_bytes: Option<usize>,
     /// Scripts that were loaded over it.
     pub loaded: Vec<Digest>,
     ring: VecDeque<Run>,
@@ -319,7 +319,7 @@ impl Link {
             proofs: 0,
             departed: Vec::new(),
             flushing: false,
-            streaming: false,
+            streamed_bytes: None,
             loaded: Vec::new(),
             ring: VecDeque::new(),
             retained: Retained::default(),
@@ -460,9 +460,10 @@ impl Link {
         self.load_bytes() <= LANE_BYTES_MAX / 2
     }
 
-    /// So many replies took so many bytes.
+    /// So many replies took so many bytes, and those of the first that were passed on before.
     pub fn note_reply_bytes(&mut self, bytes: usize, replies: u32) {
         // A division takes as long as all the rest.
+        let bytes = bytes + self.streamed_bytes.unwrap_or(0);
         let mean = if replies <= 1 { bytes } else { bytes / replies as usize };
         self.reply_bytes = (self.reply_bytes * 3 + mean).div_ceil(4);
     }
@@ -538,7 +539,10 @@ impl Link {
     pub fn heard(&mut self, now: Instant) {
         self.release_written();
         (self.heard_at, self.pinged_at) = (now, None);
-        if self.streaming || !self.stash.is_empty() || self.ring.front().is_some_and(|run| run.answered > 0) {
+        if self.streamed_bytes.is_some()
+            || !self.stash.is_empty()
+            || self.ring.front().is_some_and(|run| run.answered > 0)
+        {
             self.timing.on_begun(now);
         }
         self.waiting_since = self.front_is_written().then_some(now);
@@ -659,7 +663,7 @@ impl Link {
     /// The front run got so many replies; returns it when that was all.
     pub fn answer(&mut self, replies: u32) -> Option<Run> {
         self.scanned = 0;
-        self.streaming = false;
+        self.streamed_bytes = None;
         let run = self.ring.front_mut()?;
         self.commands_unanswered -= replies as usize;
         run.answered += replies;
@@ -699,7 +703,7 @@ impl Link {
     /// A pushed frame or a reply that was dealt with without a run.
     pub const fn forget_scanned(&mut self) {
         self.scanned = 0;
-        self.streaming = false;
+        self.streamed_bytes = None;
     }
 
     /// Takes everything that is due out, with the bytes that were kept and how many of them were written.

@@ -111,7 +111,8 @@ impl Multiplexer {
     /// Of a long reply passes on what is there, if somebody asked for it and nobody here has to look at it; returns how
     /// many bytes that was. What can only be kept has a bound.
     fn pass_partial(&mut self, key: LinkKey, rest: &[u8], scanned: usize, now: Instant) -> usize {
-        let Some(link) = self.links.get(key).filter(|link| link.streaming || rest.len() > STREAM_BYTES) else {
+        let Some(link) = self.links.get(key).filter(|link| link.streamed_bytes.is_some() || rest.len() > STREAM_BYTES)
+        else {
             return 0;
         };
         let messages_bytes_max = super::pubsub::Bounds::DEFAULT.hard_bytes;
@@ -127,7 +128,8 @@ impl Multiplexer {
             _ => UNPASSED_BYTES_MAX,
         };
         // A push is nobody's reply, and behind an attribute alone nobody knows yet what comes.
-        let is_asked = link.streaming || (kind.is_some_and(|kind| kind != ReplyKind::Push) && link.due_written() > 0);
+        let is_asked = link.streamed_bytes.is_some()
+            || (kind.is_some_and(|kind| kind != ReplyKind::Push) && link.due_written() > 0);
         let front = link.front().filter(|_| is_asked);
         if let Some(session) = front.filter(|run| can_stream(run)).and_then(|run| run.session) {
             // Too long to be kept back.
@@ -150,7 +152,8 @@ impl Multiplexer {
     /// Passes a part of a reply on, the first or a later one.
     fn pass_part(&mut self, key: LinkKey, session: SessionKey, part: &[u8]) {
         let Some(link) = self.links.get_mut(key) else { return };
-        let is_first = !std::mem::replace(&mut link.streaming, true);
+        let is_first = link.streamed_bytes.is_none();
+        *link.streamed_bytes.get_or_insert(0) += part.len();
         let (epoch, proofs) = (link.epoch, link.proofs);
         let has_cursor = is_first && link.front().is_some_and(|run| run.kind == RunKind::Cursor);
         let is_exec = link.front().is_some_and(|run| run.kind == RunKind::Inspect(Inspect::Exec));
@@ -310,7 +313,7 @@ impl Multiplexer {
     /// One reply or push that wants a look.
     fn take_single(&mut self, key: LinkKey, frame: &[u8], kind: ReplyKind, now: Instant) {
         let Some(link) = self.links.get_mut(key) else { return };
-        let (role, is_begun, epoch) = (link.role, link.streaming, link.epoch);
+        let (role, is_begun, epoch) = (link.role, link.streamed_bytes.is_some(), link.epoch);
         link.forget_scanned();
         if let Role::Subscription(session) = link.role {
             return self.on_subscription_frame(key, session, frame, kind, now);

@@ -195,7 +195,9 @@ impl Multiplexer {
     /// A long reply is being passed on to this client, piece by piece.
     fn is_streaming_to(&self, key: SessionKey) -> bool {
         let link = self.sessions.get(key).and_then(|session| session.link).and_then(|link| self.links.get(link));
-        link.is_some_and(|link| link.streaming && link.front().is_some_and(|run| run.session == Some(key)))
+        link.is_some_and(|link| {
+            link.streamed_bytes.is_some() && link.front().is_some_and(|run| run.session == Some(key))
+        })
     }
 
     /// Everything that waits goes into the client's output.
