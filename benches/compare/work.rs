@@ -82,7 +82,9 @@ impl Kind {
             _ => get(position, &value),
         };
         let step_bytes = pipeline * one(0).request.len().max(64);
-        let count = (PREPARED_BYTES / step_bytes).clamp(PREPARED_STEPS_MIN, PREPARED_STEPS_MAX);
+        // Beyond the keys that there are, steps only repeat themselves; their replies may be large.
+        let distinct = keys(bytes).div_ceil(pipeline).min(PREPARED_STEPS_MAX);
+        let count = (PREPARED_BYTES / step_bytes).min(distinct).max(PREPARED_STEPS_MIN);
         let batch = |step: usize| joined((0..pipeline).map(|place| one(step * pipeline + place)));
         let mut steps: Vec<Step> = (0..count).map(batch).collect();
         share_equal_replies(&mut steps);
