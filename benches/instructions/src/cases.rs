@@ -69,10 +69,12 @@ pub fn all() -> Vec<Case> {
     cases.push(classification("classify-xread", bulks(&[b"XREAD", b"COUNT", b"10", b"STREAMS", KEY, b"0"])));
     for pipeline in [1, 16, 64] {
         for (name, request) in requests() {
-            cases.push(session(format!("session-{name}-p{pipeline}"), 1, pipeline, request));
+            cases.push(session(format!("session-{name}-p{pipeline}"), 1, 1, pipeline, request));
         }
     }
-    cases.push(session("session-get-64B-p1-50-clients".to_owned(), 50, 1, Request::get(64)));
+    for (name, backends) in [("50-clients", 1), ("50-clients-16-backends", 16)] {
+        cases.push(session(format!("session-get-64B-p1-{name}"), backends, 50, 1, Request::get(64)));
+    }
     cases.push(transaction());
     cases.push(blocking());
     for subscribers in [1, 100] {
@@ -158,10 +160,10 @@ fn classification(name: &str, frame: Vec<u8>) -> Case {
 }
 
 /// The whole machine: each client sends a pipeline, the backend answers all in one, the clients get their replies.
-fn session(name: String, clients: u32, pipeline: u32, request: Request) -> Case {
+fn session(name: String, backends: u16, clients: u32, pipeline: u32, request: Request) -> Case {
     let commands = clients * pipeline;
     Case::new(name, commands, request.reply_bytes * commands as usize, move || {
-        let mut machine = Machine::new(PubSubMode::PerClient, request.value_bytes);
+        let mut machine = Machine::among(backends, PubSubMode::PerClient, request.value_bytes);
         let input = request.frame.repeat(pipeline as usize);
         let keys: Vec<SessionKey> = (0..clients).map(|_| machine.client()).collect();
         move || {

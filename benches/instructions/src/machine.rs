@@ -45,9 +45,15 @@ pub struct Machine {
 impl Machine {
     /// One backend, in which every key holds `value_bytes` bytes.
     pub fn new(mode: PubSubMode, value_bytes: usize) -> Self {
+        Self::among(1, mode, value_bytes)
+    }
+
+    /// So many backends, the last of which serves.
+    pub fn among(backends: u16, mode: PubSubMode, value_bytes: usize) -> Self {
         let now = Instant::now();
         let mut multiplexer = Multiplexer::new(settings(mode, now), now);
-        let active = Some(BackendId(0));
+        multiplexer.set_connections_max((0..backends).map(|number| (BackendId(number), None)));
+        let active = Some(BackendId(backends - 1));
         let route =
             Route { epoch: 1, active, phase: Phase::Serve, availability: Availability::Healthy, ..Route::unknown() };
         multiplexer.on_route(route, now);

@@ -173,7 +173,7 @@ pub struct Multiplexer {
     outputs: VecDeque<Output>,
     links_to_write: Vec<LinkKey>,
     sessions_to_write: Vec<SessionKey>,
-    /// Boxed, so that one is found without a walk over the others.
+    /// Boxed, so that one is found without a walk over the others; the active's stands first.
     backends: Vec<(BackendId, Box<BackendRecord>)>,
     /// Requests of clients without a reply.
     in_flight: usize,

@@ -122,6 +122,10 @@ impl Multiplexer {
 
     /// Serves in a new epoch.
     fn activate(&mut self, old: &Route, now: Instant) {
+        // Each reply looks it up.
+        if let Some(place) = self.backends.iter().position(|(id, _)| Some(*id) == self.route.active) {
+            self.backends.swap(0, place);
+        }
         self.raise_publish_barrier(now);
         self.continuity += u64::from(old.active.is_some());
         // After a planned switch nothing is due but blocked commands that could not be unblocked. Subscriptions
