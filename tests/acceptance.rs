@@ -266,8 +266,9 @@ fn commands_not_sent_at_the_death_of_the_active_run_in_order_on_the_next() {
         }
     }
     wait_until(PATIENCE, || pair.handover.metric("handover_inflight", &[]) > (CLIENTS * EACH) as f64);
-    // Probes still go there; a thousand commands would be thirty times as much.
-    assert!(pair.relay.request_bytes() - sent < 1_000, "commands were sent to a backend that is silent");
+    // Probes still go there, the more the longer it took; a thousand commands would be seven times as much.
+    let more = pair.relay.request_bytes() - sent;
+    assert!(more < 5_000, "commands were sent to a backend that is silent: {more} bytes");
     pair.east.kill();
     pair.break_east();
     assert_eq!(first.read_reply(), Value::Null);
@@ -305,7 +306,8 @@ fn a_pipeline_cut_after_forty_replies_is_answered_to_its_end() {
         let west = RedisServer::start();
         assert_eq!(west.command(&["SET", "n", "7"]), Value::ok());
         let mut relay = Relay::start(fake.address());
-        let settings = "[health]\ninterval = '100ms'\nstandby_interval = '100ms'\n[failover]\nfailback = 'never'\n";
+        let settings = "[health]\ninterval = '100ms'\nstandby_interval = '100ms'\n[failover]\nfailback = 'never'\n\
+            initial = 'all'\n";
         let handover = start(&relay.address().to_string(), &west.address().to_string(), settings);
         let mut client = handover.client();
         // Its connection is there before no other can be had.
@@ -613,13 +615,8 @@ fn nothing_is_written_to_a_backend_that_was_left() {
         assert_eq!(east.command(&["REPLICAOF", "127.0.0.1", "1"]), Value::ok());
         wait_until(PATIENCE, || calls(&west, "incr") > 0);
         // What had been handed to the relay before is on its way still; after that, not a byte.
-        let mut sent = data.request_bytes();
-        let is_still = || {
-            let before = std::mem::replace(&mut sent, data.request_bytes());
-            std::thread::sleep(Duration::from_millis(250));
-            before == data.request_bytes()
-        };
-        assert!(holds_within(PATIENCE, is_still), "bytes still go to the old backend");
+        assert!(holds_within(PATIENCE, || data.open() == 0), "connections to the old backend are kept");
+        let sent = data.request_bytes();
         let served = calls(&west, "incr");
         wait_until(PATIENCE, || calls(&west, "incr") > served + 500);
         assert_eq!(data.request_bytes(), sent);

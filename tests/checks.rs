@@ -196,7 +196,8 @@ impl LagStand {
         let is_blocked = || self.handover.metric("handover_failback_blocked", &[("reason", "lag")]) == 1.0;
         wait_until(PATIENCE, is_blocked);
         let mut said = String::new();
-        let is_said = support::holds_within(PATIENCE, || {
+        // A question that is not answered takes five seconds.
+        let is_said = support::holds_within(3 * PATIENCE, || {
             said = console(&self.handover, "SHOW east");
             said.contains(why)
         });
@@ -402,9 +403,12 @@ fn a_program_that_goes_on_is_asked_a_line_at_a_time() {
     wait_until(PATIENCE, || good() >= before + 10.0);
     assert_eq!(script.read("pids").lines().count(), 1, "started once");
 
-    // A late answer is nobody's: the next question gets its own.
-    script.write("late", "");
-    wait_until(PATIENCE, || console(&handover, "SHOW east").contains("no answer from the program of health.exec"));
+    // A late answer is nobody's: the next question gets its own. What is shown of one is soon gone: they are late until
+    // it was seen.
+    wait_until(PATIENCE, || {
+        script.write("late", "");
+        console(&handover, "SHOW east").contains("no answer from the program of health.exec")
+    });
     let before = good();
     wait_until(PATIENCE, || good() >= before + 10.0);
 

@@ -252,7 +252,8 @@ fn redis_py_without_retries_lives_through_a_kill() {
     let mut script = Process::start(python().to_str().expect("a path in UTF-8"), &arguments, |command| {
         command.current_dir(support::root());
     });
-    let running = script.find_line(PATIENCE, |line| line == "running");
+    // An interpreter loads a lot of files before it does anything.
+    let running = script.find_line(PATIENCE * 3, |line| line == "running");
     assert!(running.is_some(), "it does not run:\n{}", script.output());
     pair.east.kill();
     pair.break_east();

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use support::{Handover, PATIENCE, RawClient, RedisServer, Value, wait_until};
 
+/// A planned switch is called off if its target does not answer in time, or what is in flight: there is time.
 const SETTINGS: &str = "failover.initial = 'all'\nhealth.interval = '100ms'\nhealth.standby_interval = '100ms'\n\
-    failover.failback = 'manual'\n";
+    health.timeout = '2s'\nfailover.hold = '6s'\nfailover.drain = '5s'\nfailover.failback = 'manual'\n";
 
 struct Stand {
     // First to be dropped: it must not see its backends go.
@@ -103,12 +104,12 @@ fn an_operator_switches_there_and_back_and_no_client_sees_an_error() {
 fn an_unhealthy_backend_is_taken_by_force_alone() {
     let mut stand = Stand::start();
     let mut console = stand.console();
-    stand.west.stop();
+    stand.west.kill();
     stand.handover.expect_metric("handover_backend_up", &[("backend", "west")], 0.0);
     let refused = order(&mut console, "SWITCH west");
     assert!(refused.is_error("ERR") && refused.text().contains("not healthy"), "{refused:?}");
     stand.expect_active("east");
-    stand.west.cont();
+    stand.west.restart();
     let answer = order(&mut console, "SWITCH west FORCE");
     assert!(answer.text().starts_with("switched from east to west"), "{answer:?}");
     stand.expect_active("west");

@@ -175,6 +175,8 @@ fn sighup_takes_weights_and_the_log_level() {
     let mut handover = Handover::builder(&format!("{}{quick}", two(&east, &west)))
         .expect_warning("switched")
         .allow_warning("needs a restart")
+        // A probe may be late on a busy machine; the switch is tried again.
+        .allow_warning("planned switch called off")
         .start();
     let weight = |name: &str| handover.metric("handover_backend_weight", &[("backend", name)]);
     assert_eq!((weight("east"), weight("west")), (2.0, 1.0));

@@ -179,6 +179,11 @@ impl Relay {
         self.shared.lock().accepted
     }
 
+    /// Connections through which something may still come.
+    pub fn open(&self) -> usize {
+        self.shared.lock().connections.len()
+    }
+
     /// Bytes handed to the target so far, or just about to be.
     pub fn request_bytes(&self) -> u64 {
         self.shared.lock().request_bytes
