@@ -465,7 +465,7 @@ fn ten_thousand_channels_of_one_client_that_shares_are_counted_exactly() {
 }
 
 fn assert_channels_are_counted_exactly(pair: &Pair, channels: usize) {
-    let mut client = pair.client();
+    let mut client = pair.client().patient();
     let names: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
     let (together, apart) = names.split_at(channels * 4 / 5);
     let mut command = vec!["SUBSCRIBE"];

@@ -574,7 +574,7 @@ fn subscriptions_without_number_are_confirmed_as_redis_confirms_them() {
     let channels: Vec<String> = (0..100_000).map(|number| format!("channel{number}")).collect();
     let words: Vec<&str> = std::iter::once("SUBSCRIBE").chain(channels.iter().map(String::as_str)).collect();
     let frame = encode(&words);
-    let mut client = pair.handover.client();
+    let mut client = pair.handover.client().patient();
     client.send(&frame);
     for (index, channel) in channels.iter().enumerate() {
         let count = index + 1;
