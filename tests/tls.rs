@@ -328,7 +328,10 @@ fn much_goes_both_ways_and_slow_readers_get_everything() {
     let authority = Authority::new();
     let secure = SecureServer::start(&authority, "east");
     let own = authority.sign("handover");
-    let configuration = listener(&authority, &own, "none") + &secure.backend("east", 1.0, &authority, &own) + TIMES;
+    // A server may take long for so much, and is not to be called silent for it.
+    let patient = "[detector]\nhang_timeout = \"8s\"\nslow_timeout = \"9s\"\n";
+    let backend = secure.backend("east", 1.0, &authority, &own);
+    let configuration = listener(&authority, &own, "none") + &backend + TIMES + patient;
     let handover = alone(&configuration).start();
     let mut client = TlsClient::connect(handover.address(), &authority.client_config(None)).expect("hands are shaken");
     let value: Vec<u8> = (0..8 << 20).map(|index: u32| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
