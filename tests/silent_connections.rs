@@ -20,10 +20,9 @@ fn forgetful() -> FakeBackend {
     })
 }
 
-/// Before the only backend; impatient but for what is held back, which a command may be that comes late.
+/// Before the only backend; impatient.
 fn before(backend: SocketAddr) -> Handover {
-    let detector = "[detector]\nhang_timeout = \"200ms\"\nslow_timeout = \"600ms\"\n[health]\ninterval = \"100ms\"\n\
-        [failover]\nhold = \"8s\"\n";
+    let detector = "[detector]\nhang_timeout = \"200ms\"\nslow_timeout = \"600ms\"\n[health]\ninterval = \"100ms\"\n";
     let configuration = format!("{detector}[[backend]]\nname = \"only\"\nurl = \"redis://{backend}\"\n");
     let builder = Handover::builder(&configuration).allow_warning("has only one").allow_warning("backend is unhealthy");
     builder.allow_warning("no backend is healthy").allow_warning("can serve again").allow_warning("breaker").start()
