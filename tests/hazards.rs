@@ -5,6 +5,9 @@ mod support;
 use support::{Handover, PATIENCE, RawClient, RedisServer, Value, wait_until};
 
 const SLOW_CLIENTS: usize = 3000;
+/// A busy machine lets the server wait, too, which is not to be called silent for it.
+const PATIENT: &str = "detector.hang_timeout = '8s'\ndetector.slow_timeout = '9s'\nhealth.timeout = '5s'\n\
+    failover.hold = '6s'\n";
 /// Sockets, sessions and tasks of a build that is not optimised.
 const CLIENT_BYTES_MAX: usize = 32 * 1024;
 
@@ -16,7 +19,7 @@ fn resident_bytes(handover: &Handover) -> usize {
 
 fn configuration(backends: &[(&str, String)]) -> String {
     let backend = |(name, url): &(&str, String)| format!("[[backend]]\nname = \"{name}\"\nurl = \"redis://{url}\"\n");
-    backends.iter().map(backend).collect()
+    PATIENT.to_owned() + &backends.iter().map(backend).collect::<String>()
 }
 
 #[test]

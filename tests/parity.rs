@@ -22,7 +22,9 @@ fn probe(configuration: &str) -> Output {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("handover.toml");
     let listener = "listener = [{ bind = '127.0.0.1:0' }]\nfailover.state_file = '/nowhere/state.json'\n";
-    std::fs::write(&file, format!("{listener}{configuration}")).expect("written");
+    // A server that a busy machine lets wait is good all the same.
+    let patient = "health.timeout = '5s'\nfailover.hold = '6s'\n";
+    std::fs::write(&file, format!("{listener}{patient}{configuration}")).expect("written");
     Command::new(env!("CARGO_BIN_EXE_handover"))
         .args(["check", "--probe", "-c"])
         .arg(&file)

@@ -150,7 +150,9 @@ fn a_reader_that_stops_is_closed_at_its_limit_and_others_get_everything() {
 
 #[test]
 fn a_standby_carries_what_was_published_there_in_the_gap() {
-    let mut pair = Pair::builder().configuration("[pubsub]\nstandby = true\nheartbeat = \"50ms\"\n").start();
+    // No heartbeat that would be answered in the gap: it begins with the last message.
+    let quiet = "[pubsub]\nstandby = true\nheartbeat = \"8s\"\nheartbeat_lost = \"9s\"";
+    let mut pair = Pair::builder().configuration(quiet).start();
     let mut client = pair.client();
     subscribe(&mut client, "SUBSCRIBE", "a");
     wait_until(PATIENCE, || pair.west.command(&["PUBSUB", "NUMSUB", "a"]).elements()[1] == Value::Integer(1));
@@ -235,6 +237,7 @@ fn a_replica_that_carries_its_masters_messages_takes_over_without_a_loss() {
         interval = "100ms"
         standby_interval = "100ms"
         [failover]
+        initial = "all"
         failback = "never"
         [pubsub]
         propagates = true
@@ -318,10 +321,17 @@ fn crowd(pair: &Pair, count: usize) -> Vec<Listener> {
         .collect()
 }
 
-/// Publishes numbers, about 500 a second, while `action` goes on and a while after; whoever listens reads everything up
-/// to the last number, which each hears. Returns how many were published.
+/// Numbers that are published before an action and after it: what it costs is little beside them.
+const AROUND: u64 = 40;
+
+/// Publishes numbers, at most 500 a second, before `action`, while it goes on and after it; whoever listens reads
+/// everything up to the last number, which each hears. Returns how many were published.
 fn publish_during(pair: &mut Pair, crowd: &mut [Listener], action: impl FnOnce(&mut Pair)) -> u64 {
-    let (done, address) = (AtomicBool::new(false), pair.handover.address());
+    let (done, published, address) = (AtomicBool::new(false), AtomicU64::new(0), pair.handover.address());
+    let wait_for_more = || {
+        let reached = published.load(Ordering::Relaxed);
+        holds_within(3 * PATIENCE, || published.load(Ordering::Relaxed) >= reached + AROUND)
+    };
     std::thread::scope(|scope| {
         let publisher = scope.spawn(|| {
             let mut client = RawClient::connect(address);
@@ -330,9 +340,9 @@ fn publish_during(pair: &mut Pair, crowd: &mut [Listener], action: impl FnOnce(&
                 let _ = client.command(&["PUBLISH", "n", &number.to_string()]);
                 let _ = client.command(&["SPUBLISH", "n", &number.to_string()]);
                 number += 1;
+                published.store(number, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(2 * number).saturating_sub(start.elapsed()));
             }
-            number
         });
         let reader = scope.spawn(|| {
             // All read at once, so that nobody is a slow reader.
@@ -350,17 +360,18 @@ fn publish_during(pair: &mut Pair, crowd: &mut [Listener], action: impl FnOnce(&
                 }
             });
         });
-        std::thread::sleep(Duration::from_millis(300));
+        let went_on_before = wait_for_more();
         action(pair);
-        std::thread::sleep(Duration::from_millis(300));
+        let went_on_after = wait_for_more();
         done.store(true, Ordering::Relaxed);
-        let published = publisher.join().expect("it was answered");
+        publisher.join().expect("it was answered");
         let mut client = RawClient::connect(address);
         client.command(&["PUBLISH", "n", "end"]);
         client.command(&["SPUBLISH", "n", "end"]);
         reader.join().expect("each heard the end");
-        published
-    })
+        assert!(went_on_before && went_on_after, "too slow to tell anything");
+    });
+    published.into_inner()
 }
 
 #[test]

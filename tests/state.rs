@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use support::{Handover, HandoverBuilder, PATIENCE, RawClient, RedisServer, ReservedPort, Value, wait_until};
 
 const SETTINGS: &str = "failover.initial = 'all'\nhealth.interval = '100ms'\nhealth.standby_interval = '100ms'\n\
-    failover.failback = 'manual'\nbreaker.grace = '10m'\n";
+    health.timeout = '2s'\nfailover.hold = '3s'\nfailover.failback = 'manual'\nbreaker.grace = '10m'\n";
 
 /// Two backends, and a state file in a folder that outlives Handover.
 struct Stand {

@@ -85,9 +85,9 @@ fn wait_on_a_connection_that_wrote_nothing_counts_nobody_who_does_not_have_it() 
 
 #[test]
 fn wait_is_no_silence_of_the_backend() {
-    let pair = Pair::builder().configuration("[detector]\nhang_timeout = \"500ms\"\nslow_timeout = \"1s\"").start();
+    let pair = Pair::builder().configuration("[detector]\nhang_timeout = \"1500ms\"\nslow_timeout = \"2s\"").start();
     let mut client = pair.client();
-    client.send(frames(&["SET k 1", "WAIT 1 2500"]));
+    client.send(frames(&["SET k 1", "WAIT 1 4000"]));
     client.expect("+OK\r\n:0\r\n");
     assert_eq!(
         pair.handover.log().iter().filter(|line| line.message() == "switched" && line.field("to") == "west").count(),

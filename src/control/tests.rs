@@ -133,7 +133,7 @@ fn config(backends: Vec<Backend>) -> Group {
             failback_jitter: 0.1,
             switches_max: 3,
             switches_window: MS(600_000),
-            initial: InitialPolicy::One,
+            initial: InitialPolicy::All,
             attempts: 0,
             delay: MS(1000),
             none_healthy: NoneHealthy::LastActive,

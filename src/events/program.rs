@@ -204,7 +204,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", mark.display());
-        let (hangs, record) = program(&script, Duration::from_millis(500));
+        let (hangs, record) = program(&script, Duration::from_secs(2));
         let error = hangs.start(&record).await.unwrap_err();
         assert!(error.contains("was killed"), "{error}");
         let grandchild = std::fs::read_to_string(&mark).unwrap();

@@ -46,6 +46,12 @@ impl RawClient {
         client
     }
 
+    /// Waits three times as long for what it reads: for so much at once that a busy machine takes seconds for it.
+    pub fn patient(self) -> Self {
+        self.bound_reads(3 * PATIENCE);
+        self
+    }
+
     /// Sends all of `bytes`.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
