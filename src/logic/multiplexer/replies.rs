@@ -179,9 +179,10 @@ impl Multiplexer {
         self.check_drained();
     }
 
-    /// Lets those go on who wait for room, if there is.
+    /// Lets those go on who wait for room, if this lane has some.
     fn fill_room(&mut self, key: LinkKey, now: Instant) {
-        let Some(link) = self.links.get(key).filter(|link| link.load_bytes() <= LANE_BYTES_MAX / 2) else { return };
+        let has_room = |link: &&Link| link.role == Role::Lane && link.load_bytes() <= LANE_BYTES_MAX / 2;
+        let Some(link) = self.links.get(key).filter(has_room) else { return };
         // While more replies are to come, a few suffice: with each reply come others.
         let resumed_max = if link.is_idle() { usize::MAX } else { RESUMED_MAX };
         if std::mem::take(&mut self.crowded) {

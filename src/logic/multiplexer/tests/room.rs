@@ -182,3 +182,22 @@ fn large_replies_count_as_large_requests_do() {
     }
     assert!(others.iter().all(|&other| bench.heard(other) == "$1\r\nx\r\n"));
 }
+
+/// A reply elsewhere gives no room in the lane: nobody is looked at for it, of whom there may be thousands.
+#[test]
+fn replies_on_other_connections_wake_nobody_who_waits_for_room() {
+    let mut bench = bench();
+    let (first, second, own) = (bench.client(), bench.client(), bench.client());
+    bench.say(own, &["WATCH k"]);
+    let (lane, pin) = (bench.lane(), bench.pin());
+    bench.commands(pin);
+    let all = set("k", 30_000).repeat(LANE_BYTES_MAX / 30_000 + 1);
+    bench.multiplexer.on_client_bytes(first, &all, bench.now);
+    bench.multiplexer.on_client_bytes(second, &set("k", 30_000), bench.now);
+    let others: Vec<SessionKey> = (0..100).map(|_| bench.client()).collect();
+    assert!(others.iter().all(|&other| bench.multiplexer.postpones(other)));
+    assert!(bench.multiplexer.links.get(lane).unwrap().load_bytes() >= LANE_BYTES_MAX);
+    bench.reply(pin, "+OK\r\n");
+    assert_eq!(bench.heard(own), "+OK\r\n");
+    assert!(!others.iter().any(|&other| bench.multiplexer.wants_client_bytes(other)));
+}
