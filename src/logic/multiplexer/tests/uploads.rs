@@ -494,21 +494,19 @@ fn what_must_be_seen_whole_is_kept_and_has_a_bound() {
     }
 }
 
-/// Each piece of it is looked at, and not all that stands before: else its client would hold up everybody.
+/// Each piece of it is looked at, and not all that stands before: else its client would hold up everybody, and this test
+/// would not end in time.
 #[test]
 fn where_an_option_may_stand_anywhere_it_is_looked_for_once() {
     let mut bench = bench();
     let client = bench.client();
-    let words = 2 * MIB / b"$5\r\nCOUNT\r\n$1\r\n1\r\n".len();
+    let words = 4 * MIB / b"$5\r\nCOUNT\r\n$1\r\n1\r\n".len();
     let bytes = request(&[&[&b"XREAD"[..]], &[&b"COUNT"[..], b"1"].repeat(words)[..]].concat());
-    let started_at = Instant::now();
-    for piece in bytes.chunks(256 * 1024) {
+    for piece in bytes.chunks(256) {
         bench.multiplexer.on_client_bytes(client, piece, bench.now);
     }
     bench.settle();
     assert_eq!(drain_pin(&mut bench).len(), bytes.len());
-    // Minutes if all of it were looked through with each piece.
-    assert!(started_at.elapsed() < Duration::from_secs(30), "{:?}", started_at.elapsed());
 }
 
 #[test]
