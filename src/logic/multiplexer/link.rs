@@ -223,8 +223,17 @@ const IDLE_BYTES_MAX: usize = 512 * 1024;
 /// … and one that a single client has, of which there may be thousands, so many.
 const IDLE_OWN_BYTES_MAX: usize = 16 * 1024;
 
-/// A short beginning is joined with more than it needs: it is not looked at again for each byte.
-pub(super) const JOINED_BYTES_MIN: usize = 256;
+/// A beginning is joined with more than it needs for certain, so that it is not looked at again for each byte: at least
+/// this …
+const JOINED_BYTES_MIN: usize = 256;
+/// … and this part of itself, since many small words may make a long one.
+const JOINED_SHARE: usize = 4;
+
+/// How many bytes are joined with a beginning of so many, which needs so many more for certain.
+pub(super) fn bytes_to_join(begun: usize, missing: usize) -> usize {
+    missing.max(begun / JOINED_SHARE).max(JOINED_BYTES_MIN)
+}
+
 /// Bytes that one connection keeps before clients are no longer read for it.
 pub(super) const LANE_BYTES_MAX: usize = 1024 * 1024;
 /// Requests that a connection takes however large the replies are that it brings.
@@ -548,11 +557,10 @@ impl Link {
         self.waiting_since = self.front_is_written().then_some(now);
     }
 
-    /// How many of the next bytes are to be joined with what was left of the last ones: those that the reply in progress
-    /// needs for certain, and a few.
+    /// How many of the next bytes are to be joined with what was left of the last ones.
     #[must_use]
     pub fn bytes_to_join(&self) -> usize {
-        if self.stash.is_empty() { 0 } else { self.scanner.bytes_due().max(JOINED_BYTES_MIN) }
+        if self.stash.is_empty() { 0 } else { bytes_to_join(self.stash.len(), self.scanner.bytes_due()) }
     }
 
     /// Joins what was left of the last bytes with the new ones; `None` when nothing was left.

@@ -180,9 +180,9 @@ impl Multiplexer {
         self.check_drained();
     }
 
-    /// Lets those go on who wait for room, if there is.
+    /// Lets those go on who wait for room, if this lane has some.
     fn fill_room(&mut self, key: LinkKey, now: Instant) {
-        if self.links.get(key).is_some_and(Link::has_room) {
+        if self.links.get(key).is_some_and(|link| link.role == Role::Lane && link.has_room()) {
             self.crowded = false;
             self.advance_waiting_while(|_| true, now);
         }

@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 
 use super::backpressure::UPLOAD_BYTES;
 use super::counters::ProtocolFault;
-use super::link::{Inspect, JOINED_BYTES_MIN, Link, Run, RunKind};
+use super::link::{Inspect, Link, Run, RunKind, bytes_to_join};
 use super::session::{CloseReason, Pending, Transaction, Wait};
 use super::{INPUT_BYTES_MAX, LARGE_REQUEST_BYTES, LinkKey, LinkState, Multiplexer, SessionKey, scan};
 use crate::command::classify::Classified;
@@ -98,8 +98,9 @@ impl Multiplexer {
                 return self.keep_input(key, &bytes[consumed..]);
             }
             // Of a request begun before, only what completes it is copied.
-            let missing = session.scanner.bytes_announced().saturating_sub(session.input.len());
-            let new = &bytes[..bytes.len().min(missing.max(JOINED_BYTES_MIN))];
+            let begun = session.input.len();
+            let missing = session.scanner.bytes_announced().saturating_sub(begun);
+            let new = &bytes[..bytes.len().min(bytes_to_join(begun, missing))];
             session.input.extend_from_slice(new);
             self.pump(key, now);
             let Some(session) = self.sessions.get_mut(key) else { return };

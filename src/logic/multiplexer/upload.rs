@@ -15,7 +15,7 @@ use super::{LinkKey, Multiplexer, Output, SessionKey};
 use crate::command::classify::Classified;
 use crate::command::refusal::Refusal;
 use crate::command::retry::Category;
-use crate::command::table::{Class, Flags};
+use crate::command::table::{self, Class, Flags};
 use crate::resp::arguments::Arguments;
 use crate::resp::encode::{self, Protocol};
 use crate::resp::request::{ProtocolError, Scan};
@@ -68,10 +68,8 @@ impl Session {
 
     fn may_stream(&self, classified: Classified) -> bool {
         // What a command is may depend on arguments that have not come yet.
-        let is_known =
-            |command: &crate::command::table::Command| !command.is_container() && !command.flags.has(Flags::BLOCKING);
         classified.class == Class::Shared
-            && classified.command.is_none_or(is_known)
+            && classified.command.is_none_or(|command| !command.is_container())
             && self.access.is_authenticated
             && !self.reply_mode.is_single()
             && !(self.is_subscriber() && self.profile.protocol == Protocol::Resp2)
@@ -114,6 +112,10 @@ impl Multiplexer {
 
     fn upload_course(&mut self, key: SessionKey, input: &[u8], now: Instant) -> Course {
         let Some(name) = Arguments::new(input).next() else { return Course::Keep };
+        // Its BLOCK would be looked for in all that is there, with each piece that comes.
+        if table::find(name).is_some_and(|command| command.flags.has(Flags::BLOCKING)) {
+            return Course::Keep;
+        }
         let classified = self.policy_of(key).apply(input, name);
         let Some(session) = self.sessions.get(key) else { return Course::Keep };
         if !session.may_stream(classified) || session.half_closed {
