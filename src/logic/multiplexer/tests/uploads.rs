@@ -500,7 +500,7 @@ fn what_must_be_seen_whole_is_kept_and_has_a_bound() {
 fn where_an_option_may_stand_anywhere_it_is_looked_for_once() {
     let mut bench = bench();
     let client = bench.client();
-    let words = 4 * MIB / b"$5\r\nCOUNT\r\n$1\r\n1\r\n".len();
+    let words = 6 * MIB / b"$5\r\nCOUNT\r\n$1\r\n1\r\n".len();
     let bytes = request(&[&[&b"XREAD"[..]], &[&b"COUNT"[..], b"1"].repeat(words)[..]].concat());
     for piece in bytes.chunks(256) {
         bench.multiplexer.on_client_bytes(client, piece, bench.now);
