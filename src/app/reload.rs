@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::settings::users_of;
@@ -124,18 +125,26 @@ impl GroupEnds {
         }
     }
 
+    /// Has the group changed. It is when this returns, but for a replacement, which lasts until nobody needs the former.
     async fn amend(&self, what: Amend) {
-        let amendment = Amendment { what, by: "reload".to_owned(), outcome: None };
+        let is_long = matches!(what, Amend::Replace { .. });
+        let (outcome, told) = oneshot::channel();
+        let amendment = Amendment { what, by: "reload".to_owned(), outcome: Some(outcome).filter(|_| !is_long) };
         if self.amendments.send(amendment).await.is_err() {
             error!("the supervisor has ended");
         }
+        drop(told.await);
     }
 
+    /// The same for an order, but for a removal, which lasts until nobody needs the backend.
     async fn order(&self, command: Command) {
-        let order = Order { command, by: "reload".to_owned(), outcome: None };
+        let is_long = matches!(command, Command::Remove { .. });
+        let (outcome, told) = oneshot::channel();
+        let order = Order { command, by: "reload".to_owned(), outcome: Some(outcome).filter(|_| !is_long) };
         if self.orders.send(order).await.is_err() {
             error!("the supervisor has ended");
         }
+        drop(told.await);
     }
 }
 
