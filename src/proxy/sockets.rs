@@ -5,9 +5,12 @@
 //! written to: what many clients sent goes out in one write.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{self, Context, ready};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -67,14 +70,14 @@ impl Poller {
 
     /// Waits until a socket has something, and gathers what has; whether there may be more. Nothing is lost when the wait
     /// is given up.
-    async fn ready(&mut self) -> io::Result<bool> {
-        let mut guard = self.poll.readable_mut().await?;
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> task::Poll<io::Result<bool>> {
+        let mut guard = ready!(self.poll.poll_read_ready_mut(context))?;
         let is_full = gather(guard.get_inner_mut(), &mut self.events)?;
         // What comes from now on makes it ready again; what did not fit would not.
         if !is_full {
             guard.clear_ready();
         }
-        Ok(is_full)
+        task::Poll::Ready(Ok(is_full))
     }
 
     /// The same without waiting. The runtime looks at its own poller now and then only while there is something to do.
@@ -191,17 +194,22 @@ impl LinkSocket {
 
 /// Serves the sockets of a hub.
 pub(super) async fn serve(hub: Rc<Hub>, poll: Poll) {
-    let stopping = hub.lifecycle.stopping();
     let mut poller = match Poller::new(poll) {
         Ok(poller) => poller,
         Err(error) => return error!(%error, "a worker cannot watch its sockets"),
     };
+    // Kept from round to round: to begin and give up a wait takes longer than to look at it.
+    let mut stopping = pin!(hub.lifecycle.stopping().cancelled_owned());
+    let mut attention = pin!(hub.attention.notified());
     loop {
         let gathered = tokio::select! {
             biased;
-            ready = poller.ready() => ready,
-            () = hub.attention.notified() => poller.look(),
-            () = stopping.cancelled() => return,
+            ready = poll_fn(|context| poller.poll_ready(context)) => ready,
+            () = &mut attention => {
+                attention.set(hub.attention.notified());
+                poller.look()
+            }
+            () = &mut stopping => return,
         };
         let is_full = match gathered {
             Ok(is_full) => is_full,
