@@ -252,7 +252,7 @@ impl Hub {
                 return;
             }
             let Some(key) = self.turn(|machine, _| machine.next_postponed()) else { return };
-            if let Some(socket) = self.client_socket(key) {
+            if let Some(socket) = self.client_socket(key).filter(|socket| self.may_read_client(key, socket)) {
                 self.read_client(key, &socket);
             }
         }
@@ -324,18 +324,20 @@ impl Hub {
         }
     }
 
+    /// Whether there is something to read of a client, and it is wanted.
+    fn may_read_client(&self, key: SessionKey, socket: &ClientSocket) -> bool {
+        socket.watched.is_readable() && self.wants_client_bytes(key)
+    }
+
     /// Reads a client once, unless others come first.
     fn read_client_in_turn(self: &Rc<Self>, key: SessionKey, socket: &ClientSocket) {
-        if socket.watched.is_readable() && self.wants_client_bytes(key) && !self.postpones(key) {
+        if self.may_read_client(key, socket) && !self.postpones(key) {
             self.read_client(key, socket);
         }
     }
 
-    /// Reads a client once, if there is something and it is wanted.
+    /// Reads a client once.
     fn read_client(self: &Rc<Self>, key: SessionKey, socket: &ClientSocket) {
-        if !socket.watched.is_readable() || !self.wants_client_bytes(key) {
-            return;
-        }
         let mut scratch = self.client_scratch.borrow_mut();
         let bytes_max = self.machine.borrow().client_read_bytes(key, scratch.len());
         match socket.watched.read(&mut scratch[..bytes_max]) {
@@ -344,7 +346,7 @@ impl Hub {
             Err(error) if is_passing(&error) => {}
             Err(_) => return self.turn(|machine, _| machine.on_client_lost(key, CloseReason::ClientLost)),
         }
-        if socket.watched.is_readable() && self.wants_client_bytes(key) {
+        if self.may_read_client(key, socket) {
             self.look_again(Owner::Client(key), &socket.watched);
         }
     }
