@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::link::Link;
-use super::session::CloseReason;
+use super::session::{CloseReason, Wait};
 use super::{HELD_INPUT_BYTES_MAX, INPUT_BYTES_MAX, LinkKey, Multiplexer, Output, Session, SessionKey};
 
 /// A request announced longer than this is passed on as it comes. One that cannot be needs room among the uploads before
@@ -131,6 +131,16 @@ impl Multiplexer {
             }
         }
         None
+    }
+
+    /// Whether anybody but this client waits for room in a lane. Who does has nothing on it.
+    pub(super) fn others_want_room(&self, lane: LinkKey, client: SessionKey) -> bool {
+        let is_lane = |session: &Session| self.ready_lane(session.profile).is_some_and(|(key, _)| key == lane);
+        let waits = |session: &Session| matches!(session.wait, Some((Wait::Room, _))) && is_lane(session);
+        let postponed = self.postponed.iter().filter(|queue| queue.lane == lane).flat_map(|queue| &queue.sessions);
+        let mut waiting =
+            self.waiting.iter().filter(|&&key| self.sessions.get(key).is_some_and(waits)).chain(postponed);
+        waiting.any(|&key| key != client && self.sessions.get(key).is_some())
     }
 
     fn calls(&self, queue: &Postponed) -> bool {

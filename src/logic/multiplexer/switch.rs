@@ -491,7 +491,9 @@ impl Multiplexer {
             // A planned switch waits for what is in flight, and everybody for the switch.
             let holds_switch =
                 self.is_holding() && !matches!(link.role, Role::Subscription(_)) && link.client_requests() > 0;
-            let others_wait = holds_switch || link.runs().iter().any(|run| run.session.is_some_and(is_other));
+            let others_wait = holds_switch
+                || link.runs().iter().any(|run| run.session.is_some_and(is_other))
+                || self.others_want_room(key, reader);
             if others_wait && now.saturating_duration_since(since) >= SLOW_READER_MAX {
                 self.remove_session(reader, CloseReason::SlowReader);
                 if let Some(link) = self.links.get_mut(key)

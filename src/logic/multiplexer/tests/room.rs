@@ -208,6 +208,38 @@ fn who_was_postponed_is_read_again_whatever_happens() {
     }
 }
 
+/// Whoever does not read fills the lane with what it asked for: the others wait for room alone, not behind its requests.
+#[test]
+fn a_slow_reader_who_takes_all_the_room_is_closed() {
+    let settings = settings(RetryCeiling::WriteLastWins);
+    let limits = LimitSettings { inflight_max: 1 << 20, output_bytes_max: 100_000, ..settings.limits };
+    for is_postponed in [false, true] {
+        let mut bench = Bench::with(Settings { limits: limits.clone(), ..settings.clone() });
+        let (reader, second, third) = (bench.client(), bench.client(), bench.client());
+        bench.multiplexer.on_client_bytes(reader, &frame("GET k").repeat(40), bench.now);
+        let lane = bench.lane();
+        bench.commands(lane);
+        let value = format!("${}\r\n{}\r\n", 300_000, "x".repeat(300_000));
+        bench.multiplexer.on_link_bytes(lane, value.as_bytes(), bench.now);
+        assert!(!bench.multiplexer.wants_link_bytes(lane), "nobody reads it");
+        bench.pass(ms(1100));
+        assert_eq!(bench.closed, [], "nobody waits for it");
+        bench.multiplexer.on_client_bytes(second, &frame("GET k"), bench.now);
+        assert!(bench.multiplexer.postpones(third));
+        if is_postponed {
+            bench.multiplexer.on_client_lost(second, CloseReason::ClientLost);
+            bench.settle();
+            bench.closed.clear();
+        }
+        bench.pass(ms(1));
+        assert_eq!(bench.closed, [(reader, CloseReason::SlowReader)]);
+        assert!(bench.multiplexer.wants_link_bytes(lane));
+        bench.reply(lane, &"$1\r\nx\r\n".repeat(39));
+        assert_eq!(bench.multiplexer.next_postponed(), Some(third));
+        assert!(is_postponed || bench.commands(lane) == ["GET k"]);
+    }
+}
+
 /// A server that has to keep many large replies for one connection is slow: no more are asked for than a lane's worth,
 /// whether they come whole or in pieces.
 #[test]
